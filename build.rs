@@ -1,0 +1,33 @@
+//! Embeds `probes/*.toml` and `fixtures/leaks/*.toml`, so that adding one needs no other edit.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::{env, fs, io};
+
+fn main() -> io::Result<()> {
+    let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR").map_err(io::Error::other)?);
+    let out = PathBuf::from(env::var("OUT_DIR").map_err(io::Error::other)?);
+    fs::write(out.join("probes.rs"), embed(&root.join("probes"))?)?;
+    fs::write(out.join("leaks.rs"), embed(&root.join("fixtures/leaks"))?)
+}
+
+/// The text of a slice of `(file stem, file content)`, sorted by stem.
+fn embed(dir: &Path) -> io::Result<String> {
+    println!("cargo::rerun-if-changed={}", dir.display());
+    let mut files = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|ext| ext == "toml") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    let mut text = String::from("&[\n");
+    for path in files {
+        println!("cargo::rerun-if-changed={}", path.display());
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        writeln!(text, "    ({stem:?}, include_str!({path:?})),").map_err(io::Error::other)?;
+    }
+    text.push_str("]\n");
+    Ok(text)
+}

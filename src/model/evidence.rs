@@ -1,0 +1,1 @@
+//! What was sent, refused, answered and seen: the input of the judge.

@@ -1,0 +1,109 @@
+//! A probe as its TOML file in `probes/` states it. What it does lives in the technique that it names, what it means in the judge.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// The stage of a run in which a probe is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// The tunnel is up.
+    Up,
+    /// The tunnel is down on purpose.
+    Outage,
+    /// The tunnel has been put back.
+    Recovered,
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Phase::Up => "up",
+            Phase::Outage => "outage",
+            Phase::Recovered => "recovered",
+        })
+    }
+}
+
+/// How bad it is when the claim does not hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// The home address, or what is done under it, is shown to strangers.
+    Critical,
+    /// A part of the traffic, or its names, are shown to the ISP.
+    High,
+    /// Something that the owner needs does not work.
+    Medium,
+    /// A weakness that is no leak by itself.
+    Low,
+}
+
+/// What the judge holds the evidence against: a closed vocabulary, new words are new code in `judge`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Expectation {
+    /// Every witness that answers sees an exit of the VPN, none sees home.
+    ExitIsVpn,
+    /// resolv.conf names allowed resolvers only, names resolve, and the authority never sees the home's side asking.
+    ResolverIsVpn,
+    /// A query forced to a foreign resolver never leaves by an uplink; `forced_policy` says whether the tunnel may carry it.
+    ForcedDnsContained,
+    /// Nothing that carries the probe's marker leaves by an uplink.
+    NothingOnUplink,
+    /// Nothing leaves by an uplink and nothing resolves while the tunnel is down, and the tunnel comes back.
+    GoesDark,
+    /// Every local target answers.
+    LocalReachable,
+    /// Nothing that the allow-list does not name leaves by an uplink, whoever sent it.
+    WireQuiet,
+}
+
+/// One probe. The file stem is its id, which is also its filter, its name in JUnit and its anchor in the documentation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Probe {
+    /// The file's stem, kebab-case. Not a key of the file.
+    #[serde(skip_deserializing)]
+    pub id: String,
+    /// What table and reports call it, one short line.
+    pub title: String,
+    /// Probes of a group stand together in reports: `exit`, `dns`, `ipv6`, `uplink`, `outage`, `local`, `wire`.
+    pub group: String,
+    /// The sentence that a pass proves.
+    pub claim: String,
+    /// Name of an entry of `TECHNIQUES`.
+    pub technique: String,
+    /// Parameters of the technique; it refuses those that it does not know.
+    #[serde(default)]
+    pub params: toml::Table,
+    /// When it is asked, at least one.
+    pub phases: Vec<Phase>,
+    /// What must hold.
+    pub expect: Expectation,
+    /// How bad a failure is.
+    pub severity: Severity,
+    /// Why anybody should care.
+    pub why: String,
+    /// What it cannot see.
+    pub limits: String,
+    /// How to mend what it finds.
+    pub fix: String,
+}
+
+impl Probe {
+    /// The name of one asking of this probe: the id alone while the tunnel is up, else `id/phase` or `id/outage/method`.
+    pub fn name(&self, phase: Phase, method: Option<&str>) -> String {
+        trial_name(&self.id, phase, method)
+    }
+}
+
+/// See [`Probe::name`].
+pub fn trial_name(id: &str, phase: Phase, method: Option<&str>) -> String {
+    match (phase, method) {
+        (Phase::Up, _) => id.to_owned(),
+        (phase, None) => format!("{id}/{phase}"),
+        (phase, Some(method)) => format!("{id}/{phase}/{method}"),
+    }
+}

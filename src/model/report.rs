@@ -1,0 +1,267 @@
+//! The report, version 1: the contract of `--format json` and `report.json`, and the only thing that the report formats read.
+//! Fields may be added within version 1, never renamed or dropped.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::probe::{Phase, Severity, trial_name};
+use super::verdict::{FailKind, Verdict};
+
+/// Version of the shape below.
+pub const VERSION: u32 = 1;
+
+/// One run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// [`VERSION`].
+    pub version: u32,
+    /// `leakcheck` and its version.
+    pub tool: String,
+    /// What was audited, as given to `--target`.
+    pub target: String,
+    /// Start of the run, UTC, RFC 3339.
+    pub started: String,
+    /// Wall time of the run in milliseconds.
+    pub duration_ms: u64,
+    /// What the run came to.
+    pub verdict: RunVerdict,
+    /// Exit status of `leakcheck run`.
+    pub exit_status: u8,
+    /// Every asking of every probe, in the order of the catalogue within a phase.
+    pub probes: Vec<ProbeResult>,
+    /// What the sensor saw on the uplinks.
+    pub wire: Wire,
+    /// The outages that were made, in order.
+    pub outages: Vec<Outage>,
+    /// Counts of verdicts.
+    pub summary: Summary,
+    /// What the reader should know about the run itself: what was found by itself, what could not be done.
+    #[serde(default)]
+    pub notes: Vec<String>,
+}
+
+/// The verdict over all probes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RunVerdict {
+    /// Nothing failed and nothing was inconclusive.
+    Pass,
+    /// Something failed.
+    Fail,
+    /// Nothing failed but something is inconclusive.
+    Inconclusive,
+}
+
+/// One asking of one probe.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ProbeResult {
+    /// Id of the probe.
+    pub id: String,
+    /// Group of the probe.
+    pub group: String,
+    /// Title of the probe.
+    pub title: String,
+    /// Phase in which it was asked.
+    pub phase: Phase,
+    /// Outage method, in the phases `outage` and `recovered`.
+    pub method: Option<String>,
+    /// `pass`, `fail`, `warn`, `inconclusive` or `skip`.
+    pub verdict: VerdictWord,
+    /// `leak` or `broken` when it failed.
+    pub kind: Option<FailKind>,
+    /// What was seen, one line.
+    pub summary: String,
+    /// Why it is not a pass.
+    pub reason: Option<String>,
+    /// How long it took, in milliseconds.
+    pub duration_ms: u64,
+    /// What the verdict rests on.
+    pub evidence: Vec<EvidenceLine>,
+    /// The sentence that a pass proves.
+    pub claim: String,
+    /// How bad a failure is.
+    pub severity: Severity,
+    /// Why anybody should care.
+    pub why: String,
+    /// How to mend what it found.
+    pub fix: String,
+}
+
+impl ProbeResult {
+    /// The name of this asking, unique in a run: `id`, `id/phase` or `id/phase/method`.
+    pub fn name(&self) -> String {
+        trial_name(&self.id, self.phase, self.method.as_deref())
+    }
+}
+
+/// [`Verdict`] as the word of the report; the kind of a failure stands beside it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VerdictWord {
+    /// See [`Verdict::Pass`].
+    Pass,
+    /// See [`Verdict::Fail`].
+    Fail,
+    /// See [`Verdict::Warn`].
+    Warn,
+    /// See [`Verdict::Inconclusive`].
+    Inconclusive,
+    /// See [`Verdict::Skip`].
+    Skip,
+}
+
+impl From<Verdict> for VerdictWord {
+    fn from(verdict: Verdict) -> Self {
+        match verdict {
+            Verdict::Pass => VerdictWord::Pass,
+            Verdict::Fail(_) => VerdictWord::Fail,
+            Verdict::Warn => VerdictWord::Warn,
+            Verdict::Inconclusive => VerdictWord::Inconclusive,
+            Verdict::Skip => VerdictWord::Skip,
+        }
+    }
+}
+
+impl VerdictWord {
+    /// The word itself.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            VerdictWord::Pass => "pass",
+            VerdictWord::Fail => "fail",
+            VerdictWord::Warn => "warn",
+            VerdictWord::Inconclusive => "inconclusive",
+            VerdictWord::Skip => "skip",
+        }
+    }
+}
+
+/// One thing that was seen, sent, refused or answered.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EvidenceLine {
+    /// Milliseconds since the start of the run.
+    pub at_ms: f64,
+    /// One line for people, free of control characters.
+    pub what: String,
+    /// The same for machines; the keys depend on what it is.
+    #[serde(flatten)]
+    pub fields: Map<String, Value>,
+}
+
+/// What the sensor saw on the uplinks in the whole run.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Wire {
+    /// Names of the uplinks that were listened on.
+    pub links: Vec<String>,
+    /// Packets that passed the kernel filter.
+    pub packets: u64,
+    /// Packets that the kernel dropped because the sensor was too slow. More than none makes a clean answer inconclusive.
+    pub dropped: u64,
+    /// Packets that should not have been there, alike ones counted together.
+    pub leaks: Vec<WireLeak>,
+}
+
+/// Alike packets that left by an uplink and that the allow-list does not name.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WireLeak {
+    /// When the first of them was seen, milliseconds since the start of the run, kernel timestamp.
+    pub at_ms: f64,
+    /// Name of the uplink.
+    pub link: String,
+    /// `tcp`, `udp`, `icmp`, `icmpv6`, `arp` … or the number of the protocol.
+    pub proto: String,
+    /// Source, with the port where there is one.
+    pub src: String,
+    /// Destination, with the port where there is one.
+    pub dst: String,
+    /// How many.
+    pub count: u64,
+    /// The asking of a probe whose marker they carry, if any.
+    pub probe: Option<String>,
+}
+
+/// One outage: the tunnel taken down on purpose and put back. Times are milliseconds since its beginning.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Outage {
+    /// `vpn-stop`, `link-down` …
+    pub method: String,
+    /// When the tunnel was told to go, 0 by definition.
+    pub down_ms: f64,
+    /// When the first stimulus was refused or the last one passed the tunnel: from here on it is dark. `null`: never.
+    pub blackhole_ms: Option<f64>,
+    /// When the tunnel was told to come back. `null`: it never was.
+    pub up_ms: Option<f64>,
+    /// When an exit of the VPN was proven again. `null`: it never was.
+    pub recovered_ms: Option<f64>,
+    /// Spans in which packets escaped.
+    pub holes: Vec<Hole>,
+    /// Whether everything that leakcheck changed is as it was.
+    pub restored: bool,
+    /// Stimuli sent or refused.
+    #[serde(default)]
+    pub samples: u64,
+    /// The longest time between two samples, in milliseconds: the resolution reached.
+    #[serde(default)]
+    pub longest_gap_ms: f64,
+    /// Reachability of the local targets while down.
+    #[serde(default)]
+    pub local: Vec<LocalReach>,
+    /// What happened, in order.
+    #[serde(default)]
+    pub events: Vec<EvidenceLine>,
+}
+
+/// A span of an outage in which packets escaped.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Hole {
+    /// First packet, milliseconds since the beginning of the outage.
+    pub from_ms: f64,
+    /// Last packet.
+    pub to_ms: f64,
+    /// Protocol.
+    pub proto: String,
+    /// Packets seen in it.
+    pub packets: u64,
+}
+
+/// How long one local target answered while the tunnel was down.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LocalReach {
+    /// The target as configured or found.
+    pub target: String,
+    /// Times it was asked.
+    pub asked: u64,
+    /// Times it answered.
+    pub answered: u64,
+}
+
+/// Counts of verdicts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Summary {
+    /// Passed.
+    pub pass: u64,
+    /// Failed.
+    pub fail: u64,
+    /// Hardening findings.
+    pub warn: u64,
+    /// Not decided.
+    pub inconclusive: u64,
+    /// Not applicable.
+    pub skip: u64,
+}
+
+impl Summary {
+    /// Counts the verdicts of `probes`.
+    pub fn of(probes: &[ProbeResult]) -> Self {
+        let mut summary = Summary::default();
+        for probe in probes {
+            match probe.verdict {
+                VerdictWord::Pass => summary.pass += 1,
+                VerdictWord::Fail => summary.fail += 1,
+                VerdictWord::Warn => summary.warn += 1,
+                VerdictWord::Inconclusive => summary.inconclusive += 1,
+                VerdictWord::Skip => summary.skip += 1,
+            }
+        }
+        summary
+    }
+}
