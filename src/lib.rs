@@ -1,5 +1,7 @@
 //! leakcheck proves that a VPN stack does not leak. The modules stand in the order in which the data flows.
 
-pub mod config;
 pub mod model;
+
+pub mod catalog;
+pub mod config;
 pub mod near;
