@@ -54,8 +54,8 @@ impl ConfigError {
     }
 }
 
-/// The nearest of the words that `message` expects. Messages of unknown keys and words have one form, serde's:
-/// "unknown field `got`, expected one of `a`, `b`".
+/// The nearest of the words that `message` expects. Messages of unknown keys and words have one form:
+/// "unknown key `got`, expected one of `a`, `b`".
 fn meant(message: &str) -> Option<&str> {
     let mut quoted = message.split('`').skip(1).step_by(2);
     let got = quoted.next().filter(|_| message.starts_with("unknown "))?;

@@ -38,20 +38,50 @@ impl Config {
             Some(path) => read(path)?,
             None => Table::new(),
         };
-        for (variable, section, key, value) in overrides(env)? {
-            let entry = table.entry(section.clone()).or_insert_with(|| Value::Table(Table::new()));
-            let Value::Table(entry) = entry else { continue };
-            if section == "target" && TARGETS.contains(&key.as_str()) {
-                // Another kind of target replaces the file's, as a flag does.
-                entry.retain(|old, _| !TARGETS.contains(&old));
-            }
-            entry.insert(key, value);
-            Config::deserialize(table.clone())
-                .map_err(|e| ConfigError::Env { variable, message: e.message().to_owned() })?;
+        let overrides = overrides(env)?;
+        if overrides.iter().any(|new| new.section == "target" && TARGETS.contains(&new.key.as_str()))
+            && let Some(Value::Table(target)) = table.get_mut("target")
+        {
+            // Another kind of target replaces the file's, as a flag does.
+            target.retain(|old, _| !TARGETS.contains(&old));
         }
+        for Override { section, key, value } in &overrides {
+            let entry = table.entry(section.clone()).or_insert_with(|| Value::Table(Table::new()));
+            if let Value::Table(entry) = entry {
+                entry.insert(key.clone(), value.clone());
+            }
+        }
+        // The file was checked by itself, and each variable too: what is wrong now comes from a variable.
         let config = Config::deserialize(table)
-            .map_err(|e| ConfigError::Env { variable: format!("{PREFIX}…"), message: e.message().to_owned() })?;
-        Ok((config, path))
+            .map_err(|e| ConfigError::Env { variable: format!("{PREFIX}*"), message: plain(e.message()) })?;
+        match check(&config) {
+            Ok(()) => Ok((config, path)),
+            Err(Clash { section, key, message }) => {
+                let variable = format!("{PREFIX}{}__{}", section.to_uppercase(), key.to_uppercase());
+                Err(ConfigError::Env { variable, message: message.to_owned() })
+            }
+        }
+    }
+}
+
+/// Keys that do not go together.
+struct Clash {
+    section: &'static str,
+    key: &'static str,
+    message: &'static str,
+}
+
+/// What no single value can say.
+fn check(config: &Config) -> Result<(), Clash> {
+    let clash = |section, key, message| Err(Clash { section, key, message });
+    let set = [config.target.docker.is_some(), config.target.netns.is_some(), config.target.pid.is_some()];
+    if let Some((second, _)) = TARGETS.into_iter().zip(set).filter(|(_, set)| *set).nth(1) {
+        return clash("target", second, "a stack has one target: name one of docker, netns and pid");
+    }
+    match (config.outage.down.is_empty(), config.outage.up.is_empty()) {
+        (true, false) => clash("outage", "up", "a tunnel that nothing takes down needs no `up`: name `down` too"),
+        (false, true) => clash("outage", "down", "the tunnel would stay down: name `up` too"),
+        (true, true) | (false, false) => Ok(()),
     }
 }
 
@@ -74,15 +104,11 @@ struct Refusal {
 
 /// Checks `text` key by key, and makes its relative paths relative to `folder`.
 fn parse(text: &str, folder: &Path) -> Result<Table, Refusal> {
-    let tree = DeTable::parse(text).map_err(|e| Refusal {
-        span: e.span(),
-        key: None,
-        message: e.message().replace('\n', ", "),
-    })?;
+    let tree = DeTable::parse(text).map_err(|e| Refusal { span: e.span(), key: None, message: plain(e.message()) })?;
     let config: Config = toml::from_str(text).map_err(|e| Refusal {
         key: e.span().and_then(|span| key_at(tree.get_ref(), &span)),
         span: e.span(),
-        message: e.message().to_owned(),
+        message: plain(e.message()),
     })?;
     let refuse = |section: &str, key: &str, message: &str| {
         let span = tree.get_ref().get(section).and_then(|section| match section.get_ref() {
@@ -91,21 +117,13 @@ fn parse(text: &str, folder: &Path) -> Result<Table, Refusal> {
         });
         Err(Refusal { span, key: Some(format!("{section}.{key}")), message: message.to_owned() })
     };
-    let set = [config.target.docker.is_some(), config.target.netns.is_some(), config.target.pid.is_some()];
-    let mut named = TARGETS.iter().zip(set).filter(|(_, set)| *set).map(|(key, _)| key).skip(1);
-    if let Some(second) = named.next() {
-        return refuse("target", second, "a stack has one target: name one of docker, netns and pid");
-    }
-    if config.outage.down.is_empty() && !config.outage.up.is_empty() {
-        return refuse("outage", "up", "a tunnel that nothing takes down needs no `up`: name `down` too");
-    }
-    if config.outage.up.is_empty() && !config.outage.down.is_empty() {
-        return refuse("outage", "down", "the tunnel would stay down: name `up` too");
+    if let Err(Clash { section, key, message }) = check(&config) {
+        return refuse(section, key, message);
     }
     let mut table: Table = text.parse().map_err(|e: toml::de::Error| Refusal {
         span: e.span(),
         key: None,
-        message: e.message().to_owned(),
+        message: plain(e.message()),
     })?;
     let methods = table.get("outage").and_then(|outage| outage.get("methods")).and_then(Value::as_array);
     if methods.is_some_and(Vec::is_empty) {
@@ -144,26 +162,29 @@ fn place(text: &str, at: usize) -> (usize, usize) {
     (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
 }
 
-/// The configuration in the environment: variable, section, key, value. Sorted, so that the first error is always the same.
-fn overrides(
-    env: impl IntoIterator<Item = (String, String)>,
-) -> Result<Vec<(String, String, String, Value)>, ConfigError> {
+/// A key that the environment sets.
+struct Override {
+    section: String,
+    key: String,
+    value: Value,
+}
+
+/// The configuration in the environment, sorted so that the first error is always the same.
+fn overrides(env: impl IntoIterator<Item = (String, String)>) -> Result<Vec<Override>, ConfigError> {
+    let mut variables: Vec<_> = env.into_iter().collect();
+    variables.sort();
     let mut found = Vec::new();
-    for (variable, text) in env {
+    for (variable, text) in variables {
         let Some((section, key)) = variable.strip_prefix(PREFIX).and_then(|rest| rest.split_once("__")) else {
             continue;
         };
         let (section, key) = (section.to_lowercase(), key.to_lowercase());
-        found.push((variable, section, key, text));
+        match typed(&section, &key, &text) {
+            Ok(value) => found.push(Override { section, key, value }),
+            Err(message) => return Err(ConfigError::Env { variable, message }),
+        }
     }
-    found.sort();
-    found
-        .into_iter()
-        .map(|(variable, section, key, text)| match typed(&section, &key, &text) {
-            Ok(value) => Ok((variable, section, key, value)),
-            Err(message) => Err(ConfigError::Env { variable, message }),
-        })
-        .collect()
+    Ok(found)
 }
 
 /// The text of a variable as the type that its key wants, found by trying.
@@ -185,10 +206,24 @@ fn typed(section: &str, key: &str, text: &str) -> Result<Value, String> {
             Table::from_iter([(section.to_owned(), Value::Table(Table::from_iter([(key.to_owned(), value.clone())])))]);
         match Config::deserialize(table) {
             Ok(_) => return Ok(value),
-            Err(e) => refusals.push(e.message().to_owned()),
+            Err(e) => refusals.push(plain(e.message())),
         }
     }
     // A refusal of the type only says that the guess was wrong; one of the value says what the reader did wrong.
-    let told = refusals.iter().find(|message| !message.starts_with("invalid type")).or(refusals.last());
+    let told = refusals.iter().find(|message| !message.starts_with(WRONG_TYPE)).or(refusals.last());
     Err(told.cloned().unwrap_or_else(|| "has no usable value".to_owned()))
+}
+
+/// How a refusal begins that is about the type of a value and not about the value.
+const WRONG_TYPE: &str = "wrong type: ";
+
+/// serde's words in those of a configuration.
+fn plain(message: &str) -> String {
+    message
+        .replace('\n', ", ")
+        .replace("unknown field", "unknown key")
+        .replace("invalid type: ", WRONG_TYPE)
+        .replace("a sequence", "a list in [ ]")
+        .replace("u32", "a whole number")
+        .replace("struct ", "a table for ")
 }

@@ -4,6 +4,8 @@
 mod error;
 mod load;
 mod secret;
+#[cfg(test)]
+mod tests;
 mod value;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
