@@ -3,3 +3,7 @@
 pub mod clock;
 pub mod model;
 pub mod sensor;
+
+pub mod catalog;
+pub mod config;
+pub mod near;
