@@ -1,1 +1,3 @@
 //! leakcheck proves that a VPN stack does not leak. The modules stand in the order in which the data flows.
+
+pub mod net;
