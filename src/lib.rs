@@ -7,3 +7,4 @@ pub mod sensor;
 pub mod catalog;
 pub mod config;
 pub mod near;
+pub mod net;
