@@ -8,3 +8,5 @@ pub mod catalog;
 pub mod config;
 pub mod near;
 pub mod net;
+#[cfg(feature = "lab")]
+pub mod lab;
