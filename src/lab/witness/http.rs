@@ -29,7 +29,7 @@ const BLANKS: Bytes = Bytes::from_static(&[b' '; 64 * 1024]);
 const ENDLESS_PACE: Duration = Duration::from_millis(5);
 const JSON: [(HeaderName, &str); 1] = [(CONTENT_TYPE, "application/json")];
 const WRONG_JSON: &str =
-    r#"{"ip": 42, "mullvad_exit_ip": "perhaps", "mullvad_exit_ip_hostname": ["a", {}], "city": 1e999}"#;
+    r#"{"ip": 42, "mullvad_exit_ip": "perhaps", "mullvad_exit_ip_hostname": ["a", {}], "city": 7}"#;
 
 /// The VPN provider as its own check service knows it.
 #[derive(Clone, Debug)]
@@ -190,3 +190,6 @@ async fn endless() -> impl IntoResponse {
     });
     (JSON, Body::from_stream(chunks))
 }
+
+#[cfg(test)]
+mod tests;
