@@ -2,7 +2,7 @@
 //! firewall let them, so a stopped VPN means that nothing resolves, and an open firewall that they leak.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -56,15 +56,8 @@ impl Resolver {
         if let (Some(server), true) = (original, version >= Version::V3_41) {
             forwarder = forwarder.with_exception(is_local, Upstream { server, from: None });
         }
-        let mut sockets = Sockets::default();
-        let mut bound = Vec::new();
-        for &address in addresses {
-            let (pair, address) = pair(address)?;
-            sockets.udp.extend(pair.udp);
-            sockets.tcp.extend(pair.tcp);
-            bound.push(address);
-        }
-        Ok(Self { addresses: bound, sockets, forwarder })
+        let (sockets, addresses) = all(addresses)?;
+        Ok(Self { addresses, sockets, forwarder })
     }
 
     /// Where it listens.
@@ -85,7 +78,7 @@ impl Resolver {
             let open = match sockets.take() {
                 Some(open) => open,
                 None => match all(&self.addresses) {
-                    Ok(open) => open,
+                    Ok((open, _)) => open,
                     Err(_) => {
                         sleep(REBIND_PAUSE).await;
                         continue;
@@ -100,30 +93,26 @@ impl Resolver {
     }
 }
 
-fn all(addresses: &[SocketAddr]) -> io::Result<Sockets> {
+/// UDP and TCP of each address, and the addresses with the ports that were taken.
+fn all(addresses: &[SocketAddr]) -> io::Result<(Sockets, Vec<SocketAddr>)> {
     let mut sockets = Sockets::default();
+    let mut bound = Vec::new();
     for &address in addresses {
-        let (pair, _) = pair(address)?;
-        sockets.udp.extend(pair.udp);
-        sockets.tcp.extend(pair.tcp);
+        let tcp = socket(address, Type::STREAM)?;
+        tcp.listen(128)?;
+        let tcp = TcpListener::from_std(tcp.into())?;
+        let address = tcp.local_addr()?;
+        sockets.udp.push(UdpSocket::from_std(socket(address, Type::DGRAM)?.into())?);
+        sockets.tcp.push(tcp);
+        bound.push(address);
     }
-    Ok(sockets)
-}
-
-/// UDP and TCP of one address, and the address with the port that was taken.
-fn pair(address: SocketAddr) -> io::Result<(Sockets, SocketAddr)> {
-    let tcp = socket(address, Type::STREAM)?;
-    tcp.listen(128)?;
-    let tcp = TcpListener::from_std(tcp.into())?;
-    let address = tcp.local_addr()?;
-    let udp = UdpSocket::from_std(socket(address, Type::DGRAM)?.into())?;
-    Ok((Sockets { udp: vec![udp], tcp: vec![tcp], tls: Vec::new() }, address))
+    Ok((sockets, bound))
 }
 
 fn socket(address: SocketAddr, kind: Type) -> io::Result<Socket> {
     let protocol = if kind == Type::STREAM { Protocol::TCP } else { Protocol::UDP };
     let socket = Socket::new(Domain::for_address(address), kind.nonblocking(), Some(protocol))?;
-    if let IpAddr::V6(_) = address.ip() {
+    if address.is_ipv6() {
         // 0.0.0.0 has a socket of its own.
         socket.set_only_v6(true)?;
     }

@@ -214,3 +214,44 @@ async fn bad_requests_do_not_end_the_service() {
         assert!(began.elapsed() < Duration::from_secs(2), "half requests hold nobody up");
     }
 }
+
+#[tokio::test]
+async fn dns_over_https_answers_both_ways_and_leaves_the_sites_alone() {
+    use base64::Engine;
+    use hickory_proto::op::{Message, Query};
+    use hickory_proto::rr::{Name, RecordType};
+
+    let (journal, ca) = (Journal::new(), LabCa::new().unwrap());
+    let listener = TcpListener::bind("127.0.80.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let zone = crate::lab::witness::dns::Zone::internet();
+    let authority = crate::lab::witness::dns::Authority::new("authority", journal.clone(), zone);
+    let http = HttpWitness::page("resolver", journal.clone(), "dns").with_doh(Arc::new(authority));
+    let config = ca.server_config(["127.0.80.1"]).unwrap();
+    let witness = Witness { address, journal, ca, task: tokio::spawn(http.serve(listener, Some(config))) };
+
+    let mut question = Message::query();
+    question.add_query(Query::query(Name::from_ascii("whoami.akamai.net.").unwrap(), RecordType::A));
+    let octets = question.to_vec().unwrap();
+    let encoded = base64::prelude::BASE64_URL_SAFE_NO_PAD.encode(&octets);
+    let (client, url) = (witness.client("127.5.0.3"), format!("https://{address}/dns-query"));
+    let kind = ("content-type", "application/dns-message");
+    let posted = client.post(&url).header(kind.0, kind.1).body(octets.clone());
+    for request in [client.get(format!("{url}?dns={encoded}")), posted] {
+        let answer = request.send().await.unwrap();
+        assert_eq!(answer.headers()[kind.0], kind.1);
+        let message = Message::from_vec(&answer.bytes().await.unwrap()).unwrap();
+        assert_eq!(message.answers[0].data.ip_addr(), Some("127.5.0.3".parse().unwrap()));
+    }
+    for (request, status) in [
+        (client.get(format!("{url}?dns=%00")), 400),
+        (client.get(&url), 400),
+        (client.post(&url).body(octets), 415),
+        (client.post(&url).header(kind.0, kind.1).body("x"), 400),
+        (client.post(&url).header(kind.0, kind.1).body(vec![0; 100_000]), 413),
+        (client.get(format!("https://{address}/")), 200),
+    ] {
+        assert_eq!(request.send().await.unwrap().status(), status);
+    }
+    assert_eq!(witness.journal.dns_askers("authority", "whoami.akamai.net"), ["127.5.0.3".parse::<IpAddr>().unwrap()]);
+}
