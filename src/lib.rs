@@ -9,8 +9,11 @@ pub mod near;
 pub mod agent;
 pub mod clock;
 pub mod net;
+pub mod outage;
 pub mod sensor;
 pub mod technique;
+
+pub mod judge;
 
 #[cfg(feature = "lab")]
 pub mod lab;
