@@ -1,5 +1,5 @@
 //! leakcheck proves that a VPN stack does not leak. The modules stand in the order in which the data flows.
 
-pub mod net;
 #[cfg(feature = "lab")]
 pub mod lab;
+pub mod net;

@@ -202,6 +202,11 @@ pub enum Action {
         /// Whom it asks, from the home.
         upstream: SocketAddr,
     },
+    /// Local names (`.lan`, names of one label) are asked of this resolver, as v3.41 asks the container's original one.
+    LocalNames {
+        /// Whom.
+        resolver: SocketAddr,
+    },
     /// The stack's own resolver does not answer.
     DeadResolver {},
     /// Tunnelled traffic comes out at these addresses instead of the provider's.

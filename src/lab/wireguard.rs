@@ -191,7 +191,8 @@ impl Tun {
         request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI) as libc::c_short;
         // SAFETY: the descriptor is an open /dev/net/tun, and the request outlives the call.
         unsafe { tun_set_interface(file.as_raw_fd(), &raw const request) }.map_err(|e| failed(e.into()))?;
-        let fd = AsyncFd::register(OwnedFd::from(file)).map_err(failed)?;
+        // SAFETY: an owned descriptor stays open, and the same, until the `AsyncFd` is dropped.
+        let fd = unsafe { AsyncFd::register(OwnedFd::from(file)) }.map_err(|e| failed(e.into()))?;
         Ok(Self { fd: Arc::new(fd), mtu })
     }
 }

@@ -7,8 +7,10 @@
 mod firewall;
 mod routing;
 mod sabotage;
+mod services;
 
 pub use routing::{INBOUND_TABLE, MARK, OUTBOUND_TABLE, TUNNEL_PRIORITY, TUNNEL_TABLE, Uplink};
+pub use services::{ServiceConfig, serve};
 
 use super::leak::{Action, Leak};
 use super::wireguard::{PeerConfig, PrivateKey, Tunnel, TunnelConfig, WireguardError};

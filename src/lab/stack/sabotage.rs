@@ -223,6 +223,7 @@ impl Hand {
             Action::NoTunnel {}
             | Action::OutsideResolver { .. }
             | Action::DeadResolver {}
+            | Action::LocalNames { .. }
             | Action::Exit { .. }
             | Action::Speak { .. } => {}
         }
@@ -257,6 +258,7 @@ impl Hand {
             | Action::NoTunnel {}
             | Action::OutsideResolver { .. }
             | Action::DeadResolver {}
+            | Action::LocalNames { .. }
             | Action::Exit { .. }
             | Action::Speak { .. } => {}
         }
