@@ -6,25 +6,31 @@
 //! user namespaces are refused the trials are shown as ignored; with `LEAKCHECK_LAB=required` they fail.
 
 mod lab_topology {
+    pub mod kernel;
     pub mod leaks;
     pub mod sealed;
     pub mod tools;
 }
 
-use lab_topology::{leaks, sealed};
+use lab_topology::{kernel, leaks, sealed};
 use libtest_mimic::{Arguments, Failed, Trial};
 use std::process::{Command, ExitCode};
 
 /// Names the trial that a child process is to run.
 const TRIAL: &str = "LEAKCHECK_LAB_TRIAL";
 
-type Body = fn(leakcheck::lab::PrivateDir) -> anyhow::Result<()>;
+fn names() -> Vec<String> {
+    let mut names: Vec<String> = sealed::TRIALS.iter().map(|(name, _)| (*name).to_owned()).collect();
+    names.extend(kernel::TRIALS.iter().map(|(name, _)| (*name).to_owned()));
+    names.extend(leaks::names());
+    names
+}
 
-fn trials() -> Vec<(String, Body)> {
-    let mut trials: Vec<(String, Body)> = Vec::new();
-    trials.extend(sealed::TRIALS.iter().map(|(name, body)| ((*name).to_owned(), *body)));
-    trials.extend(leaks::TRIALS.iter().map(|(name, body)| (format!("leak::{name}"), *body)));
-    trials
+fn body(name: &str, world: leakcheck::lab::PrivateDir) -> anyhow::Result<()> {
+    match sealed::TRIALS.iter().chain(kernel::TRIALS).find(|(known, _)| *known == name) {
+        Some((_, body)) => body(world),
+        None => leaks::run(name, world),
+    }
 }
 
 fn main() -> ExitCode {
@@ -37,9 +43,9 @@ fn main() -> ExitCode {
     if let (Some(reason), true) = (&refused, ignored) {
         eprintln!("ignored: {reason}");
     }
-    let trials = trials()
+    let trials = names()
         .into_iter()
-        .map(|(name, _)| Trial::test(name.clone(), move || run(&name)).with_ignored_flag(ignored))
+        .map(|name| Trial::test(name.clone(), move || run(&name)).with_ignored_flag(ignored))
         .collect();
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
@@ -64,10 +70,6 @@ fn run(name: &str) -> Result<(), Failed> {
 }
 
 fn child(name: &str) -> ExitCode {
-    let Some((_, body)) = trials().into_iter().find(|(known, _)| known == name) else {
-        eprintln!("no trial is called {name}");
-        return ExitCode::FAILURE;
-    };
     let world = match leakcheck::lab::enter_user_namespace() {
         Ok(world) => world,
         Err(error) => {
@@ -75,7 +77,7 @@ fn child(name: &str) -> ExitCode {
             return ExitCode::from(77);
         }
     };
-    match body(world) {
+    match body(name, world) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let refused = error.chain().any(|cause| cause.to_string().contains("/dev/net/tun"));

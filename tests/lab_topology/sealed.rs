@@ -10,6 +10,7 @@ pub const TRIALS: &[(&str, fn(PrivateDir) -> Result<()>)] = &[
     ("sealed::exit_is_the_providers", exit_is_the_providers),
     ("sealed::uplink_is_closed", uplink_is_closed),
     ("sealed::stops_and_starts", stops_and_starts),
+    ("sealed::waits_to_be_killed", waits_to_be_killed),
 ];
 
 fn starts(world: PrivateDir) -> Result<()> {
@@ -17,6 +18,24 @@ fn starts(world: PrivateDir) -> Result<()> {
     let lab = Lab::start(&world, LabSpec::sealed())?;
     eprintln!("started in {:?}", begun.elapsed());
     drop(lab);
+    Ok(())
+}
+
+/// For `kernel::sigkill_leaves_nothing`: tells its namespaces and waits. By itself, where nobody reads, it ends at once.
+fn waits_to_be_killed(world: PrivateDir) -> Result<()> {
+    use std::io::{Write};
+    let lab = Lab::start(&world, LabSpec::sealed())?;
+    let wires = lab.topology();
+    let realms = [
+        &wires.stack, &wires.neighbour, &wires.lan_host, &wires.home, &wires.isp, &wires.internet, &wires.provider,
+    ];
+    let inodes = realms.into_iter().map(|realm| Ok(realm.netns().inode()?.to_string())).collect::<Result<Vec<_>>>()?;
+    let mut out = std::io::stdout();
+    writeln!(out, "{}", inodes.join(" "))?;
+    out.flush()?;
+    if std::env::var_os("LEAKCHECK_LAB_WAIT").is_some() {
+        std::thread::sleep(Duration::from_secs(60));
+    }
     Ok(())
 }
 

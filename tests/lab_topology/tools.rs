@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use leakcheck::lab::Lab;
 use leakcheck::net::netns::{Netns, run_in, spawn_in};
+use leakcheck::net::route::{Family, RouteSpec, Rtnetlink};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
@@ -67,9 +68,9 @@ pub fn question(name: &str) -> Vec<u8> {
 }
 
 /// Asks `server` from the stack for `name`; whether it answered without error.
-pub fn ask(lab: &Lab, server: &'static str, name: String) -> Result<bool> {
+pub fn ask(lab: &Lab, server: &str, name: String) -> Result<bool> {
+    let server: SocketAddr = server.parse()?;
     in_stack(lab, move || -> Result<bool> {
-        let server: SocketAddr = server.parse()?;
         let any = if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
         let socket = UdpSocket::bind(any)?;
         socket.set_read_timeout(Some(WAIT))?;
@@ -78,6 +79,26 @@ pub fn ask(lab: &Lab, server: &'static str, name: String) -> Result<bool> {
         let mut answer = [0; 1024];
         let length = socket.recv(&mut answer)?;
         Ok(length > 12 && answer[3] & 0x0f == 0 && answer[7] > 0)
+    })?
+}
+
+/// The nameservers of the stack's resolv.conf, with the port.
+pub fn nameservers(lab: &Lab) -> Result<Vec<String>> {
+    let text = std::fs::read_to_string(lab.stack_resolv_conf())?;
+    Ok(text.lines().filter_map(|line| line.strip_prefix("nameserver ")).map(|ip| format!("{}:53", ip.trim())).collect())
+}
+
+/// Takes the tunnel's link down past the control server, or brings it up with all that it had.
+pub fn set_tunnel(lab: &Lab, up: bool) -> Result<()> {
+    in_stack(lab, move || -> Result<()> {
+        let mut netlink = Rtnetlink::open()?;
+        netlink.set_link("tun0", up)?;
+        if up {
+            for family in [Family::V4, Family::V6] {
+                netlink.add_route(&RouteSpec::on(family.everything(), "tun0").table(51820))?;
+            }
+        }
+        Ok(())
     })?
 }
 
@@ -109,12 +130,14 @@ pub fn ping_bound(lab: &Lab, to: &'static str) -> Result<Option<i32>> {
     })?
 }
 
-/// Connects bound to the uplink, and does not wait for it.
-pub fn connect_bound(lab: &Lab, to: &'static str) -> Result<()> {
+/// Connects, bound to a link if one is given, and does not wait long.
+pub fn connect_bound(lab: &Lab, link: Option<&'static str>, to: &'static str) -> Result<()> {
     in_stack(lab, move || -> Result<()> {
         let to: SocketAddr = to.parse()?;
         let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
-        socket.bind_device(Some(b"eth0"))?;
+        if let Some(link) = link {
+            socket.bind_device(Some(link.as_bytes()))?;
+        }
         // What the wire shows is looked at, not the outcome.
         let _ = socket.connect_timeout(&to.into(), Duration::from_millis(300));
         Ok(())
@@ -146,7 +169,6 @@ impl Wire {
         let socket = Socket::new(Domain::PACKET, Type::DGRAM, Some(Protocol::from(i32::from(0x0003_u16.to_be()))))?;
         socket.set_read_timeout(Some(Duration::from_millis(20)))?;
         socket.set_recv_buffer_size(8 << 20)?;
-        socket.bind_device(Some(b"veth-stack")).or_else(|_| bind(&socket, "veth-stack"))?;
         bind(&socket, "veth-stack")?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
