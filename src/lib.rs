@@ -17,3 +17,6 @@ pub mod judge;
 
 #[cfg(feature = "lab")]
 pub mod lab;
+#[cfg(feature = "lab")]
+pub mod lab;
+pub mod net;
