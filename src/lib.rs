@@ -5,3 +5,5 @@ pub mod model;
 pub mod catalog;
 pub mod config;
 pub mod near;
+
+pub mod report;

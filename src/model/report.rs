@@ -27,6 +27,9 @@ pub struct Report {
     pub verdict: RunVerdict,
     /// Exit status of `leakcheck run`.
     pub exit_status: u8,
+    /// Whether a warning counts as a failure.
+    #[serde(default)]
+    pub strict: bool,
     /// Every asking of every probe, in the order of the catalogue within a phase.
     pub probes: Vec<ProbeResult>,
     /// What the sensor saw on the uplinks.
@@ -38,6 +41,33 @@ pub struct Report {
     /// What the reader should know about the run itself: what was found by itself, what could not be done.
     #[serde(default)]
     pub notes: Vec<String>,
+}
+
+impl Report {
+    /// Derives `summary`, `verdict` and `exit_status` from the probes and the outages. A run in which no probe came to an
+    /// answer proves nothing, so it is inconclusive.
+    pub fn settle(&mut self) {
+        self.summary = Summary::of(&self.probes);
+        let Summary { pass, fail, warn, inconclusive, skip: _ } = self.summary;
+        self.verdict = if fail > 0 || (self.strict && warn > 0) {
+            RunVerdict::Fail
+        } else if inconclusive > 0 || pass + warn == 0 {
+            RunVerdict::Inconclusive
+        } else {
+            RunVerdict::Pass
+        };
+        self.exit_status = match self.verdict {
+            _ if !self.restored() => 4,
+            RunVerdict::Pass => 0,
+            RunVerdict::Fail => 1,
+            RunVerdict::Inconclusive => 3,
+        };
+    }
+
+    /// Whether the stack is as it was before the run.
+    pub fn restored(&self) -> bool {
+        self.outages.iter().all(|outage| outage.restored)
+    }
 }
 
 /// The verdict over all probes.
