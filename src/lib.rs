@@ -1,9 +1,14 @@
 //! leakcheck proves that a VPN stack does not leak. The modules stand in the order in which the data flows.
 
+pub mod clock;
 pub mod model;
+pub mod sensor;
 
 pub mod catalog;
 pub mod config;
 pub mod near;
+pub mod net;
+#[cfg(feature = "lab")]
+pub mod lab;
 
 pub mod report;
