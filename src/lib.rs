@@ -6,9 +6,12 @@ pub mod sensor;
 
 pub mod catalog;
 pub mod config;
-pub mod near;
-pub mod net;
 #[cfg(feature = "lab")]
 pub mod lab;
+pub mod near;
+pub mod net;
 
 pub mod report;
+
+pub mod cli;
+pub mod commands;

@@ -5,6 +5,7 @@ mod error;
 mod files;
 mod json;
 mod junit;
+pub(crate) mod page;
 pub mod progress;
 mod prose;
 mod redact;

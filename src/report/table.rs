@@ -1,14 +1,12 @@
 //! `--format table` and `table.txt`: the report for people, at any width from 40 columns on.
 
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
 
 use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
-use comfy_table::{
-    Attribute, Cell, CellAlignment, Color, ColumnConstraint, ContentArrangement, LineStyle, Table, Width,
-};
-use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+use comfy_table::{Attribute, Cell, CellAlignment, ColumnConstraint, ContentArrangement, LineStyle, Table, Width};
+use unicode_width::UnicodeWidthStr;
 
+use super::page::{Ink, Page};
 use super::{Format, Look, ReportError, prose};
 use crate::model::report::{ProbeResult, Report, VerdictWord};
 use crate::model::verdict::FailKind;
@@ -21,20 +19,23 @@ const LEAST_WIDTH: u16 = 40;
 const LEAKS: usize = 10;
 /// The share of the width that the names may take.
 const NAME_PERCENT: u16 = 36;
-/// Width of the labels in front of the paragraphs of a block.
-const LABEL: usize = 12;
 
 fn render(report: &Report, look: &Look) -> Result<String, ReportError> {
     let look = Look { width: look.width.max(LEAST_WIDTH), ..*look };
-    let mut page = Page { text: String::new(), look };
+    let mut page = Page::new(look);
     let took = prose::span(report.duration_ms as f64);
     page.line(&format!("{}, {}, {}, {took}", report.tool, report.target, report.started), Ink::Plain);
-    page.text.push_str(&results(report, &look));
+    page.raw(&results(report, &look));
 
     let mut explained = BTreeSet::new();
     for probe in &report.probes {
         if !matches!(probe.verdict, VerdictWord::Pass | VerdictWord::Skip) {
-            finding(&mut page, probe, explained.insert((&probe.id, probe.verdict == VerdictWord::Inconclusive)));
+            finding(
+                &mut page,
+                probe,
+                look.evidence,
+                explained.insert((&probe.id, probe.verdict == VerdictWord::Inconclusive)),
+            );
         }
     }
     page.blank();
@@ -57,7 +58,7 @@ fn render(report: &Report, look: &Look) -> Result<String, ReportError> {
         _ => Ink::Unsure,
     };
     page.line(&format!("{word}: {text}"), ink);
-    Ok(page.text)
+    Ok(page.into_text())
 }
 
 /// The table itself.
@@ -96,7 +97,7 @@ fn breakable(name: &str, room: usize) -> String {
 }
 
 /// What there is to say about one result that is neither a pass nor a skip.
-fn finding(page: &mut Page, probe: &ProbeResult, first: bool) {
+fn finding(page: &mut Page, probe: &ProbeResult, evidence: usize, first: bool) {
     let kind = match probe.kind {
         Some(FailKind::Leak) => " (leak)",
         Some(FailKind::Broken) => " (broken)",
@@ -109,7 +110,7 @@ fn finding(page: &mut Page, probe: &ProbeResult, first: bool) {
     if let Some(reason) = probe.reason.as_ref().filter(|reason| **reason != probe.summary) {
         page.item("because", reason, Ink::Plain);
     }
-    page.items("evidence", probe.evidence.iter().map(prose::evidence), page.look.evidence);
+    page.items("evidence", probe.evidence.iter().map(prose::evidence), evidence);
     if probe.verdict == VerdictWord::Inconclusive {
         // Nothing is known to be wrong with the stack, so there is nothing to mend in it.
         page.item("not proven", &probe.claim, Ink::Plain);
@@ -118,140 +119,6 @@ fn finding(page: &mut Page, probe: &ProbeResult, first: bool) {
         page.item("mend", &probe.fix, Ink::Plain);
     } else {
         page.item("mend", "as said above", Ink::Plain);
-    }
-}
-
-/// Text that is wrapped to a width.
-struct Page {
-    text: String,
-    look: Look,
-}
-
-impl Page {
-    fn blank(&mut self) {
-        if !self.text.ends_with("\n\n") {
-            self.text.push('\n');
-        }
-    }
-
-    /// A paragraph from the left edge on.
-    fn line(&mut self, text: &str, ink: Ink) {
-        self.wrapped("", "", text, ink);
-    }
-
-    /// A paragraph beside a label.
-    fn item(&mut self, label: &str, text: &str, ink: Ink) {
-        self.wrapped(&format!("  {label:<LABEL$}"), &" ".repeat(LABEL + 2), text, ink);
-    }
-
-    /// One paragraph for each of `lines`, the label beside the first, and how many were left out after `most`.
-    fn items(&mut self, label: &str, lines: impl ExactSizeIterator<Item = String>, most: usize) {
-        let left_out = lines.len().saturating_sub(most);
-        for (n, line) in lines.take(most).enumerate() {
-            self.item(if n == 0 { label } else { "" }, &line, Ink::Plain);
-        }
-        if left_out > 0 {
-            self.item("", &format!("and {left_out} more in the JSON report"), Ink::Plain);
-        }
-    }
-
-    fn wrapped(&mut self, first: &str, next: &str, text: &str, ink: Ink) {
-        let sgr = ink.sgr().filter(|_| self.look.colour);
-        let room = usize::from(self.look.width).saturating_sub(next.width()).max(1);
-        for (n, line) in wrap(text, room).into_iter().enumerate() {
-            self.text.push_str(if n == 0 { first } else { next });
-            match sgr {
-                Some(sgr) => {
-                    let _ = write!(self.text, "\u{1b}[{sgr}m{line}\u{1b}[0m");
-                }
-                None => self.text.push_str(&line),
-            }
-            self.text.truncate(self.text.trim_end().len());
-            self.text.push('\n');
-        }
-    }
-}
-
-/// Breaks `text` at spaces into lines of at most `room` columns, and a word only if it is longer than a line.
-fn wrap(text: &str, room: usize) -> Vec<String> {
-    let mut lines = vec![String::new()];
-    let mut used = 0;
-    let mut words: Vec<String> = Vec::new();
-    for word in text.split_whitespace() {
-        // A number stays with its unit.
-        let unit = matches!(word.trim_end_matches([',', '.', ':', ';']), "ms" | "s" | "min");
-        match words.last_mut().filter(|last| unit && last.ends_with(|c: char| c.is_ascii_digit())) {
-            Some(last) => last.extend([" ", word]),
-            None => words.push(word.to_owned()),
-        }
-    }
-    for word in words {
-        let width = word.width();
-        if used > 0 && used + 1 + width > room {
-            lines.push(String::new());
-            used = 0;
-        } else if used > 0 {
-            push(&mut lines, ' ');
-            used += 1;
-        }
-        for c in word.chars() {
-            let width = c.width().unwrap_or(0);
-            if used + width > room {
-                lines.push(String::new());
-                used = 0;
-            }
-            push(&mut lines, c);
-            used += width;
-        }
-    }
-    lines
-}
-
-fn push(lines: &mut [String], c: char) {
-    if let Some(line) = lines.last_mut() {
-        line.push(c);
-    }
-}
-
-/// The colour of a line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ink {
-    Plain,
-    Good,
-    Bad,
-    Unsure,
-    Faint,
-}
-
-impl Ink {
-    fn of(verdict: VerdictWord) -> Self {
-        match verdict {
-            VerdictWord::Pass => Ink::Good,
-            VerdictWord::Fail => Ink::Bad,
-            VerdictWord::Warn | VerdictWord::Inconclusive => Ink::Unsure,
-            VerdictWord::Skip => Ink::Faint,
-        }
-    }
-
-    fn colour(self) -> Color {
-        match self {
-            Ink::Plain => Color::Reset,
-            Ink::Good => Color::Green,
-            Ink::Bad => Color::Red,
-            Ink::Unsure => Color::Yellow,
-            Ink::Faint => Color::DarkGrey,
-        }
-    }
-
-    /// SGR parameters (ECMA-48).
-    fn sgr(self) -> Option<&'static str> {
-        match self {
-            Ink::Plain => None,
-            Ink::Good => Some("1;32"),
-            Ink::Bad => Some("1;31"),
-            Ink::Unsure => Some("1;33"),
-            Ink::Faint => Some("2"),
-        }
     }
 }
 
