@@ -146,6 +146,12 @@ mod tests {
     }
 
     #[test]
+    fn looks_as_it_does() {
+        let text = FORMAT.render(&sample::failing(), &Look::PLAIN).unwrap();
+        snapbox::assert_data_eq!(text, snapbox::file!["../../fixtures/report/failing.xml"].raw());
+    }
+
+    #[test]
     fn a_warning_fails_under_strict() {
         let mut report = sample::failing();
         report.strict = true;
