@@ -10,8 +10,8 @@ use crate::catalog::Selection;
 use crate::config::{OutageMethod, parse_duration};
 use crate::report::{FORMATS, Format};
 
-/// What the exit status of a run means.
-const STATUSES: &str = "\
+/// What the exit status of a run means; the README says it in the same words.
+pub const STATUSES: &str = "\
 Exit status of run and demo:
   0    nothing failed and nothing was inconclusive
   1    something failed: a leak, or something that should work and does not
