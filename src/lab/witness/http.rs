@@ -2,7 +2,7 @@
 //! `sites`; here are the connection, the journal, and the ways in which a test can make a server misbehave.
 
 use std::convert::Infallible;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +18,8 @@ use rustls::ServerConfig;
 use tokio::net::TcpListener;
 
 use super::accept;
+use super::dns::Answer;
+use super::doh;
 use super::journal::{Journal, Protocol, What};
 use super::sites;
 
@@ -29,7 +31,7 @@ const BLANKS: Bytes = Bytes::from_static(&[b' '; 64 * 1024]);
 const ENDLESS_PACE: Duration = Duration::from_millis(5);
 const JSON: [(HeaderName, &str); 1] = [(CONTENT_TYPE, "application/json")];
 const WRONG_JSON: &str =
-    r#"{"ip": 42, "mullvad_exit_ip": "perhaps", "mullvad_exit_ip_hostname": ["a", {}], "city": 1e999}"#;
+    r#"{"ip": 42, "mullvad_exit_ip": "perhaps", "mullvad_exit_ip_hostname": ["a", {}], "city": 7}"#;
 
 /// The VPN provider as its own check service knows it.
 #[derive(Clone, Debug)]
@@ -83,6 +85,10 @@ pub enum Behaviour {
 #[derive(Clone, Copy)]
 pub(super) struct Client(pub IpAddr);
 
+/// Where the connection comes from, whatever the behaviour makes of it.
+#[derive(Clone, Copy)]
+pub(super) struct Peer(pub SocketAddr);
+
 /// An HTTP witness: cheap to clone, serves any number of listeners.
 #[derive(Clone)]
 pub struct HttpWitness {
@@ -90,6 +96,7 @@ pub struct HttpWitness {
     journal: Journal,
     behaviour: Behaviour,
     sites: Sites,
+    doh: Option<Router>,
 }
 
 #[derive(Clone)]
@@ -105,17 +112,35 @@ impl HttpWitness {
     /// of 1.1.1.1, example.com. `authority` is the name under which the journal has the authority for DNS.
     pub fn echo(service: &str, journal: Journal, provider: Provider, authority: &str) -> Self {
         let echo = sites::Echo::new(provider, journal.clone(), authority);
-        Self { service: service.into(), journal, behaviour: Behaviour::Honest, sites: Sites::Echo(Arc::new(echo)) }
+        Self {
+            service: service.into(),
+            journal,
+            behaviour: Behaviour::Honest,
+            sites: Sites::Echo(Arc::new(echo)),
+            doh: None,
+        }
     }
 
     /// A server of one page, at any host and path: a web interface in the LAN.
     pub fn page(service: &str, journal: Journal, title: &str) -> Self {
-        Self { service: service.into(), journal, behaviour: Behaviour::Honest, sites: Sites::Page(title.into()) }
+        Self {
+            service: service.into(),
+            journal,
+            behaviour: Behaviour::Honest,
+            sites: Sites::Page(title.into()),
+            doh: None,
+        }
     }
 
     /// The same server, misbehaving.
     pub fn behaving(mut self, behaviour: Behaviour) -> Self {
         self.behaviour = behaviour;
+        self
+    }
+
+    /// Answers DNS over HTTPS (RFC 8484) at `/dns-query` of every host too, by what `answerer` says.
+    pub fn with_doh(mut self, answerer: Arc<dyn Answer>) -> Self {
+        self.doh = Some(doh::router(answerer));
         self
     }
 
@@ -133,7 +158,7 @@ impl HttpWitness {
                     let host = host(request);
                     let path = request.uri().path_and_query().map_or("/", |path| path.as_str()).to_owned();
                     witness.journal.record(&witness.service, protocol, peer, What::Http { host: host.clone(), path });
-                    witness.router(&host, peer.ip())
+                    witness.router(&host, peer)
                 })
                 .await;
             }
@@ -142,10 +167,10 @@ impl HttpWitness {
     }
 
     /// Who answers a request for `host`; `None` hangs up.
-    fn router(&self, host: &str, client: IpAddr) -> Option<Router> {
+    fn router(&self, host: &str, peer: SocketAddr) -> Option<Router> {
         let always = Router::new();
         let client = match self.behaviour {
-            Behaviour::Honest => client,
+            Behaviour::Honest => peer.ip(),
             Behaviour::Claims(other) => other,
             Behaviour::Html => return Some(always.fallback(|| async { sites::page("Please sign in") })),
             Behaviour::WrongJson => return Some(always.fallback(|| async { (JSON, WRONG_JSON) })),
@@ -162,7 +187,11 @@ impl HttpWitness {
                 Router::new().fallback(move || async move { page })
             }
         };
-        Some(router.layer(Extension(Client(client))))
+        let router = match &self.doh {
+            Some(doh) => Router::new().nest(doh::PATH, doh.clone()).fallback_service(router),
+            None => router,
+        };
+        Some(router.layer(Extension(Client(client))).layer(Extension(Peer(peer))))
     }
 }
 
@@ -190,3 +219,6 @@ async fn endless() -> impl IntoResponse {
     });
     (JSON, Body::from_stream(chunks))
 }
+
+#[cfg(test)]
+mod tests;

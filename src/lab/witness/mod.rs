@@ -8,6 +8,7 @@
 pub(crate) mod accept;
 pub mod ca;
 pub mod dns;
+mod doh;
 pub mod http;
 pub mod journal;
 mod sites;

@@ -8,6 +8,7 @@ mod zone;
 
 pub use authority::Authority;
 pub use forwarder::{Forwarder, Upstream};
+pub(super) use server::reply;
 pub use server::{Answer, Asked, Sockets, serve};
 pub use zone::Zone;
 

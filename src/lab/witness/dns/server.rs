@@ -129,8 +129,13 @@ pub(super) async fn write_framed<S: AsyncWriteExt + Unpin>(stream: &mut S, messa
     stream.flush().await
 }
 
-/// The datagram or frame that answers a request; `None` for silence.
-async fn reply(request: &[u8], peer: SocketAddr, protocol: Protocol, answerer: &dyn Answer) -> Option<Vec<u8>> {
+/// The octets that answer a request; `None` for silence.
+pub(crate) async fn reply(
+    request: &[u8],
+    peer: SocketAddr,
+    protocol: Protocol,
+    answerer: &dyn Answer,
+) -> Option<Vec<u8>> {
     let (response, limit) = match examine(request)? {
         Request::Refused(response) => (response, CLASSIC_PAYLOAD),
         Request::Question { question, response, payload } => {

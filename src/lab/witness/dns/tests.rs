@@ -271,3 +271,30 @@ async fn noise_does_not_end_the_service() {
     let closed = timeout(PATIENCE, last.read_u8()).await.expect("closed at once");
     assert!(closed.is_err(), "beyond its share");
 }
+
+#[tokio::test]
+async fn dns_over_tls_is_dns_in_tls() {
+    use rustls::pki_types::pem::PemObject;
+    let (journal, ca) = (Journal::new(), crate::lab::witness::LabCa::new().unwrap());
+    let listener = TcpListener::bind("127.8.8.8:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let sockets = Sockets { tls: vec![(listener, ca.server_config(["127.8.8.8"]).unwrap())], ..Sockets::default() };
+    let task = tokio::spawn(serve(sockets, Arc::new(Authority::new("authority", journal.clone(), Zone::internet()))));
+
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(rustls::pki_types::CertificateDer::from_pem_slice(ca.pem().as_bytes()).unwrap()).unwrap();
+    let mut config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"dot".to_vec()];
+    let stream = TcpStream::connect(address).await.unwrap();
+    let mut stream =
+        tokio_rustls::TlsConnector::from(Arc::new(config)).connect(address.ip().into(), stream).await.unwrap();
+    write_framed(&mut stream, &message("a.example.com.", RecordType::A).to_vec().unwrap()).await.unwrap();
+    let answer = Message::from_vec(&timeout(PATIENCE, read_framed(&mut stream)).await.unwrap().unwrap()).unwrap();
+    assert_eq!(addresses(&answer), [ip("93.184.215.14")]);
+    assert_eq!(journal.entries()[0].protocol, Protocol::Tls);
+    task.abort();
+}
