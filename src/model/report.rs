@@ -12,6 +12,7 @@ pub const VERSION: u32 = 1;
 
 /// One run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Report {
     /// [`VERSION`].
     pub version: u32,
@@ -72,6 +73,7 @@ impl Report {
 
 /// The verdict over all probes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum RunVerdict {
     /// Nothing failed and nothing was inconclusive.
@@ -84,6 +86,7 @@ pub enum RunVerdict {
 
 /// One asking of one probe.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ProbeResult {
     /// Id of the probe.
     pub id: String,
@@ -126,6 +129,7 @@ impl ProbeResult {
 
 /// [`Verdict`] as the word of the report; the kind of a failure stands beside it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum VerdictWord {
     /// See [`Verdict::Pass`].
@@ -167,6 +171,7 @@ impl VerdictWord {
 
 /// One thing that was seen, sent, refused or answered.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct EvidenceLine {
     /// Milliseconds since the start of the run.
     pub at_ms: f64,
@@ -179,6 +184,7 @@ pub struct EvidenceLine {
 
 /// What the sensor saw on the uplinks in the whole run.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Wire {
     /// Names of the uplinks that were listened on.
     pub links: Vec<String>,
@@ -192,6 +198,7 @@ pub struct Wire {
 
 /// Alike packets that left by an uplink and that the allow-list does not name.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct WireLeak {
     /// When the first of them was seen, milliseconds since the start of the run, kernel timestamp.
     pub at_ms: f64,
@@ -211,6 +218,7 @@ pub struct WireLeak {
 
 /// One outage: the tunnel taken down on purpose and put back. Times are milliseconds since its beginning.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Outage {
     /// `vpn-stop`, `link-down` …
     pub method: String,
@@ -242,6 +250,7 @@ pub struct Outage {
 
 /// A span of an outage in which packets escaped.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Hole {
     /// First packet, milliseconds since the beginning of the outage.
     pub from_ms: f64,
@@ -255,6 +264,7 @@ pub struct Hole {
 
 /// How long one local target answered while the tunnel was down.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct LocalReach {
     /// The target as configured or found.
     pub target: String,
@@ -266,6 +276,7 @@ pub struct LocalReach {
 
 /// Counts of verdicts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Summary {
     /// Passed.
     pub pass: u64,

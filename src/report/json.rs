@@ -23,6 +23,19 @@ mod tests {
         assert_eq!(serde_json::from_str::<Report>(&text).unwrap(), report);
     }
 
+    /// `SNAPSHOTS=overwrite cargo test --lib report` writes it anew; within version 1 it may only gain.
+    #[test]
+    fn the_schema_is_that_of_the_types() {
+        let schema = serde_json::to_string_pretty(&schemars::schema_for!(Report)).unwrap() + "\n";
+        snapbox::assert_data_eq!(schema, snapbox::file!["../../reports/report.schema.json"].raw());
+    }
+
+    #[test]
+    fn looks_as_it_does() {
+        let text = FORMAT.render(&sample::failing(), &Look::PLAIN).unwrap();
+        snapbox::assert_data_eq!(text, snapbox::file!["../../fixtures/report/failing.json"].raw());
+    }
+
     #[test]
     fn has_the_fields_of_the_contract() {
         let text = FORMAT.render(&sample::failing(), &Look::PLAIN).unwrap();

@@ -136,7 +136,7 @@ pub(super) fn conclusion(report: &Report) -> (&'static str, String) {
                 if report.strict { &[VerdictWord::Fail, VerdictWord::Warn] } else { &[VerdictWord::Fail] };
             let failed = report.probes.iter().filter(|probe| wanted.contains(&probe.verdict)).count();
             let text = format!(
-                "{failed} of {} did not hold. Mend what stands above, then ask these again: leakcheck run {}",
+                "{failed} of {} did not hold. Mend what stands above, then ask again for {}",
                 count(total, "check"),
                 names(wanted)
             );
@@ -148,7 +148,7 @@ pub(super) fn conclusion(report: &Report) -> (&'static str, String) {
         RunVerdict::Inconclusive => {
             let text = format!(
                 "Nothing failed, but {} of {} could not be decided, so the stack is not proven tight. Remove what stood \
-                 in the way, then ask these again: leakcheck run {}",
+                 in the way, then ask again for {}",
                 report.summary.inconclusive,
                 count(total, "check"),
                 names(&[VerdictWord::Inconclusive])
@@ -225,7 +225,7 @@ mod tests {
         report.probes[0].verdict = VerdictWord::Warn;
         report.strict = true;
         report.settle();
-        assert!(conclusion(&report).1.ends_with("leakcheck run exit-address"));
+        assert!(conclusion(&report).1.ends_with("ask again for exit-address"));
         assert_eq!((word(&report), report.exit_status), ("FAIL", 1));
         report.probes.clear();
         report.settle();
