@@ -20,3 +20,8 @@ pub mod lab;
 #[cfg(feature = "lab")]
 pub mod lab;
 pub mod net;
+
+pub mod report;
+
+pub mod cli;
+pub mod commands;

@@ -1,1 +1,38 @@
-fn main() {}
+//! Parses the command line, runs the command, and turns what comes of it into the exit status.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use leakcheck::cli::{Cli, Command};
+use leakcheck::commands;
+
+/// Usage, configuration or environment: nothing was measured.
+const NOTHING_MEASURED: u8 = 2;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nobody is left to tell when the stream is gone.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { NOTHING_MEASURED } else { 0 });
+        }
+    };
+    match run(cli.command) {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            eprint!("{}", commands::tell(&error));
+            ExitCode::from(NOTHING_MEASURED)
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<u8> {
+    match command {
+        Command::List(args) => commands::list(&args).map(|()| 0),
+        Command::Explain(args) => commands::explain(&args).map(|()| 0),
+        #[cfg(feature = "lab")]
+        Command::Demo(_) | Command::Lab { .. } => anyhow::bail!("find the lab in this build"),
+        Command::Run(_) | Command::Agent(_) => anyhow::bail!("find the runner in this build"),
+    }
+}

@@ -6,6 +6,7 @@ mod load;
 mod secret;
 #[cfg(test)]
 mod tests;
+mod text;
 mod value;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -18,7 +19,8 @@ use serde::Deserialize;
 
 pub use error::ConfigError;
 pub use secret::Secret;
-use value::{Address, AddressPort, Canary, HttpUrl, LocalNet, Name, Net, PublicIp, Span, many, maybe, one};
+use text::{many, maybe, one};
+use value::{Address, AddressPort, Canary, HttpUrl, LocalNet, Name, Net, PublicIp, Span};
 pub use value::{ForcedPolicy, HostPort, Local, OutageMethod, Provider, parse_duration};
 
 /// The whole configuration. Every key is optional.

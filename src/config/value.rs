@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use reqwest::Url;
-use serde::de::{self, Deserialize, Deserializer, Visitor};
 
 /// Whose exit the stack should have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,9 +43,15 @@ impl OutageMethod {
 /// Names an enum by its kebab-case words, both ways.
 macro_rules! words {
     ($type:ident, $what:literal, $($variant:ident => $word:literal),+) => {
+        impl $type {
+            /// The word of the configuration and the command line.
+            pub fn word(self) -> &'static str {
+                match self { $($type::$variant => $word),+ }
+            }
+        }
         impl fmt::Display for $type {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(match self { $($type::$variant => $word),+ })
+                f.write_str(self.word())
             }
         }
         impl FromStr for $type {
@@ -359,51 +364,3 @@ macro_rules! unwraps {
     ($($from:ty => $to:ty),+) => { $(impl From<$from> for $to { fn from(value: $from) -> Self { value.0 } })+ };
 }
 unwraps!(HttpUrl => Url, Name => String, Canary => String, PublicIp => IpAddr, Address => IpAddr, AddressPort => SocketAddr, Net => IpNet, LocalNet => IpNet, Span => Duration);
-
-/// Deserialises through [`FromStr`].
-struct Text<T>(T);
-
-impl<'de, T: FromStr<Err = String>> Deserialize<'de> for Text<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Reads<T>(std::marker::PhantomData<T>);
-        impl<T: FromStr<Err = String>> Visitor<'_> for Reads<T> {
-            type Value = Text<T>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a string")
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Text<T>, E> {
-                text.parse().map(Text).map_err(E::custom)
-            }
-        }
-        deserializer.deserialize_str(Reads(std::marker::PhantomData))
-    }
-}
-
-/// `deserialize_with` for one value that is checked as `C`.
-pub(super) fn one<'de, C, T, D>(deserializer: D) -> Result<T, D::Error>
-where
-    C: FromStr<Err = String> + Into<T>,
-    D: Deserializer<'de>,
-{
-    Text::<C>::deserialize(deserializer).map(|text| text.0.into())
-}
-
-/// The same for a value that may be absent.
-pub(super) fn maybe<'de, C, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
-where
-    C: FromStr<Err = String> + Into<T>,
-    D: Deserializer<'de>,
-{
-    one::<C, T, D>(deserializer).map(Some)
-}
-
-/// The same for a list.
-pub(super) fn many<'de, C, T, D>(deserializer: D) -> Result<Vec<T>, D::Error>
-where
-    C: FromStr<Err = String> + Into<T>,
-    D: Deserializer<'de>,
-{
-    Vec::<Text<C>>::deserialize(deserializer).map(|list| list.into_iter().map(|text| text.0.into()).collect())
-}

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// The stage of a run in which a probe is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
     /// The tunnel is up.
@@ -28,6 +29,7 @@ impl fmt::Display for Phase {
 
 /// How bad it is when the claim does not hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// The home address, or what is done under it, is shown to strangers.

@@ -12,6 +12,7 @@ pub const VERSION: u32 = 1;
 
 /// One run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Report {
     /// [`VERSION`].
     pub version: u32,
@@ -27,6 +28,9 @@ pub struct Report {
     pub verdict: RunVerdict,
     /// Exit status of `leakcheck run`.
     pub exit_status: u8,
+    /// Whether a warning counts as a failure.
+    #[serde(default)]
+    pub strict: bool,
     /// Every asking of every probe, in the order of the catalogue within a phase.
     pub probes: Vec<ProbeResult>,
     /// What the sensor saw on the uplinks.
@@ -40,8 +44,36 @@ pub struct Report {
     pub notes: Vec<String>,
 }
 
+impl Report {
+    /// Derives `summary`, `verdict` and `exit_status` from the probes and the outages. A run in which no probe came to an
+    /// answer proves nothing, so it is inconclusive.
+    pub fn settle(&mut self) {
+        self.summary = Summary::of(&self.probes);
+        let Summary { pass, fail, warn, inconclusive, skip: _ } = self.summary;
+        self.verdict = if fail > 0 || (self.strict && warn > 0) {
+            RunVerdict::Fail
+        } else if inconclusive > 0 || pass + warn == 0 {
+            RunVerdict::Inconclusive
+        } else {
+            RunVerdict::Pass
+        };
+        self.exit_status = match self.verdict {
+            _ if !self.restored() => 4,
+            RunVerdict::Pass => 0,
+            RunVerdict::Fail => 1,
+            RunVerdict::Inconclusive => 3,
+        };
+    }
+
+    /// Whether the stack is as it was before the run.
+    pub fn restored(&self) -> bool {
+        self.outages.iter().all(|outage| outage.restored)
+    }
+}
+
 /// The verdict over all probes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum RunVerdict {
     /// Nothing failed and nothing was inconclusive.
@@ -54,6 +86,7 @@ pub enum RunVerdict {
 
 /// One asking of one probe.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ProbeResult {
     /// Id of the probe.
     pub id: String,
@@ -96,6 +129,7 @@ impl ProbeResult {
 
 /// [`Verdict`] as the word of the report; the kind of a failure stands beside it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum VerdictWord {
     /// See [`Verdict::Pass`].
@@ -137,6 +171,7 @@ impl VerdictWord {
 
 /// One thing that was seen, sent, refused or answered.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct EvidenceLine {
     /// Milliseconds since the start of the run.
     pub at_ms: f64,
@@ -149,6 +184,7 @@ pub struct EvidenceLine {
 
 /// What the sensor saw on the uplinks in the whole run.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Wire {
     /// Names of the uplinks that were listened on.
     pub links: Vec<String>,
@@ -162,6 +198,7 @@ pub struct Wire {
 
 /// Alike packets that left by an uplink and that the allow-list does not name.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct WireLeak {
     /// When the first of them was seen, milliseconds since the start of the run, kernel timestamp.
     pub at_ms: f64,
@@ -181,6 +218,7 @@ pub struct WireLeak {
 
 /// One outage: the tunnel taken down on purpose and put back. Times are milliseconds since its beginning.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Outage {
     /// `vpn-stop`, `link-down` …
     pub method: String,
@@ -212,6 +250,7 @@ pub struct Outage {
 
 /// A span of an outage in which packets escaped.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Hole {
     /// First packet, milliseconds since the beginning of the outage.
     pub from_ms: f64,
@@ -225,6 +264,7 @@ pub struct Hole {
 
 /// How long one local target answered while the tunnel was down.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct LocalReach {
     /// The target as configured or found.
     pub target: String,
@@ -236,6 +276,7 @@ pub struct LocalReach {
 
 /// Counts of verdicts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Summary {
     /// Passed.
     pub pass: u64,

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// What went wrong when a probe fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum FailKind {
     /// Something escaped: a packet on the uplink, a query that the wrong resolver saw, the home address at a witness.

@@ -9,10 +9,14 @@ mod restore;
 mod snapshot;
 
 <<<<<<< HEAD
+<<<<<<< HEAD
 pub use change::{Family, RouteSpec, Rtnetlink, RuleSpec};
 =======
 pub use change::{Family, RouteSpec, Rtnetlink, RuleSpec, link_event};
 >>>>>>> lab
+=======
+pub use change::{Family, RouteSpec, Rtnetlink, RuleSpec};
+>>>>>>> report
 pub use object::{Address, Link, Object, Route, Rule};
 pub use restore::{RestoreReport, restore_link};
 pub use snapshot::Snapshot;

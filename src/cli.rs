@@ -1,0 +1,256 @@
+//! The command line. The comments here are its help.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::catalog::Selection;
+use crate::config::{OutageMethod, parse_duration};
+use crate::report::{FORMATS, Format};
+
+/// What the exit status of a run means; the README says it in the same words.
+pub const STATUSES: &str = "\
+Exit status of run and demo:
+  0    nothing failed and nothing was inconclusive
+  1    something failed: a leak, or something that should work and does not
+  2    usage, configuration or environment: nothing was measured
+  3    nothing failed, but something is inconclusive
+  4    the stack could not be put back as it was (outranks 0, 1 and 3)
+  130  interrupted, after putting the stack back";
+
+/// Proves that a VPN stack does not leak
+///
+/// Asks the internet what it sees, forces packets past the tunnel, listens on the wire meanwhile, takes the VPN down on
+/// purpose and watches, and says what it saw. A check passes only if it would have noticed.
+#[derive(Debug, Parser)]
+#[command(name = "leakcheck", version, after_help = STATUSES, arg_required_else_help = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Audit a stack: print the table, write the reports
+    #[command(after_help = STATUSES)]
+    Run(RunArgs),
+    /// Audit the built-in lab, sealed or broken: no Docker, no VPN account, no root
+    #[cfg(feature = "lab")]
+    #[command(after_help = STATUSES)]
+    Demo(DemoArgs),
+    /// List the probes
+    List(ListArgs),
+    /// Tell what a probe claims, does and cannot see, and how to mend what it finds
+    Explain(ExplainArgs),
+    /// The broken stacks of the built-in lab
+    #[cfg(feature = "lab")]
+    Lab {
+        /// What to do with the lab.
+        #[command(subcommand)]
+        command: LabCommand,
+    },
+    /// The part that works inside the namespace; started by the others
+    #[command(hide = true)]
+    Agent(AgentArgs),
+}
+
+/// What `run` and `demo` share.
+#[derive(Debug, Clone, Args)]
+pub struct AuditArgs {
+    /// Ask only what has one of these in its name, such as dns or kill-switch/outage
+    #[arg(value_name = "FILTER")]
+    pub filters: Vec<String>,
+    /// Filters and --skip are whole names
+    #[arg(long, help_heading = "Selection")]
+    pub exact: bool,
+    /// Leave out what has this in its name
+    #[arg(long, value_name = "FILTER", help_heading = "Selection")]
+    pub skip: Vec<String>,
+    /// Show the names of what would be asked, and ask nothing
+    #[arg(long, help_heading = "Selection")]
+    pub list: bool,
+    /// Leave the tunnel up: quicker, but the kill switch is not proven
+    #[arg(long, conflicts_with = "outage", help_heading = "Selection")]
+    pub quick: bool,
+    /// Take the tunnel down in this way; may be given several times
+    #[arg(long, value_name = "METHOD", value_parser = outage_methods(), help_heading = "Selection")]
+    pub outage: Vec<OutageMethod>,
+    /// Add the probe files of this folder
+    #[arg(long, value_name = "DIR", help_heading = "Selection")]
+    pub probes: Option<PathBuf>,
+
+    /// What standard output gets
+    #[arg(long, default_value = FORMATS[0].name, value_parser = formats(), help_heading = "Reports")]
+    pub format: &'static Format,
+    /// Write all reports here; none: write nothing
+    #[arg(long, value_name = "DIR", default_value = "reports", help_heading = "Reports")]
+    pub report_dir: PathBuf,
+    /// Mask the home address in all reports
+    #[arg(long, help_heading = "Reports")]
+    pub redact: bool,
+    /// Show the evidence of passes too
+    #[arg(long, help_heading = "Reports")]
+    pub nocapture: bool,
+
+    /// A warning is a failure
+    #[arg(long)]
+    pub strict: bool,
+    /// Give up after this time, put the stack back, and report what is known
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub timeout: Option<Duration>,
+}
+
+impl AuditArgs {
+    /// Which trials are wanted.
+    pub fn selection(&self) -> Selection {
+        Selection { filters: self.filters.clone(), exact: self.exact, skip: self.skip.clone() }
+    }
+
+    /// The folder that reports are written to, if any.
+    pub fn reports(&self) -> Option<&std::path::Path> {
+        Some(self.report_dir.as_path()).filter(|dir| dir.as_os_str() != "none")
+    }
+}
+
+/// Arguments of `run`.
+#[derive(Debug, Clone, Args)]
+pub struct RunArgs {
+    /// docker:NAME, netns:NAME-OR-PATH or pid:PID; else the one Gluetun container that Docker knows
+    #[arg(long, value_name = "TARGET")]
+    pub target: Option<String>,
+    /// The configuration; else leakcheck.toml in this folder, if there is one
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// How to get into the namespace
+    #[arg(long, value_enum, default_value_t = EnterArg::Auto)]
+    pub enter: EnterArg,
+    /// The rest.
+    #[command(flatten)]
+    pub audit: AuditArgs,
+}
+
+/// A way into the namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum EnterArg {
+    /// setns where it is possible, else container
+    Auto,
+    /// A child process that enters it; needs root on this machine
+    Setns,
+    /// A container that joins it; needs Docker
+    Container,
+}
+
+/// Arguments of `demo`.
+#[cfg(feature = "lab")]
+#[derive(Debug, Clone, Args)]
+pub struct DemoArgs {
+    /// Break the stack in this way, see leakcheck lab list; else it is sealed
+    #[arg(long, value_name = "CLASS")]
+    pub leak: Option<String>,
+    /// A home without IPv6
+    #[arg(long)]
+    pub ipv4_only: bool,
+    /// The rest.
+    #[command(flatten)]
+    pub audit: AuditArgs,
+}
+
+/// Arguments of `list`.
+#[derive(Debug, Clone, Args)]
+pub struct ListArgs {
+    /// Add the probe files of this folder
+    #[arg(long, value_name = "DIR")]
+    pub probes: Option<PathBuf>,
+    /// As the table of the README
+    #[arg(long)]
+    pub markdown: bool,
+}
+
+/// Arguments of `explain`.
+#[derive(Debug, Clone, Args)]
+pub struct ExplainArgs {
+    /// The probe's id, as in leakcheck list
+    #[arg(value_name = "ID")]
+    pub id: String,
+    /// Add the probe files of this folder
+    #[arg(long, value_name = "DIR")]
+    pub probes: Option<PathBuf>,
+}
+
+/// What to do with the lab.
+#[cfg(feature = "lab")]
+#[derive(Debug, Clone, Subcommand)]
+pub enum LabCommand {
+    /// List the classes of leaks that --leak takes
+    List,
+}
+
+/// Arguments of `agent`.
+#[derive(Debug, Clone, Args)]
+pub struct AgentArgs {
+    /// Where to go before anything else; else stay
+    #[arg(long, value_name = "PATH")]
+    pub netns: Option<PathBuf>,
+}
+
+/// `--outage` takes the words of [`OutageMethod`].
+fn outage_methods() -> impl TypedValueParser<Value = OutageMethod> {
+    PossibleValuesParser::new(OutageMethod::ALL.map(OutageMethod::word)).try_map(|word| word.parse::<OutageMethod>())
+}
+
+/// `--format` takes the names of [`FORMATS`].
+fn formats() -> impl TypedValueParser<Value = &'static Format> {
+    PossibleValuesParser::new(FORMATS.iter().map(|format| format.name))
+        .try_map(|name| Format::named(&name).ok_or("there is no such format"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn audit(line: &str) -> AuditArgs {
+        match Cli::try_parse_from(line.split(' ')).unwrap().command {
+            Command::Run(args) => args.audit,
+            command => panic!("{command:?}"),
+        }
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_test_runners_take_is_taken() {
+        let args =
+            audit("leakcheck run dns ipv6 --exact --skip uplink --outage vpn-stop --outage link-down --format junit");
+        assert_eq!(args.selection().filters, ["dns", "ipv6"]);
+        assert!(args.selection().exact && args.selection().skip == ["uplink"]);
+        assert_eq!(args.outage, [OutageMethod::VpnStop, OutageMethod::LinkDown]);
+        assert_eq!(args.format.name, "junit");
+        assert_eq!(args.reports(), Some(std::path::Path::new("reports")));
+        assert_eq!(audit("leakcheck run --report-dir none").reports(), None);
+        assert_eq!(audit("leakcheck run --timeout 2m").timeout, Some(Duration::from_secs(120)));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        for line in [
+            "leakcheck run --format yaml",
+            "leakcheck run --outage unplug",
+            "leakcheck run --quick --outage vpn-stop",
+            "leakcheck run --timeout 5",
+            "leakcheck run --enter door",
+            "leakcheck explain",
+            "leakcheck",
+        ] {
+            assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! How a failure of leakcheck itself is told: what happened, why, and what to do.
+
+use std::fmt::Write as _;
+
+use crate::catalog::CatalogError;
+use crate::config::ConfigError;
+
+/// A failure that a command found itself, with what to do about it.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Hint {
+    /// Fits after "failed to …".
+    pub message: String,
+    /// What to do.
+    pub help: String,
+}
+
+/// The lines for standard error.
+pub fn tell(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    let mut helps: Vec<String> = Vec::new();
+    for (n, cause) in error.chain().enumerate() {
+        let message = cause.to_string();
+        // Some messages bring their help with them, on a line of its own.
+        let (message, help) =
+            message.split_once("\nhelp: ").map_or((message.as_str(), None), |(message, help)| (message, Some(help)));
+        let lead = if n == 0 { "error: failed to" } else { "  caused by:" };
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{lead} {}", message.replace('\n', "\n    "));
+        helps.extend(help.map(str::to_owned).or_else(|| help_of(cause)));
+    }
+    helps.dedup();
+    for help in helps {
+        let _ = writeln!(text, "help: {help}");
+    }
+    text
+}
+
+/// What the error itself advises.
+fn help_of(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
+    if let Some(error) = cause.downcast_ref::<Hint>() {
+        return Some(error.help.clone());
+    }
+    if let Some(error) = cause.downcast_ref::<ConfigError>() {
+        return error.help();
+    }
+    cause.downcast_ref::<CatalogError>().and_then(CatalogError::help)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn says_what_why_and_what_to_do() {
+        let source = std::io::Error::from_raw_os_error(2);
+        let error = anyhow::Error::from(ConfigError::Read { path: "x.toml".into(), source }).context("begin the audit");
+        let text = tell(&error);
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines[0], "error: failed to begin the audit");
+        assert_eq!(lines[1], "  caused by: read x.toml");
+        assert!(lines[2].starts_with("  caused by: No such file"), "{text}");
+        assert!(lines[3].starts_with("help: give the right path with --config"), "{text}");
+    }
+
+    #[test]
+    fn help_inside_a_message_gets_its_own_line() {
+        assert_eq!(
+            tell(&anyhow::anyhow!("open /dev/net/tun\nhelp: load the module")),
+            "error: failed to open /dev/net/tun\nhelp: load the module\n"
+        );
+    }
+}

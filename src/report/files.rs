@@ -1,0 +1,67 @@
+//! Writes the reports of a run into a folder: each whole or not at all, and each whatever becomes of the others.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use super::{FORMATS, Look};
+use crate::model::report::Report;
+
+/// Writes `report` into `dir` in every format, and tells for each file whether it is there.
+pub fn write_dir(dir: &Path, report: &Report) -> Vec<(PathBuf, io::Result<()>)> {
+    let made = fs::create_dir_all(dir);
+    let write = |format: &super::Format| {
+        made.as_ref().map_err(|e| io::Error::new(e.kind(), e.to_string()))?;
+        let text = format.render(report, &Look::PLAIN).map_err(io::Error::other)?;
+        replace(&dir.join(format.file), &text)
+    };
+    FORMATS.iter().map(|format| (dir.join(format.file), write(format))).collect()
+}
+
+/// Writes beside `path` and renames, so that a reader sees the old file or the new one.
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let beside = path.with_file_name(format!(".{name}.{}", std::process::id()));
+    // What a killed run of the same process id left behind. Creating anew follows no link that somebody put there.
+    let _ = fs::remove_file(&beside);
+    let written = (|| {
+        let mut file = OpenOptions::new().write(true).create_new(true).open(&beside)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&beside, path)
+    })();
+    if written.is_err() {
+        let _ = fs::remove_file(&beside);
+    }
+    written
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sample;
+    use super::*;
+
+    #[test]
+    fn one_report_that_cannot_be_written_costs_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let reports = dir.path().join("a/reports");
+        fs::create_dir_all(reports.join("junit.xml")).unwrap();
+        fs::write(reports.join("report.json"), "old").unwrap();
+        let results = write_dir(&reports, &sample::failing());
+        let failed: Vec<_> =
+            results.iter().filter(|(_, result)| result.is_err()).map(|(path, _)| path.clone()).collect();
+        assert_eq!(failed, [reports.join("junit.xml")]);
+        assert!(fs::read_to_string(reports.join("report.json")).unwrap().contains("\"version\": 1"));
+        assert!(fs::read_to_string(reports.join("table.txt")).unwrap().contains("FAIL"));
+        let left: Vec<_> = fs::read_dir(&reports).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left.len(), 3, "{left:?}");
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_made_is_an_error_for_each() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("file"), "").unwrap();
+        let results = write_dir(&dir.path().join("file/reports"), &sample::passing());
+        assert_eq!(results.iter().filter(|(_, result)| result.is_err()).count(), FORMATS.len());
+    }
+}

@@ -1,0 +1,191 @@
+//! `--format junit` and `junit.xml`: one suite for each group, one case for each asking of a probe. A failure is a claim
+//! that did not hold, an error one that could not be decided, so that no reader takes either for success.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use quick_junit::{NonSuccessKind, Property, TestCase, TestCaseStatus, TestSuite};
+
+use super::{Format, Look, ReportError, prose};
+use crate::model::report::{ProbeResult, Report, VerdictWord};
+use crate::model::verdict::FailKind;
+
+pub(super) const FORMAT: Format = Format { name: "junit", file: "junit.xml", render };
+
+fn render(report: &Report, _look: &Look) -> Result<String, ReportError> {
+    let mut document = quick_junit::Report::new("leakcheck");
+    document.set_time(Duration::from_millis(report.duration_ms));
+    document.timestamp = report.started.parse().ok();
+    let mut groups: Vec<&str> = Vec::new();
+    let mut cases: BTreeMap<&str, Vec<&ProbeResult>> = BTreeMap::new();
+    for probe in &report.probes {
+        if !cases.contains_key(probe.group.as_str()) {
+            groups.push(&probe.group);
+        }
+        cases.entry(&probe.group).or_default().push(probe);
+    }
+    for group in groups {
+        let mut suite = TestSuite::new(group);
+        suite.timestamp = document.timestamp;
+        suite.add_property(Property::new("tool", &report.tool));
+        suite.add_property(Property::new("target", &report.target));
+        let probes = cases.get(group).into_iter().flatten();
+        suite.set_time(Duration::from_millis(probes.clone().map(|probe| probe.duration_ms).sum()));
+        suite.add_test_cases(probes.map(|probe| case(probe, report.strict)));
+        document.add_test_suite(suite);
+    }
+    document.add_test_suites(trouble(report));
+    if let Some(last) = document.test_suites.last_mut() {
+        last.set_system_out(remarks(report));
+    }
+    let mut text = document.to_string().map_err(ReportError::Junit)?;
+    text.push('\n');
+    Ok(text)
+}
+
+/// One asking of a probe.
+fn case(probe: &ProbeResult, strict: bool) -> TestCase {
+    let status = match (probe.verdict, probe.kind) {
+        (VerdictWord::Pass, _) => TestCaseStatus::success(),
+        (VerdictWord::Warn, _) if !strict => TestCaseStatus::success(),
+        (VerdictWord::Warn, _) => unsuccessful(NonSuccessKind::Failure, "warn", probe),
+        (VerdictWord::Fail, Some(FailKind::Leak) | None) => unsuccessful(NonSuccessKind::Failure, "leak", probe),
+        (VerdictWord::Fail, Some(FailKind::Broken)) => unsuccessful(NonSuccessKind::Failure, "broken", probe),
+        (VerdictWord::Inconclusive, _) => unsuccessful(NonSuccessKind::Error, "inconclusive", probe),
+        (VerdictWord::Skip, _) => {
+            let mut status = TestCaseStatus::skipped();
+            status.set_message(probe.reason.as_ref().unwrap_or(&probe.summary));
+            status
+        }
+    };
+    let plain = matches!(status, TestCaseStatus::Success { .. });
+    let mut case = TestCase::new(probe.name(), status);
+    case.set_classname(format!("leakcheck.{}", probe.group));
+    case.set_time(Duration::from_millis(probe.duration_ms));
+    if plain {
+        let word = if probe.verdict == VerdictWord::Warn { "warning: " } else { "" };
+        case.set_system_out(format!("{word}{}\n{}", probe.summary, body(probe)));
+    }
+    case
+}
+
+fn unsuccessful(kind: NonSuccessKind, ty: &str, probe: &ProbeResult) -> TestCaseStatus {
+    let mut status = TestCaseStatus::non_success(kind);
+    status.set_type(ty).set_message(&probe.summary).set_description(body(probe));
+    status
+}
+
+/// What a verdict rests on, and what to do about it unless it is a pass.
+fn body(probe: &ProbeResult) -> String {
+    let mut lines = vec![format!("claim: {}", probe.claim)];
+    if let Some(reason) = &probe.reason {
+        lines.push(format!("because: {reason}"));
+    }
+    lines.extend(probe.evidence.iter().map(prose::evidence));
+    if matches!(probe.verdict, VerdictWord::Fail | VerdictWord::Warn) {
+        lines.push(format!("matters: {}", probe.why));
+        lines.push(format!("mend: {}", probe.fix));
+    }
+    lines.join("\n")
+}
+
+/// What no probe says: that nothing was measured, or that the stack was not put back. Only then there is such a case.
+fn trouble(report: &Report) -> Option<TestSuite> {
+    let ty = if !report.restored() {
+        "not-restored"
+    } else if report.probes.iter().all(|probe| probe.verdict == VerdictWord::Skip) {
+        "inconclusive"
+    } else {
+        return None;
+    };
+    let mut status = TestCaseStatus::non_success(NonSuccessKind::Error);
+    status.set_type(ty).set_message(prose::conclusion(report).1);
+    let mut case = TestCase::new("measured-and-restored", status);
+    case.set_classname("leakcheck.run");
+    let mut suite = TestSuite::new("run");
+    suite.add_test_case(case);
+    Some(suite)
+}
+
+/// What belongs to the run and to no probe.
+fn remarks(report: &Report) -> String {
+    let (word, text) = prose::conclusion(report);
+    let mut lines = vec![format!("{word}: {text}")];
+    for outage in &report.outages {
+        lines.push(format!("outage {}: {}", outage.method, prose::outage(outage)));
+        lines.extend(prose::outage_details(outage));
+    }
+    lines.push(format!("wire {}", prose::wire(report)));
+    lines.extend(report.wire.leaks.iter().map(prose::wire_leak));
+    lines.extend(report.notes.iter().map(|note| format!("note: {note}")));
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Look, sample};
+    use super::*;
+
+    fn parsed(report: &Report) -> quick_junit::Report {
+        let text = FORMAT.render(report, &Look::PLAIN).unwrap();
+        quick_junit::Report::deserialize_from_str(&text).unwrap()
+    }
+
+    fn status(report: &quick_junit::Report, name: &str) -> TestCaseStatus {
+        let mut cases = report.test_suites.iter().flat_map(|suite| &suite.test_cases);
+        cases.find(|case| case.name.as_str() == name).unwrap().status.clone()
+    }
+
+    #[test]
+    fn verdicts_become_statuses() {
+        let junit = parsed(&sample::failing());
+        let is = |name: &str, kind: NonSuccessKind, ty: &str| matches!(status(&junit, name), TestCaseStatus::NonSuccess { kind: k, ty: Some(t), .. } if k == kind && t.as_str() == ty);
+        assert!(is("exit-address", NonSuccessKind::Failure, "leak"));
+        assert!(is("kill-switch/outage/vpn-stop", NonSuccessKind::Failure, "leak"));
+        assert!(is("dns-resolver", NonSuccessKind::Error, "inconclusive"));
+        assert!(matches!(status(&junit, "ipv6"), TestCaseStatus::Skipped { message: Some(_), .. }));
+        assert!(matches!(status(&junit, "uplink"), TestCaseStatus::Success { .. }));
+        assert!(matches!(status(&junit, "dns-forced"), TestCaseStatus::Success { .. }));
+        assert_eq!((junit.tests, junit.failures, junit.errors), (7, 3, 1));
+    }
+
+    #[test]
+    fn looks_as_it_does() {
+        let text = FORMAT.render(&sample::failing(), &Look::PLAIN).unwrap();
+        snapbox::assert_data_eq!(text, snapbox::file!["../../fixtures/report/failing.xml"].raw());
+    }
+
+    #[test]
+    fn a_warning_fails_under_strict() {
+        let mut report = sample::failing();
+        report.strict = true;
+        assert!(matches!(
+            status(&parsed(&report), "dns-forced"),
+            TestCaseStatus::NonSuccess { kind: NonSuccessKind::Failure, .. }
+        ));
+    }
+
+    #[test]
+    fn a_run_without_answers_or_without_restoration_is_an_error() {
+        let error = |report: &Report| {
+            matches!(status(&parsed(report), "measured-and-restored"), TestCaseStatus::NonSuccess { .. })
+        };
+        assert_eq!((parsed(&sample::passing()).tests, parsed(&sample::passing()).errors), (3, 0));
+        let mut report = sample::passing();
+        report.outages[0].restored = false;
+        assert!(error(&report));
+        let mut report = sample::passing();
+        report.probes.clear();
+        report.settle();
+        assert!(error(&report));
+    }
+
+    #[test]
+    fn hostile_texts_stay_xml() {
+        let mut report = sample::failing();
+        report.each_text(&mut |text, _| text.push_str("]]></failure><x>&amp;\u{1b}[31m\0\u{fffe}\u{202e}\""));
+        let text = FORMAT.render(&report, &Look::PLAIN).unwrap();
+        assert!(!text.contains("<x>") && !text.contains(['\u{1b}', '\0', '\u{fffe}', '\u{202e}']));
+        assert_eq!(parsed(&report).tests, 7);
+    }
+}

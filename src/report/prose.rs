@@ -1,0 +1,243 @@
+//! The sentences that several formats share: about an outage, about the wire, and the verdict of the run.
+
+use crate::model::report::{EvidenceLine, Outage, Report, RunVerdict, VerdictWord, WireLeak};
+
+/// Milliseconds as people read them: `0.8 ms`, `250 ms`, `5.0 s`, `2 min 5 s`.
+pub(super) fn span(ms: f64) -> String {
+    if ms < 10.0 {
+        format!("{ms:.1} ms")
+    } else if ms < 999.5 {
+        format!("{ms:.0} ms")
+    } else if ms < 59_950.0 {
+        format!("{:.1} s", ms / 1_000.0)
+    } else {
+        let seconds = (ms / 1_000.0).round();
+        format!("{:.0} min {:.0} s", (seconds / 60.0).floor(), seconds % 60.0)
+    }
+}
+
+/// `1 packet`, `2 packets`, `1,234 packets`.
+pub(super) fn count(n: u64, noun: &str) -> String {
+    let digits = n.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    format!("{text} {noun}{}", if n == 1 { "" } else { "s" })
+}
+
+/// One outage in one line.
+pub(super) fn outage(outage: &Outage) -> String {
+    let escaped: u64 = outage.holes.iter().map(|hole| hole.packets).sum();
+    let mut parts = vec![match outage.blackhole_ms {
+        Some(ms) => format!("dark after {}", span(ms)),
+        None => "never dark".to_owned(),
+    }];
+    parts.push(format!("{} out", count(escaped, "packet")));
+    if let Some(worst) =
+        outage.local.iter().min_by(|a, b| share(a.answered, a.asked).total_cmp(&share(b.answered, b.asked)))
+    {
+        let window = outage.up_ms.unwrap_or(outage.down_ms) - outage.down_ms;
+        let reached = window * share(worst.answered, worst.asked);
+        parts.push(format!("LAN reachable {:.1} of {:.1} s", reached / 1_000.0, window / 1_000.0));
+    }
+    parts.push(match (outage.recovered_ms, outage.up_ms) {
+        (Some(recovered), Some(up)) => format!("back after {}", span(recovered - up)),
+        (_, Some(_)) => "not back in time".to_owned(),
+        (_, None) => "never told to come back".to_owned(),
+    });
+    if !outage.restored {
+        parts.push("NOT PUT BACK as it was".to_owned());
+    }
+    parts.join(", ")
+}
+
+/// The share of `part` in `whole`; of nothing, none.
+fn share(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
+}
+
+/// What stands under the line of an outage: holes and resolution.
+pub(super) fn outage_details(outage: &Outage) -> Vec<String> {
+    let mut lines: Vec<_> = outage
+        .holes
+        .iter()
+        .map(|hole| {
+            format!(
+                "hole at {:.1} to {:.1} ms: {}",
+                hole.from_ms,
+                hole.to_ms,
+                count(hole.packets, &format!("{} packet", hole.proto))
+            )
+        })
+        .collect();
+    if outage.samples > 0 {
+        lines.push(format!(
+            "{}, the longest gap between two {}",
+            count(outage.samples, "sample"),
+            span(outage.longest_gap_ms)
+        ));
+    }
+    lines
+}
+
+/// The wire in one line.
+pub(super) fn wire(report: &Report) -> String {
+    let wire = &report.wire;
+    if wire.links.is_empty() {
+        return "no uplink was listened on".to_owned();
+    }
+    let leaked: u64 = wire.leaks.iter().map(|leak| leak.count).sum();
+    let seen = match leaked {
+        0 => "none that should not be there".to_owned(),
+        n => format!("{n} that should not be there"),
+    };
+    let lost = match wire.dropped {
+        0 => "none lost".to_owned(),
+        n => format!("{n} LOST by the sensor"),
+    };
+    format!("{}: {} looked at, {seen}, {lost}", wire.links.join(", "), count(wire.packets, "packet"))
+}
+
+/// One kind of packet that should not have been there.
+pub(super) fn wire_leak(leak: &WireLeak) -> String {
+    let whose = leak.probe.as_ref().map(|probe| format!(", sent by {probe}")).unwrap_or_default();
+    let many = if leak.count > 1 { format!(" x{}", leak.count) } else { String::new() };
+    format!("at {} {} {} {} -> {}{many}{whose}", span(leak.at_ms), leak.link, leak.proto, leak.src, leak.dst)
+}
+
+/// One line of evidence.
+pub(super) fn evidence(line: &EvidenceLine) -> String {
+    format!("at {}: {}", span(line.at_ms), line.what)
+}
+
+/// The verdict of the run in a word, what it means, and what to do next.
+pub(super) fn conclusion(report: &Report) -> (&'static str, String) {
+    let names = |wanted: &[VerdictWord]| {
+        let mut names: Vec<_> = report
+            .probes
+            .iter()
+            .filter(|probe| wanted.contains(&probe.verdict))
+            .map(|probe| probe.id.as_str())
+            .collect();
+        names.dedup();
+        let mut seen = std::collections::BTreeSet::new();
+        names.retain(|name| seen.insert(*name));
+        names.join(" ")
+    };
+    let total = report.probes.len() as u64;
+    let (word, text) = match report.verdict {
+        RunVerdict::Pass => ("PASS", pass(report)),
+        RunVerdict::Fail => {
+            let wanted: &[_] =
+                if report.strict { &[VerdictWord::Fail, VerdictWord::Warn] } else { &[VerdictWord::Fail] };
+            let failed = report.probes.iter().filter(|probe| wanted.contains(&probe.verdict)).count();
+            let text = format!(
+                "{failed} of {} did not hold. Mend what stands above, then ask again for {}",
+                count(total, "check"),
+                names(wanted)
+            );
+            ("FAIL", text)
+        }
+        RunVerdict::Inconclusive if report.summary.inconclusive == 0 => {
+            ("INCONCLUSIVE", "No check came to an answer, so nothing is proven.".to_owned())
+        }
+        RunVerdict::Inconclusive => {
+            let text = format!(
+                "Nothing failed, but {} of {} could not be decided, so the stack is not proven tight. Remove what stood \
+                 in the way, then ask again for {}",
+                report.summary.inconclusive,
+                count(total, "check"),
+                names(&[VerdictWord::Inconclusive])
+            );
+            ("INCONCLUSIVE", text)
+        }
+    };
+    if report.restored() {
+        return (word, text);
+    }
+    (
+        word,
+        format!(
+            "{text} The stack is NOT AS IT WAS before the run: restart the VPN container, then what depends on it."
+        ),
+    )
+}
+
+fn pass(report: &Report) -> String {
+    let passed = count(report.summary.pass, "check");
+    let warned = match report.summary.warn {
+        0 => String::new(),
+        n => format!(" {} above {} worth mending.", count(n, "warning"), if n == 1 { "is" } else { "are" }),
+    };
+    if report.outages.is_empty() {
+        return format!(
+            "{passed} held with the tunnel up.{warned} The tunnel was not taken down, so the kill switch is not proven: \
+             leave --quick out for that."
+        );
+    }
+    format!("{passed} held, with the tunnel up, down and back.{warned} Ask again after every change to the stack.")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sample;
+    use super::*;
+
+    #[test]
+    fn spans_and_counts_read_well() {
+        assert_eq!(
+            [0.84, 9.96, 250.4, 999.6, 5_000.4, 125_000.0].map(span),
+            ["0.8 ms", "10.0 ms", "250 ms", "1.0 s", "5.0 s", "2 min 5 s"]
+        );
+        assert_eq!(
+            [1, 2, 1_234, 1_000_000].map(|n| count(n, "packet")),
+            ["1 packet", "2 packets", "1,234 packets", "1,000,000 packets"]
+        );
+    }
+
+    #[test]
+    fn outages_are_told_in_a_line() {
+        let mut report = sample::passing();
+        assert_eq!(
+            outage(&report.outages[0]),
+            "dark after 0.8 ms, 0 packets out, LAN reachable 5.0 of 5.0 s, back after 1.2 s"
+        );
+        report = sample::failing();
+        report.outages[0].recovered_ms = None;
+        report.outages[0].restored = false;
+        assert_eq!(
+            outage(&report.outages[0]),
+            "dark after 0.8 ms, 3 packets out, LAN reachable 2.5 of 5.0 s, not back in time, NOT PUT BACK as it was"
+        );
+    }
+
+    #[test]
+    fn the_conclusion_follows_the_verdict() {
+        let word = |report: &Report| conclusion(report).0;
+        let mut report = sample::passing();
+        assert_eq!(word(&report), "PASS");
+        report.outages.clear();
+        assert!(conclusion(&report).1.contains("--quick"));
+        report.probes[0].verdict = VerdictWord::Warn;
+        report.strict = true;
+        report.settle();
+        assert!(conclusion(&report).1.ends_with("ask again for exit-address"));
+        assert_eq!((word(&report), report.exit_status), ("FAIL", 1));
+        report.probes.clear();
+        report.settle();
+        assert_eq!((word(&report), report.exit_status), ("INCONCLUSIVE", 3));
+        report = sample::failing();
+        assert!(
+            conclusion(&report).1.contains("3 of 7 checks")
+                && conclusion(&report).1.ends_with("exit-address kill-switch")
+        );
+        report.outages[0].restored = false;
+        report.settle();
+        assert!(conclusion(&report).1.contains("NOT AS IT WAS"));
+        assert_eq!(report.exit_status, 4);
+    }
+}

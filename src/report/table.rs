@@ -1,0 +1,183 @@
+//! `--format table` and `table.txt`: the report for people, at any width from 40 columns on.
+
+use std::collections::BTreeSet;
+
+use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
+use comfy_table::{Attribute, Cell, CellAlignment, ColumnConstraint, ContentArrangement, LineStyle, Table, Width};
+use unicode_width::UnicodeWidthStr;
+
+use super::page::{Ink, Page};
+use super::{Format, Look, ReportError, prose};
+use crate::model::report::{ProbeResult, Report, VerdictWord};
+use crate::model::verdict::FailKind;
+
+pub(super) const FORMAT: Format = Format { name: "table", file: "table.txt", render };
+
+/// Below this a table has no room for words.
+const LEAST_WIDTH: u16 = 40;
+/// Kinds of packets that are listed one by one; the rest is in the JSON report.
+const LEAKS: usize = 10;
+/// The share of the width that the names may take.
+const NAME_PERCENT: u16 = 36;
+
+fn render(report: &Report, look: &Look) -> Result<String, ReportError> {
+    let look = Look { width: look.width.max(LEAST_WIDTH), ..*look };
+    let mut page = Page::new(look);
+    let took = prose::span(report.duration_ms as f64);
+    page.line(&format!("{}, {}, {}, {took}", report.tool, report.target, report.started), Ink::Plain);
+    page.raw(&results(report, &look));
+
+    let mut explained = BTreeSet::new();
+    for probe in &report.probes {
+        if !matches!(probe.verdict, VerdictWord::Pass | VerdictWord::Skip) {
+            finding(
+                &mut page,
+                probe,
+                look.evidence,
+                explained.insert((&probe.id, probe.verdict == VerdictWord::Inconclusive)),
+            );
+        }
+    }
+    page.blank();
+    for outage in &report.outages {
+        let ink = if outage.holes.is_empty() && outage.restored { Ink::Plain } else { Ink::Bad };
+        page.item("outage", &format!("{}: {}", outage.method, prose::outage(outage)), ink);
+        for line in prose::outage_details(outage) {
+            page.item("", &line, Ink::Plain);
+        }
+    }
+    let quiet = report.wire.leaks.is_empty() && report.wire.dropped == 0 && !report.wire.links.is_empty();
+    page.item("wire", &prose::wire(report), if quiet { Ink::Plain } else { Ink::Bad });
+    page.items("", report.wire.leaks.iter().map(prose::wire_leak), LEAKS);
+    page.items("note", report.notes.iter().cloned(), usize::MAX);
+    page.blank();
+    let (word, text) = prose::conclusion(report);
+    let ink = match report.exit_status {
+        0 => Ink::Good,
+        1 | 4 => Ink::Bad,
+        _ => Ink::Unsure,
+    };
+    page.line(&format!("{word}: {text}"), ink);
+    Ok(page.into_text())
+}
+
+/// The table itself.
+fn results(report: &Report, look: &Look) -> String {
+    let mut table = Table::new();
+    table.load_style(UTF8_HORIZONTAL_ONLY);
+    // A line between every two rows would make the table twice as long.
+    table.style_mut().row_separator = LineStyle::none();
+    table.set_content_arrangement(ContentArrangement::Dynamic).set_width(look.width).force_no_tty();
+    if look.colour {
+        table.enforce_styling();
+    }
+    let room = usize::from(look.width) * usize::from(NAME_PERCENT) / 100;
+    table.set_header(["verdict", "probe", "what was seen", "time"]);
+    for probe in &report.probes {
+        let verdict =
+            Cell::new(probe.verdict.as_str()).fg(Ink::of(probe.verdict).colour()).add_attribute(Attribute::Bold);
+        let time = Cell::new(prose::span(probe.duration_ms as f64)).set_alignment(CellAlignment::Right);
+        table.add_row([verdict, Cell::new(breakable(&probe.name(), room)), Cell::new(&probe.summary), time]);
+    }
+    table.set_constraints([
+        ColumnConstraint::ContentWidth,
+        ColumnConstraint::UpperBoundary(Width::Percentage(NAME_PERCENT)),
+        ColumnConstraint::LowerBoundary(Width::Fixed(12)),
+        ColumnConstraint::ContentWidth,
+    ]);
+    let mut text = table.trim_fmt();
+    text.push('\n');
+    text
+}
+
+/// Breaks a name after its slashes where it would otherwise be torn anywhere.
+fn breakable(name: &str, room: usize) -> String {
+    // The padding of the column, on both sides.
+    if name.width() + 2 <= room { name.to_owned() } else { name.replace('/', "/\n") }
+}
+
+/// What there is to say about one result that is neither a pass nor a skip.
+fn finding(page: &mut Page, probe: &ProbeResult, evidence: usize, first: bool) {
+    let kind = match probe.kind {
+        Some(FailKind::Leak) => " (leak)",
+        Some(FailKind::Broken) => " (broken)",
+        None => "",
+    };
+    page.blank();
+    let word = probe.verdict.as_str().to_uppercase();
+    page.line(&format!("{word}{kind} {}: {}", probe.name(), probe.title), Ink::of(probe.verdict));
+    page.item("happened", &probe.summary, Ink::Plain);
+    if let Some(reason) = probe.reason.as_ref().filter(|reason| **reason != probe.summary) {
+        page.item("because", reason, Ink::Plain);
+    }
+    page.items("evidence", probe.evidence.iter().map(prose::evidence), evidence);
+    if probe.verdict == VerdictWord::Inconclusive {
+        // Nothing is known to be wrong with the stack, so there is nothing to mend in it.
+        page.item("not proven", &probe.claim, Ink::Plain);
+    } else if first {
+        page.item("matters", &probe.why, Ink::Plain);
+        page.item("mend", &probe.fix, Ink::Plain);
+    } else {
+        page.item("mend", "as said above", Ink::Plain);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sample;
+    use super::*;
+
+    fn widest(text: &str) -> usize {
+        text.lines().map(UnicodeWidthStr::width).max().unwrap_or(0)
+    }
+
+    #[test]
+    fn never_wider_than_asked_and_never_tears_a_name() {
+        let mut report = sample::failing();
+        report.probes[0].summary = "x".repeat(300);
+        report.probes[1].reason = Some("世界 ".repeat(50));
+        for width in 40..=200 {
+            let text = FORMAT.render(&report, &Look { width, ..Look::PLAIN }).unwrap();
+            assert!(widest(&text) <= usize::from(width), "{} of {width}:\n{text}", widest(&text));
+            if width >= 60 {
+                for word in ["kill-switch/", "outage/", "inconclusive", "dns-resolver", "123 ms"] {
+                    assert!(text.contains(word), "{word} is torn at {width}:\n{text}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn hostile_evidence_reaches_no_terminal() {
+        let mut report = sample::failing();
+        report.each_text(&mut |text, _| text.push_str("\u{1b}]0;owned\u{7}\u{9b}2J\u{202e}"));
+        let text = FORMAT.render(&report, &Look::PLAIN).unwrap();
+        assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text:?}");
+        assert!(!text.contains('\u{202e}'));
+    }
+
+    #[test]
+    fn colours_only_where_wanted() {
+        let report = sample::failing();
+        assert!(!FORMAT.render(&report, &Look::PLAIN).unwrap().contains('\u{1b}'));
+        let coloured = FORMAT.render(&report, &Look { colour: true, ..Look::PLAIN }).unwrap();
+        assert!(coloured.contains("\u{1b}[1;31mFAIL (leak) exit-address"), "{coloured}");
+    }
+
+    #[test]
+    fn evidence_is_limited_and_advice_given_once() {
+        let text = FORMAT.render(&sample::failing(), &Look { evidence: 2, ..Look::PLAIN }).unwrap();
+        assert!(text.contains("evidence 1 of exit-address") && !text.contains("evidence 2 of"), "{text}");
+        assert!(text.contains("and 7 more in the JSON report"));
+        assert_eq!(text.matches("How to mend exit-address.").count(), 1, "{text}");
+        assert!(!text.contains("How to mend dns-resolver."), "an inconclusive probe found nothing to mend");
+    }
+
+    #[test]
+    fn looks_as_it_does() {
+        let plain = FORMAT.render(&sample::passing(), &Look::PLAIN).unwrap();
+        snapbox::assert_data_eq!(plain, snapbox::file!["../../fixtures/report/passing.txt"].raw());
+        let narrow = FORMAT.render(&sample::failing(), &Look { width: 60, ..Look::PLAIN }).unwrap();
+        snapbox::assert_data_eq!(narrow, snapbox::file!["../../fixtures/report/failing-60.txt"].raw());
+    }
+}

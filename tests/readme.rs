@@ -1,0 +1,51 @@
+//! The README says what the program says. `LEAKCHECK_BLESS=1 cargo test --test readme` writes its generated parts anew.
+
+use std::path::Path;
+use std::{env, fs};
+
+use leakcheck::cli::STATUSES;
+use leakcheck::config::Config;
+
+fn readme() -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap()
+}
+
+/// What stands between the two comments of `name`, and where.
+fn block(text: &str, name: &str) -> (usize, usize) {
+    let (begin, end) = (format!("<!-- {name}:begin -->\n"), format!("<!-- {name}:end -->"));
+    (text.find(&begin).unwrap() + begin.len(), text.find(&end).unwrap())
+}
+
+#[test]
+fn the_table_of_probes_is_the_catalogue() {
+    let output = snapbox::cmd::Command::new(snapbox::cmd::cargo_bin!("leakcheck"))
+        .args(["list", "--markdown"])
+        .output()
+        .unwrap();
+    let table = String::from_utf8(output.stdout).unwrap();
+    assert!(table.starts_with("| probe"), "{table}");
+    let text = readme();
+    let (begin, end) = block(&text, "probes");
+    if env::var_os("LEAKCHECK_BLESS").is_some() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+        fs::write(path, format!("{}{table}{}", &text[..begin], &text[end..])).unwrap();
+    } else {
+        assert_eq!(&text[begin..end], table, "LEAKCHECK_BLESS=1 cargo test --test readme");
+    }
+}
+
+#[test]
+fn exit_statuses_are_those_of_the_help() {
+    assert!(readme().contains(STATUSES));
+}
+
+#[test]
+fn the_configuration_is_accepted() {
+    let text = readme();
+    let example = text.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("leakcheck.toml");
+    fs::write(&path, example).unwrap();
+    let (config, _) = Config::load(Some(&path), []).unwrap();
+    assert_eq!(config.target.docker.as_deref(), Some("gluetun"));
+}
