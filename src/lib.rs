@@ -1,4 +1,17 @@
 //! leakcheck proves that a VPN stack does not leak. The modules stand in the order in which the data flows.
 
 pub mod model;
+
+pub mod catalog;
+pub mod config;
+pub mod near;
 pub mod target;
+
+pub mod agent;
+pub mod clock;
+pub mod net;
+pub mod sensor;
+pub mod technique;
+
+#[cfg(feature = "lab")]
+pub mod lab;

@@ -1,0 +1,92 @@
+//! Which links there are, which of them is the tunnel, and by which of them the kernel would send. Reads, changes nothing.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use futures_util::TryStreamExt;
+use ipnet::IpNet;
+use netlink_packet_route::route::RouteAttribute;
+use pnet::datalink::{self, NetworkInterface};
+use rtnetlink::{Handle, RouteMessageBuilder};
+
+use crate::model::evidence::{Link, Role};
+
+/// Public addresses whose route tells where the default traffic goes.
+const PUBLIC: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(1, 1, 1, 1)), IpAddr::V6(Ipv6Addr::new(0x2606, 0x4700, 0x4700, 0, 0, 0, 0, 0x1111))];
+
+/// All links but loopback. The tunnel is `named`, or else the point-to-point link by which public addresses are routed, or else
+/// the only point-to-point link that there is.
+pub async fn find(handle: &Handle, named: Option<&str>) -> Vec<Link> {
+    let interfaces: Vec<NetworkInterface> = datalink::interfaces().into_iter().filter(|link| !link.is_loopback()).collect();
+    let tunnel = match named {
+        Some(name) => Some(name.to_owned()),
+        None => guess_tunnel(handle, &interfaces).await,
+    };
+    interfaces
+        .into_iter()
+        .map(|interface| Link {
+            index: interface.index,
+            role: if tunnel.as_deref() == Some(interface.name.as_str()) { Role::Tunnel } else { Role::Uplink },
+            up: interface.is_up() && interface.is_lower_up(),
+            addresses: interface.ips.iter().filter_map(|ip| IpNet::new(ip.ip(), ip.prefix()).ok()).collect(),
+            name: interface.name,
+        })
+        .collect()
+}
+
+async fn guess_tunnel(handle: &Handle, interfaces: &[NetworkInterface]) -> Option<String> {
+    let candidates: Vec<&NetworkInterface> =
+        interfaces.iter().filter(|link| link.is_point_to_point() && !link.is_broadcast()).collect();
+    for address in PUBLIC {
+        let index = route_link(handle, address).await;
+        if let Some(link) = candidates.iter().find(|link| Some(link.index) == index) {
+            return Some(link.name.clone());
+        }
+    }
+    match candidates.as_slice() {
+        [only] => Some(only.name.clone()),
+        _ => None,
+    }
+}
+
+/// Index of the link by which the kernel would send to `to` now; `None` when it would refuse.
+pub async fn route_link(handle: &Handle, to: IpAddr) -> Option<u32> {
+    let request = match to {
+        IpAddr::V4(v4) => RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(v4, 32).build(),
+        IpAddr::V6(v6) => RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(v6, 128).build(),
+    };
+    let route = handle.route().get(request).execute().try_next().await.ok().flatten()?;
+    route.attributes.into_iter().find_map(|attribute| match attribute {
+        RouteAttribute::Oif(index) => Some(index),
+        _ => None,
+    })
+}
+
+/// The gateways of the default routes by `uplinks`, from all tables.
+pub async fn gateways(handle: &Handle, uplinks: &[u32]) -> Vec<IpAddr> {
+    let mut found = Vec::new();
+    for request in [RouteMessageBuilder::<Ipv4Addr>::new().build(), RouteMessageBuilder::<Ipv6Addr>::new().build()] {
+        let mut routes = handle.route().get(request).execute();
+        while let Ok(Some(route)) = routes.try_next().await {
+            if route.header.destination_prefix_length != 0 {
+                continue;
+            }
+            let link = route.attributes.iter().find_map(|attribute| match attribute {
+                RouteAttribute::Oif(index) => Some(*index),
+                _ => None,
+            });
+            let gateway = route.attributes.iter().find_map(|attribute| match attribute {
+                RouteAttribute::Gateway(netlink_packet_route::route::RouteAddress::Inet(v4)) => Some(IpAddr::V4(*v4)),
+                RouteAttribute::Gateway(netlink_packet_route::route::RouteAddress::Inet6(v6)) => Some(IpAddr::V6(*v6)),
+                _ => None,
+            });
+            if let (Some(link), Some(gateway)) = (link, gateway)
+                && uplinks.contains(&link)
+                && !found.contains(&gateway)
+            {
+                found.push(gateway);
+            }
+        }
+    }
+    found
+}

@@ -1,0 +1,7 @@
+//! The part that stands inside the stack's namespace: it links techniques, sensor and outage control to the runner by framed JSON over
+//! its standard streams. It listens on nothing and decides nothing, and when its input ends it puts back what it changed.
+
+pub mod endpoint;
+pub mod links;
+pub mod protocol;
+pub mod serve;

@@ -1,0 +1,192 @@
+//! What runner and agent say to each other: frames of a length (four octets, big endian) and as many octets of JSON.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use crate::model::evidence::{Evidence, Link, OutageEvidence, PhaseWire};
+
+/// Version of this protocol. The agent is the same binary, so the two differ only when a stale image is used.
+pub const PROTOCOL: u32 = 1;
+/// A longer frame is a broken stream.
+const MAX_FRAME: u32 = 64 << 20;
+
+/// A message with the number that its answer repeats.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Envelope<T> {
+    /// Chosen by the runner; 0 for what the agent says unasked.
+    pub id: u64,
+    /// The message.
+    pub body: T,
+}
+
+/// What the runner asks for.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Request {
+    /// First of all: what to look at and how.
+    Start(Box<Setup>),
+    /// Opening controls; the sensor's record of a new phase begins.
+    OpenPhase,
+    /// One technique for one asking of a probe; several may run at once.
+    Run {
+        /// Name of the asking.
+        trial: String,
+        /// Name of the technique.
+        technique: String,
+        /// Its parameters.
+        params: serde_json::Value,
+    },
+    /// Closing controls and what the sensor saw.
+    ClosePhase,
+    /// Takes the tunnel down, samples, puts it back, waits until it has recovered.
+    Outage(OutageOrder),
+    /// Ends an outage at once and puts the tunnel back.
+    Abort,
+    /// Ends the agent.
+    Stop,
+}
+
+/// What the agent answers.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reply {
+    /// To `Start`.
+    Started(Stack),
+    /// To `OpenPhase`, `Abort` and `Stop`.
+    Done,
+    /// To `Run`.
+    Evidence(Evidence),
+    /// To `ClosePhase`.
+    Wire(PhaseWire),
+    /// To `Outage`.
+    Outage(Box<OutageEvidence>),
+    /// Unasked: something for the progress line.
+    Note(String),
+    /// To anything: it could not be done.
+    Failed {
+        /// What failed and why.
+        what: String,
+        /// What to do about it.
+        help: Option<String>,
+    },
+}
+
+/// What the agent needs to know.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Setup {
+    /// [`PROTOCOL`].
+    pub protocol: u32,
+    /// Milliseconds since the start of the run, now.
+    pub elapsed_ms: f64,
+    /// Tells this run's markers from another's.
+    pub nonce: u32,
+    /// Name of the tunnel's link; else found.
+    pub tunnel: Option<String>,
+    /// The VPN server; else found.
+    pub endpoint: Option<SocketAddr>,
+    /// Whether the tunnel is OpenVPN's, by the owner's account.
+    pub openvpn: bool,
+    /// Networks that may be talked to past the tunnel; empty: those of the uplinks.
+    pub local: Vec<IpNet>,
+    /// More of them, from Gluetun's settings.
+    pub outbound: Vec<IpNet>,
+    /// Text of the stack's resolv.conf.
+    pub resolv_conf: String,
+    /// HTTP witnesses.
+    pub echo_http: Vec<String>,
+    /// DNS echo names.
+    pub echo_dns: Vec<String>,
+    /// PEM text of more certificate authorities.
+    pub extra_ca: Option<String>,
+    /// Whether Mullvad's own services may be asked.
+    pub mullvad: bool,
+    /// Foreign resolvers.
+    pub forced: Vec<IpAddr>,
+    /// A public name that must resolve.
+    pub canary: String,
+    /// Local targets, as configured.
+    pub must_reach: Vec<String>,
+    /// Gluetun's control server.
+    pub control_server: String,
+    /// Its API key. Never printed, never part of evidence.
+    pub api_key: Option<ApiKey>,
+}
+
+/// A key that does not print itself.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct ApiKey(pub String);
+
+impl std::fmt::Debug for ApiKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ApiKey(…)")
+    }
+}
+
+/// What the agent found in the namespace.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Stack {
+    /// All links but loopback.
+    pub links: Vec<Link>,
+    /// Name of the tunnel, if there is one.
+    pub tunnel: Option<String>,
+    /// The VPN server and how that is known.
+    pub endpoint: Option<(SocketAddr, String)>,
+    /// What may be talked to past the tunnel.
+    pub local: Vec<IpNet>,
+    /// Outage methods that this stack allows.
+    pub methods: Vec<String>,
+    /// For each method that it does not, why.
+    pub refused_methods: Vec<(String, String)>,
+    /// What the reader should know.
+    pub notes: Vec<String>,
+}
+
+/// One outage.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct OutageOrder {
+    /// Name of the method.
+    pub method: String,
+    /// How long the tunnel stays down, in milliseconds.
+    pub window_ms: u64,
+    /// How long it may take to come back, in milliseconds.
+    pub recovery_ms: u64,
+    /// The trial whose stimuli the samples are.
+    pub trial: String,
+}
+
+/// Writes one frame.
+///
+/// # Errors
+/// When the stream is gone or the message cannot be written as JSON.
+pub async fn write_frame(to: &mut (impl AsyncWrite + Unpin), message: &impl Serialize) -> io::Result<()> {
+    let octets = serde_json::to_vec(message)?;
+    let length = u32::try_from(octets.len()).ok().filter(|length| *length <= MAX_FRAME).ok_or(io::ErrorKind::InvalidData)?;
+    to.write_all(&length.to_be_bytes()).await?;
+    to.write_all(&octets).await?;
+    to.flush().await
+}
+
+/// Reads one frame; `None` at the end of the stream.
+///
+/// # Errors
+/// When the stream breaks off inside a frame, or is none of ours.
+pub async fn read_frame<T: DeserializeOwned>(from: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<T>> {
+    let mut head = [0; 4];
+    match from.read_exact(&mut head).await {
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        Err(error) => return Err(error),
+    }
+    let length = u32::from_be_bytes(head);
+    if length > MAX_FRAME {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a frame of {length} octets is none of leakcheck's")));
+    }
+    let mut octets = vec![0; length as usize];
+    from.read_exact(&mut octets).await?;
+    serde_json::from_slice(&octets).map(Some).map_err(io::Error::from)
+}

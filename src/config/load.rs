@@ -1,0 +1,229 @@
+//! From file and environment to [`Config`].
+
+use std::fs;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use toml::de::{DeTable, DeValue};
+use toml::{Spanned, Table, Value};
+
+use super::{Config, ConfigError};
+
+/// Read when no other file is named and it is there.
+const DEFAULT_FILE: &str = "leakcheck.toml";
+/// Variables of this prefix with two underscores in the rest are configuration.
+const PREFIX: &str = "LEAKCHECK_";
+/// The keys of `[target]` that exclude each other.
+const TARGETS: [&str; 3] = ["docker", "netns", "pid"];
+
+impl Config {
+    /// Reads `explicit`, else `leakcheck.toml` of the working folder if there is one, and lays the variables
+    /// `LEAKCHECK_SECTION__KEY` of `env` over it. Gives the file that was read too.
+    ///
+    /// Lists in a variable are separated by commas or written as a TOML array. Relative paths in a file are relative to
+    /// that file, in a variable to the working folder.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for what cannot be read, and for every key or value that is not known.
+    pub fn load(
+        explicit: Option<&Path>,
+        env: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<(Config, Option<PathBuf>), ConfigError> {
+        let path = match explicit {
+            Some(path) => Some(path.to_owned()),
+            None => Some(PathBuf::from(DEFAULT_FILE)).filter(|path| path.exists()),
+        };
+        let mut table = match &path {
+            Some(path) => read(path)?,
+            None => Table::new(),
+        };
+        let overrides = overrides(env)?;
+        if overrides.iter().any(|new| new.section == "target" && TARGETS.contains(&new.key.as_str()))
+            && let Some(Value::Table(target)) = table.get_mut("target")
+        {
+            // Another kind of target replaces the file's, as a flag does.
+            target.retain(|old, _| !TARGETS.contains(&old));
+        }
+        for Override { section, key, value } in &overrides {
+            let entry = table.entry(section.clone()).or_insert_with(|| Value::Table(Table::new()));
+            if let Value::Table(entry) = entry {
+                entry.insert(key.clone(), value.clone());
+            }
+        }
+        // The file was checked by itself, and each variable too: what is wrong now comes from a variable.
+        let config = Config::deserialize(table)
+            .map_err(|e| ConfigError::Env { variable: format!("{PREFIX}*"), message: plain(e.message()) })?;
+        match check(&config) {
+            Ok(()) => Ok((config, path)),
+            Err(Clash { section, key, message }) => {
+                let variable = format!("{PREFIX}{}__{}", section.to_uppercase(), key.to_uppercase());
+                Err(ConfigError::Env { variable, message: message.to_owned() })
+            }
+        }
+    }
+}
+
+/// Keys that do not go together.
+struct Clash {
+    section: &'static str,
+    key: &'static str,
+    message: &'static str,
+}
+
+/// What no single value can say.
+fn check(config: &Config) -> Result<(), Clash> {
+    let clash = |section, key, message| Err(Clash { section, key, message });
+    let set = [config.target.docker.is_some(), config.target.netns.is_some(), config.target.pid.is_some()];
+    if let Some((second, _)) = TARGETS.into_iter().zip(set).filter(|(_, set)| *set).nth(1) {
+        return clash("target", second, "a stack has one target: name one of docker, netns and pid");
+    }
+    match (config.outage.down.is_empty(), config.outage.up.is_empty()) {
+        (true, false) => clash("outage", "up", "a tunnel that nothing takes down needs no `up`: name `down` too"),
+        (false, true) => clash("outage", "down", "the tunnel would stay down: name `up` too"),
+        (true, true) | (false, false) => Ok(()),
+    }
+}
+
+/// Reads and checks one file.
+fn read(path: &Path) -> Result<Table, ConfigError> {
+    let text = fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    let folder = path.parent().unwrap_or(Path::new(""));
+    parse(&text, folder).map_err(|Refusal { span, key, message }| {
+        let (line, column) = place(&text, span.map_or(0, |span| span.start));
+        ConfigError::Invalid { path: path.to_owned(), line, column, key, message }
+    })
+}
+
+/// What is wrong with a text, and where.
+struct Refusal {
+    span: Option<Range<usize>>,
+    key: Option<String>,
+    message: String,
+}
+
+/// Checks `text` key by key, and makes its relative paths relative to `folder`.
+fn parse(text: &str, folder: &Path) -> Result<Table, Refusal> {
+    let tree = DeTable::parse(text).map_err(|e| Refusal { span: e.span(), key: None, message: plain(e.message()) })?;
+    let config: Config = toml::from_str(text).map_err(|e| Refusal {
+        key: e.span().and_then(|span| key_at(tree.get_ref(), &span)),
+        span: e.span(),
+        message: plain(e.message()),
+    })?;
+    let refuse = |section: &str, key: &str, message: &str| {
+        let span = tree.get_ref().get(section).and_then(|section| match section.get_ref() {
+            DeValue::Table(table) => table.iter().find(|(name, _)| name.get_ref() == key).map(|(name, _)| name.span()),
+            _ => None,
+        });
+        Err(Refusal { span, key: Some(format!("{section}.{key}")), message: message.to_owned() })
+    };
+    if let Err(Clash { section, key, message }) = check(&config) {
+        return refuse(section, key, message);
+    }
+    let mut table: Table = text.parse().map_err(|e: toml::de::Error| Refusal {
+        span: e.span(),
+        key: None,
+        message: plain(e.message()),
+    })?;
+    let methods = table.get("outage").and_then(|outage| outage.get("methods")).and_then(Value::as_array);
+    if methods.is_some_and(Vec::is_empty) {
+        return refuse("outage", "methods", "an empty list makes no outage: leave the key out, or run with --quick");
+    }
+    for (section, key) in [("target", "resolv_conf"), ("echo", "extra_ca"), ("outage", "api_key_file")] {
+        if let Some(Value::String(path)) = table.get_mut(section).and_then(|section| section.get_mut(key)) {
+            *path = folder.join(&*path).to_string_lossy().into_owned();
+        }
+    }
+    Ok(table)
+}
+
+/// The full name of the innermost key whose name or value holds `span`.
+fn key_at(table: &DeTable<'_>, span: &Range<usize>) -> Option<String> {
+    let holds = |outer: Range<usize>| outer.start <= span.start && span.end <= outer.end;
+    for (key, value) in table {
+        let key: &Spanned<_> = key;
+        let name = key.get_ref();
+        if let DeValue::Table(inner) = value.get_ref()
+            && let Some(rest) = key_at(inner, span)
+        {
+            return Some(format!("{name}.{rest}"));
+        }
+        if holds(key.span()) || holds(value.span()) {
+            return Some(name.to_string());
+        }
+    }
+    None
+}
+
+/// Line and column, both from 1, of a byte of `text`.
+fn place(text: &str, at: usize) -> (usize, usize) {
+    let before = text.get(..at).unwrap_or(text);
+    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+}
+
+/// A key that the environment sets.
+struct Override {
+    section: String,
+    key: String,
+    value: Value,
+}
+
+/// The configuration in the environment, sorted so that the first error is always the same.
+fn overrides(env: impl IntoIterator<Item = (String, String)>) -> Result<Vec<Override>, ConfigError> {
+    let mut variables: Vec<_> = env.into_iter().collect();
+    variables.sort();
+    let mut found = Vec::new();
+    for (variable, text) in variables {
+        let Some((section, key)) = variable.strip_prefix(PREFIX).and_then(|rest| rest.split_once("__")) else {
+            continue;
+        };
+        let (section, key) = (section.to_lowercase(), key.to_lowercase());
+        match typed(&section, &key, &text) {
+            Ok(value) => found.push(Override { section, key, value }),
+            Err(message) => return Err(ConfigError::Env { variable, message }),
+        }
+    }
+    Ok(found)
+}
+
+/// The text of a variable as the type that its key wants, found by trying.
+fn typed(section: &str, key: &str, text: &str) -> Result<Value, String> {
+    let mut candidates = Vec::new();
+    if text.trim_start().starts_with('[')
+        && let Ok(mut table) = format!("list = {text}").parse::<Table>()
+        && let Some(list) = table.remove("list")
+    {
+        candidates.push(list);
+    }
+    let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+    candidates.push(Value::Array(items.map(|item| Value::String(item.to_owned())).collect()));
+    candidates.extend(text.trim().parse::<i64>().map(Value::Integer));
+    candidates.push(Value::String(text.to_owned()));
+    let mut refusals = Vec::new();
+    for value in candidates {
+        let table =
+            Table::from_iter([(section.to_owned(), Value::Table(Table::from_iter([(key.to_owned(), value.clone())])))]);
+        match Config::deserialize(table) {
+            Ok(_) => return Ok(value),
+            Err(e) => refusals.push(plain(e.message())),
+        }
+    }
+    // A refusal of the type only says that the guess was wrong; one of the value says what the reader did wrong.
+    let told = refusals.iter().find(|message| !message.starts_with(WRONG_TYPE)).or(refusals.last());
+    Err(told.cloned().unwrap_or_else(|| "has no usable value".to_owned()))
+}
+
+/// How a refusal begins that is about the type of a value and not about the value.
+const WRONG_TYPE: &str = "wrong type: ";
+
+/// serde's words in those of a configuration.
+fn plain(message: &str) -> String {
+    message
+        .replace('\n', ", ")
+        .replace("unknown field", "unknown key")
+        .replace("invalid type: ", WRONG_TYPE)
+        .replace("a sequence", "a list in [ ]")
+        .replace("u32", "a whole number")
+        .replace("struct ", "a table for ")
+}

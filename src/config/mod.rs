@@ -1,0 +1,209 @@
+//! `leakcheck.toml`: its keys, their defaults, and what the environment overrides. Nothing here asks the network; what is
+//! not configured is found by the runner.
+
+mod error;
+mod load;
+mod secret;
+#[cfg(test)]
+mod tests;
+mod value;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use reqwest::Url;
+use serde::Deserialize;
+
+pub use error::ConfigError;
+pub use secret::Secret;
+use value::{Address, AddressPort, Canary, HttpUrl, LocalNet, Name, Net, PublicIp, Span, many, maybe, one};
+pub use value::{ForcedPolicy, HostPort, Local, OutageMethod, Provider, parse_duration};
+
+/// The whole configuration. Every key is optional.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// What to audit.
+    pub target: Target,
+    /// What the VPN should look like.
+    pub vpn: Vpn,
+    /// What must never be seen.
+    pub home: Home,
+    /// What may be talked to past the tunnel.
+    pub local: LocalRules,
+    /// Who is asked what the internet sees.
+    pub echo: Echo,
+    /// What names may be asked of.
+    pub dns: Dns,
+    /// How the tunnel is taken down, and for how long.
+    pub outage: OutageRules,
+}
+
+/// `[target]`: at most one of the first three.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Target {
+    /// Name or id of a container.
+    pub docker: Option<String>,
+    /// Name of a namespace in `/run/netns`, or a path.
+    pub netns: Option<String>,
+    /// A process in the namespace.
+    pub pid: Option<u32>,
+    /// The resolver file of the stack, where it is not the one that the target's process sees.
+    pub resolv_conf: Option<PathBuf>,
+}
+
+/// `[vpn]`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Vpn {
+    /// Whose exit it should be.
+    #[serde(deserialize_with = "one::<Provider, _, _>")]
+    pub provider: Provider,
+    /// Name of the tunnel's interface; else found.
+    pub interface: Option<String>,
+    /// The VPN server; else found.
+    #[serde(deserialize_with = "maybe::<AddressPort, _, _>")]
+    pub endpoint: Option<SocketAddr>,
+    /// The exit must lie in one of these; empty: anywhere.
+    #[serde(deserialize_with = "many::<Net, _, _>")]
+    pub exit: Vec<IpNet>,
+}
+
+/// `[home]`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Home {
+    /// Public addresses of the line; empty: asked from outside the namespace.
+    #[serde(deserialize_with = "many::<PublicIp, _, _>")]
+    pub ip: Vec<IpAddr>,
+    /// What the resolvers of the home and its ISP look like to an authority; empty: asked from outside the namespace.
+    #[serde(deserialize_with = "many::<Address, _, _>")]
+    pub resolvers: Vec<IpAddr>,
+}
+
+/// `[local]`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LocalRules {
+    /// Networks that may be talked to past the tunnel; empty: taken from the uplinks and from Gluetun's settings.
+    #[serde(deserialize_with = "many::<LocalNet, _, _>")]
+    pub subnets: Vec<IpNet>,
+    /// Must answer, tunnel up or down.
+    #[serde(deserialize_with = "many::<Local, _, _>")]
+    pub must_reach: Vec<Local>,
+    /// Must not answer.
+    #[serde(deserialize_with = "many::<Local, _, _>")]
+    pub must_not_reach: Vec<Local>,
+    /// Served by the stack, must answer from outside of it.
+    #[serde(deserialize_with = "many::<Local, _, _>")]
+    pub must_serve: Vec<Local>,
+}
+
+/// `[echo]`: witnesses.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Echo {
+    /// Answer over HTTP with the address that asked.
+    #[serde(deserialize_with = "many::<HttpUrl, _, _>")]
+    pub http: Vec<Url>,
+    /// STUN servers (RFC 8489).
+    #[serde(deserialize_with = "many::<HostPort, _, _>")]
+    pub stun: Vec<HostPort>,
+    /// Names whose answer is the address of the resolver that asked.
+    #[serde(deserialize_with = "many::<Name, _, _>")]
+    pub dns: Vec<String>,
+    /// A PEM file of certificate authorities to trust beside the public ones.
+    pub extra_ca: Option<PathBuf>,
+}
+
+/// `[dns]`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Dns {
+    /// What resolv.conf may name; empty: loopback and what lies behind the tunnel.
+    #[serde(deserialize_with = "many::<Address, _, _>")]
+    pub resolvers: Vec<IpAddr>,
+    /// Foreign resolvers that are asked past resolv.conf.
+    #[serde(deserialize_with = "many::<Address, _, _>")]
+    pub forced: Vec<IpAddr>,
+    /// What must become of those queries.
+    #[serde(deserialize_with = "one::<ForcedPolicy, _, _>")]
+    pub forced_policy: ForcedPolicy,
+    /// A public name that must resolve.
+    #[serde(deserialize_with = "one::<Canary, _, _>")]
+    pub canary: String,
+}
+
+/// `[outage]`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OutageRules {
+    /// Ways to take the tunnel down, one outage each; empty: one that suits the stack.
+    #[serde(deserialize_with = "many::<OutageMethod, _, _>")]
+    pub methods: Vec<OutageMethod>,
+    /// How long the tunnel stays down.
+    #[serde(deserialize_with = "one::<Span, _, _>")]
+    pub window: Duration,
+    /// How long it may take to come back.
+    #[serde(deserialize_with = "one::<Span, _, _>")]
+    pub recovery_timeout: Duration,
+    /// Gluetun's control server as seen from inside the namespace. Its routes refuse a trailing slash.
+    #[serde(deserialize_with = "one::<HttpUrl, _, _>")]
+    pub control_server: Url,
+    /// File that holds the control server's API key; read when it is needed, see [`Secret::read`].
+    pub api_key_file: Option<PathBuf>,
+    /// Command that takes the tunnel down, for stacks that are not Gluetun.
+    pub down: Vec<String>,
+    /// Command that brings it back.
+    pub up: Vec<String>,
+}
+
+impl Default for Vpn {
+    fn default() -> Self {
+        Vpn { provider: Provider::Mullvad, interface: None, endpoint: None, exit: Vec::new() }
+    }
+}
+
+impl Default for Echo {
+    fn default() -> Self {
+        let url = |text: &str| Url::parse(text).expect("the default witnesses are URLs");
+        Echo {
+            http: vec![url("https://am.i.mullvad.net/json"), url("https://api.ipify.org/?format=json")],
+            stun: vec![HostPort { host: "stun.l.google.com".to_owned(), port: 19302 }],
+            dns: vec!["whoami.akamai.net".to_owned()],
+            extra_ca: None,
+        }
+    }
+}
+
+impl Default for Dns {
+    fn default() -> Self {
+        Dns {
+            resolvers: Vec::new(),
+            forced: vec![
+                Ipv4Addr::new(8, 8, 8, 8).into(),
+                Ipv4Addr::new(1, 1, 1, 1).into(),
+                Ipv6Addr::new(0x2001, 0x4860, 0x4860, 0, 0, 0, 0, 0x8888).into(),
+            ],
+            forced_policy: ForcedPolicy::NoEscape,
+            canary: "example.com".to_owned(),
+        }
+    }
+}
+
+impl Default for OutageRules {
+    fn default() -> Self {
+        OutageRules {
+            methods: Vec::new(),
+            window: Duration::from_secs(5),
+            recovery_timeout: Duration::from_secs(90),
+            control_server: Url::parse("http://127.0.0.1:8000").expect("the default control server is a URL"),
+            api_key_file: None,
+            down: Vec::new(),
+            up: Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! Every key is read, every wrong one is refused. `fixtures/invalid/*.toml` hold one refused configuration each, with the
+//! refusal in the comment at their head; `LEAKCHECK_BLESS=1` writes that comment anew.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::*;
+
+type Env = Vec<(String, String)>;
+
+fn env(pairs: &[(&str, &str)]) -> Env {
+    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+fn load(text: &str, pairs: &[(&str, &str)]) -> Result<Config, ConfigError> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("leakcheck.toml");
+    fs::write(&path, text).unwrap();
+    Config::load(Some(&path), env(pairs)).map(|(config, _)| config)
+}
+
+/// The refusal as the comment at the head of a fixture states it.
+fn refusal(error: &ConfigError) -> String {
+    let ConfigError::Invalid { line, column, key, message, .. } = error else { panic!("{error:?}") };
+    let key = key.as_ref().map(|key| format!("{key}: ")).unwrap_or_default();
+    let help = error.help().map(|help| format!("# help: {help}\n")).unwrap_or_default();
+    format!("# refused: {line}:{column}: {key}{message}\n{help}")
+}
+
+#[test]
+fn each_invalid_file_is_refused_as_it_says() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/invalid");
+    let mut seen = 0;
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        let text = fs::read_to_string(&path).unwrap();
+        let error = match Config::load(Some(&path), Env::new()) {
+            Ok(_) => panic!("{} is accepted", path.display()),
+            Err(error) => error,
+        };
+        let body_at = text.split_inclusive('\n').take_while(|line| line.starts_with("# ")).map(str::len).sum();
+        let (head, body) = text.split_at(body_at);
+        // Line numbers count the comment, so it is written twice: once to be there, once to be right.
+        if std::env::var_os("LEAKCHECK_BLESS").is_some() {
+            fs::write(&path, format!("{}{body}", refusal(&error))).unwrap();
+            let error = Config::load(Some(&path), Env::new()).unwrap_err();
+            fs::write(&path, format!("{}{body}", refusal(&error))).unwrap();
+        } else {
+            assert_eq!(head, refusal(&error), "{}", path.display());
+        }
+        seen += 1;
+    }
+    assert!(seen > 25, "only {seen} files");
+}
+
+#[test]
+fn every_key_is_read() {
+    let config = load(include_str!("../../fixtures/valid/every-key.toml"), &[]).unwrap();
+    let public = |text: &str| text.parse::<IpAddr>().unwrap();
+    assert_eq!(config.target.docker.as_deref(), Some("gluetun"));
+    assert_eq!(config.vpn.provider, Provider::Any);
+    assert_eq!(config.vpn.interface.as_deref(), Some("tun0"));
+    assert_eq!(config.vpn.endpoint, Some("198.51.100.2:51820".parse().unwrap()));
+    assert_eq!(config.vpn.exit, ["198.51.100.0/24".parse().unwrap(), "2001:db8:51::3/128".parse::<IpNet>().unwrap()]);
+    assert_eq!(config.home.ip, [public("203.0.113.10"), public("2001:db8:18::10")]);
+    assert_eq!(config.home.resolvers, [public("203.0.113.53")]);
+    assert_eq!(config.local.subnets, ["172.18.0.0/16".parse::<IpNet>().unwrap(), "fd18::/64".parse().unwrap()]);
+    let reach: Vec<_> = config.local.must_reach.iter().map(|local| (local.to_string(), local.host_port())).collect();
+    let host = |host: &str, port| HostPort { host: host.to_owned(), port };
+    assert_eq!(reach[0], ("http://192.168.1.50/".to_owned(), host("192.168.1.50", 80)));
+    assert_eq!(reach[1], ("tcp://172.18.0.20:8989".to_owned(), host("172.18.0.20", 8989)));
+    assert_eq!(reach[2], ("https://[fd18::20]/health".to_owned(), host("fd18::20", 443)));
+    assert_eq!(config.local.must_not_reach[0].host_port().socket_addr(), Some("192.168.1.1:22".parse().unwrap()));
+    assert_eq!(config.local.must_serve, [Local::Tcp(host("fd18::10", 8080))]);
+    assert_eq!(config.echo.http[0].as_str(), "https://am.i.mullvad.net/json");
+    assert_eq!(config.echo.stun, [host("stun.l.google.com", 19302)]);
+    assert_eq!(config.echo.dns, ["whoami.akamai.net"]);
+    assert!(config.echo.extra_ca.unwrap().ends_with("lab-ca.pem"));
+    assert_eq!(config.dns.resolvers, [public("127.0.0.1"), public("10.64.0.1")]);
+    assert_eq!(config.dns.forced, [public("8.8.8.8")]);
+    assert_eq!(config.dns.forced_policy, ForcedPolicy::Drop);
+    assert_eq!(config.dns.canary, "example.org");
+    assert_eq!(config.outage.methods, [OutageMethod::VpnStop, OutageMethod::LinkDown]);
+    assert_eq!(config.outage.window, Duration::from_millis(2500));
+    assert_eq!(config.outage.recovery_timeout, Duration::from_secs(120));
+    assert_eq!(config.outage.control_server.as_str(), "http://127.0.0.1:8001/");
+    assert_eq!(config.outage.api_key_file, Some(PathBuf::from("/run/secrets/gluetun_api_key")));
+    assert_eq!((config.outage.down.len(), config.outage.up.len()), (3, 3));
+}
+
+#[test]
+fn relative_paths_belong_to_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("other.toml");
+    fs::write(&path, "echo.extra_ca = 'ca.pem'\ntarget.resolv_conf = '/etc/resolv.conf'\n").unwrap();
+    let (config, read) = Config::load(Some(&path), Env::new()).unwrap();
+    assert_eq!(config.echo.extra_ca, Some(dir.path().join("ca.pem")));
+    assert_eq!(config.target.resolv_conf, Some(PathBuf::from("/etc/resolv.conf")));
+    assert_eq!(read, Some(path));
+}
+
+#[test]
+fn a_missing_file_is_an_error_only_when_it_was_asked_for() {
+    let error = Config::load(Some(Path::new("/nonexistent/leakcheck.toml")), Env::new()).unwrap_err();
+    assert!(matches!(error, ConfigError::Read { .. }) && error.help().is_some());
+    assert_eq!(Config::load(None, Env::new()).unwrap(), (Config::default(), None));
+}
+
+#[test]
+fn the_environment_overrides_the_file() {
+    let file = "[vpn]\nprovider = 'any'\nexit = ['198.51.100.0/24']\n[target]\ndocker = 'gluetun'\n";
+    let config = load(
+        file,
+        &[
+            ("LEAKCHECK_VPN__PROVIDER", "mullvad"),
+            ("LEAKCHECK_HOME__IP", "203.0.113.10, 2001:db8:18::10"),
+            ("LEAKCHECK_DNS__FORCED", "['9.9.9.9']"),
+            ("LEAKCHECK_ECHO__STUN", ""),
+            ("LEAKCHECK_TARGET__PID", "42"),
+            ("LEAKCHECK_OUTAGE__WINDOW", "1s"),
+            ("LEAKCHECK_LAB", "required"),
+            ("LEAKCHECK_LEAK", "no such thing"),
+            ("PATH", "/bin"),
+        ],
+    )
+    .unwrap();
+    assert_eq!(config.vpn.provider, Provider::Mullvad);
+    assert_eq!(config.vpn.exit.len(), 1);
+    assert_eq!(config.home.ip.len(), 2);
+    assert_eq!(config.dns.forced, ["9.9.9.9".parse::<IpAddr>().unwrap()]);
+    assert_eq!(config.echo.stun, []);
+    assert_eq!((config.target.docker, config.target.pid), (None, Some(42)));
+    assert_eq!(config.outage.window, Duration::from_secs(1));
+    // A name of digits is a name where a name is wanted.
+    assert_eq!(load("", &[("LEAKCHECK_TARGET__NETNS", "7")]).unwrap().target.netns.as_deref(), Some("7"));
+}
+
+#[test]
+fn a_wrong_variable_is_named() {
+    let refused = |pairs: &[(&str, &str)]| {
+        let error = load("", pairs).unwrap_err();
+        (error.to_string(), error.help().unwrap_or_default())
+    };
+    let (message, help) = refused(&[("LEAKCHECK_VPN__PROVIDR", "any")]);
+    assert!(message.starts_with("use the environment variable LEAKCHECK_VPN__PROVIDR: unknown key"), "{message}");
+    assert_eq!(help, "did you mean `provider`?");
+    assert!(refused(&[("LEAKCHECK_VNP__PROVIDER", "any")]).1.contains("`vpn`"));
+    assert!(refused(&[("LEAKCHECK_VPN__PROVIDER", "mulvad")]).1.contains("`mullvad`"));
+    assert!(refused(&[("LEAKCHECK_HOME__IP", "10.0.0.1")]).0.contains("no address that the internet can see"));
+    assert!(refused(&[("LEAKCHECK_TARGET__PID", "me")]).0.contains("expected a whole number"));
+    assert!(refused(&[("LEAKCHECK_TARGET__PID", "1"), ("LEAKCHECK_TARGET__NETNS", "x")]).0.contains("one target"));
+}
+
+#[test]
+fn targets_and_durations_print_as_they_are_written() {
+    for text in ["tcp://[fd18::20]:8989", "tcp://sonarr:8989", "http://192.168.1.50/", "https://nas.lan:8443/x?y=z"] {
+        assert_eq!(text.parse::<Local>().unwrap().to_string(), text);
+    }
+    for text in [
+        "tcp://:80",
+        "tcp://[fd18::20",
+        "tcp://fd18::20:80",
+        "tcp://host:0",
+        "tcp://host:99999",
+        "udp://host:1",
+        "http://",
+    ] {
+        assert!(text.parse::<Local>().is_err(), "{text}");
+    }
+    for (text, ms) in [("500ms", 500), ("1.5s", 1500), ("2m", 120_000), ("1h", 3_600_000)] {
+        assert_eq!(parse_duration(text), Ok(Duration::from_millis(ms)));
+    }
+    for text in ["", "s", "5", "-1s", "1.2.3s", "25h", "1d", "inf", "NaNs", "1e3s"] {
+        assert!(parse_duration(text).is_err(), "{text}");
+    }
+}

@@ -1,0 +1,409 @@
+//! The values of a configuration: parsed and refused one by one, so that a refusal points at the value itself.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use reqwest::Url;
+use serde::de::{self, Deserialize, Deserializer, Visitor};
+
+/// Whose exit the stack should have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Provider {
+    /// Mullvad says itself whether an address is an exit of its own.
+    Mullvad,
+    /// The exit must only not be home.
+    Any,
+}
+
+/// What must become of a query that is forced to a foreign resolver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ForcedPolicy {
+    /// It may be answered through the tunnel, but not leave by an uplink.
+    NoEscape,
+    /// It may not be answered at all, not even through the tunnel.
+    Drop,
+}
+
+/// A way to take the tunnel down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum OutageMethod {
+    /// Gluetun's control server is told to stop the VPN.
+    VpnStop,
+    /// The tunnel's interface is set down.
+    LinkDown,
+}
+
+impl OutageMethod {
+    /// All of them, in the order in which they are tried.
+    pub const ALL: [OutageMethod; 2] = [OutageMethod::VpnStop, OutageMethod::LinkDown];
+}
+
+/// Names an enum by its kebab-case words, both ways.
+macro_rules! words {
+    ($type:ident, $what:literal, $($variant:ident => $word:literal),+) => {
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(match self { $($type::$variant => $word),+ })
+            }
+        }
+        impl FromStr for $type {
+            type Err = String;
+            fn from_str(text: &str) -> Result<Self, String> {
+                match text {
+                    $($word => Ok($type::$variant),)+
+                    other => Err(format!(concat!("unknown ", $what, " `{}`, expected one of ", "{}"), other, [$(concat!("`", $word, "`")),+].join(", "))),
+                }
+            }
+        }
+    };
+}
+words!(Provider, "provider", Mullvad => "mullvad", Any => "any");
+words!(ForcedPolicy, "policy", NoEscape => "no-escape", Drop => "drop");
+words!(OutageMethod, "outage method", VpnStop => "vpn-stop", LinkDown => "link-down");
+
+/// A host, by name or address, and a port.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct HostPort {
+    /// A host name or an address, IPv6 without brackets.
+    pub host: String,
+    /// Never 0.
+    pub port: u16,
+}
+
+impl HostPort {
+    /// The socket address, when the host is an address and no name.
+    pub fn socket_addr(&self) -> Option<SocketAddr> {
+        self.host.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, self.port))
+    }
+}
+
+impl fmt::Display for HostPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+impl FromStr for HostPort {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is not a host and a port, write HOST:PORT or [IPV6]:PORT");
+        let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+        let port = port.parse::<u16>().ok().filter(|port| *port != 0).ok_or_else(wrong)?;
+        let host = match host.strip_prefix('[') {
+            Some(rest) => {
+                let inner = rest.strip_suffix(']').ok_or_else(wrong)?;
+                inner.parse::<std::net::Ipv6Addr>().map_err(|_| wrong())?.to_string()
+            }
+            None if host.parse::<std::net::Ipv4Addr>().is_ok() => host.to_owned(),
+            None => Name::from_str(host).map_err(|_| wrong())?.0,
+        };
+        Ok(HostPort { host, port })
+    }
+}
+
+/// Something local that must, or must not, be reachable past the tunnel.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Local {
+    /// An HTTP answer of any status, `http` or `https`.
+    Http(Url),
+    /// A connection that is accepted.
+    Tcp(HostPort),
+}
+
+impl Local {
+    /// The host, IPv6 without brackets, and the port.
+    pub fn host_port(&self) -> HostPort {
+        match self {
+            // Both are there: `from_str` refuses a URL without a host, and `http` and `https` have a default port.
+            Local::Http(url) => HostPort {
+                host: url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned(),
+                port: url.port_or_known_default().unwrap_or_default(),
+            },
+            Local::Tcp(target) => target.clone(),
+        }
+    }
+}
+
+impl fmt::Display for Local {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Local::Http(url) => write!(f, "{url}"),
+            Local::Tcp(target) => write!(f, "tcp://{target}"),
+        }
+    }
+}
+
+impl FromStr for Local {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once("://") {
+            Some(("tcp", rest)) => Ok(Local::Tcp(rest.trim_end_matches('/').parse()?)),
+            Some(("http" | "https", _)) => Ok(Local::Http(HttpUrl::from_str(text)?.0)),
+            _ => Err(format!("`{text}` is not a local target, write http://HOST/, https://HOST/ or tcp://HOST:PORT")),
+        }
+    }
+}
+
+/// A URL that may be printed: `http` or `https`, with a host, without a password.
+pub(super) struct HttpUrl(pub(super) Url);
+
+impl FromStr for HttpUrl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        // The text itself is not repeated: it may be the password that is refused here.
+        let url = Url::parse(text).map_err(|e| format!("this is not a URL ({e}), write http://HOST/PATH"))?;
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(format!("a URL of the scheme `{}` cannot be asked, write http:// or https://", url.scheme()));
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err("a URL with a user name or a password would show them in reports".to_owned());
+        }
+        Ok(HttpUrl(url))
+    }
+}
+
+/// A host name of letters, digits, hyphens, underscores and dots (RFC 1123; underscores because Docker has them).
+pub(super) struct Name(pub(super) String);
+
+impl FromStr for Name {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let name = text.strip_suffix('.').unwrap_or(text);
+        let label_ok = |label: &str| {
+            (1..=63).contains(&label.len())
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+                && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+        };
+        if name.len() <= 253 && name.split('.').all(label_ok) {
+            Ok(Name(name.to_ascii_lowercase()))
+        } else {
+            Err(format!("`{text}` is not a host name, write for example whoami.akamai.net"))
+        }
+    }
+}
+
+/// A name that has to resolve at the VPN's resolver, so it must end in a public top-level domain: Gluetun hands the others
+/// to the resolver of the container, past the tunnel.
+pub(super) struct Canary(pub(super) String);
+
+impl FromStr for Canary {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        const LOCAL: [&str; 14] = [
+            "test",
+            "invalid",
+            "example",
+            "localhost",
+            "local",
+            "lan",
+            "private",
+            "internal",
+            "corp",
+            "home",
+            "intranet",
+            "onion",
+            "alt",
+            "arpa",
+        ];
+        let name = Name::from_str(text)?.0;
+        match name.rsplit_once('.') {
+            Some((_, top)) if !LOCAL.contains(&top) && !top.bytes().all(|b| b.is_ascii_digit()) => Ok(Canary(name)),
+            _ => Err(format!("`{text}` is not a public name, write one that everybody can resolve, like example.com")),
+        }
+    }
+}
+
+/// An address that the internet can see: a home that is private could never be found at a witness, and every check
+/// against it would pass for nothing.
+pub(super) struct PublicIp(pub(super) IpAddr);
+
+impl FromStr for PublicIp {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let ip = Address::from_str(text)?.0;
+        let private = match ip {
+            IpAddr::V4(ip) => {
+                let [a, b, ..] = ip.octets();
+                let carrier = a == 100 && (64..128).contains(&b);
+                ip.is_private() || ip.is_loopback() || ip.is_link_local() || ip.is_multicast() || a == 0 || carrier
+            }
+            IpAddr::V6(ip) => {
+                ip.is_loopback()
+                    || ip.is_unspecified()
+                    || ip.is_unique_local()
+                    || ip.is_unicast_link_local()
+                    || ip.is_multicast()
+            }
+        };
+        if private {
+            return Err(format!("{ip} is no address that the internet can see, write the public address of the line"));
+        }
+        Ok(PublicIp(ip))
+    }
+}
+
+/// An IP address.
+pub(super) struct Address(pub(super) IpAddr);
+
+impl FromStr for Address {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.parse().map(Address).map_err(|_| format!("`{text}` is not an IP address, write for example 203.0.113.10"))
+    }
+}
+
+/// An address and a port.
+pub(super) struct AddressPort(pub(super) SocketAddr);
+
+impl FromStr for AddressPort {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.parse::<SocketAddr>()
+            .ok()
+            .filter(|addr| addr.port() != 0)
+            .map(AddressPort)
+            .ok_or_else(|| format!("`{text}` is not an address and a port, write for example 198.51.100.2:51820"))
+    }
+}
+
+/// A network in CIDR notation; an address alone is the network of itself.
+pub(super) struct Net(pub(super) IpNet);
+
+impl FromStr for Net {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(ip) = text.parse::<IpAddr>() {
+            return Ok(Net(IpNet::from(ip)));
+        }
+        let net: IpNet =
+            text.parse().map_err(|_| format!("`{text}` is not a network, write for example 192.168.1.0/24"))?;
+        if net != net.trunc() {
+            return Err(format!("`{text}` is an address inside a network, write {}", net.trunc()));
+        }
+        Ok(Net(net))
+    }
+}
+
+/// A network that may be talked to past the tunnel.
+pub(super) struct LocalNet(pub(super) IpNet);
+
+impl FromStr for LocalNet {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let net = Net::from_str(text)?.0;
+        // The widest that is local by any standard: 10.0.0.0/8 (RFC 1918) and fc00::/7 (RFC 4193).
+        let widest = if net.addr().is_ipv4() { 8 } else { 7 };
+        if net.prefix_len() < widest {
+            return Err(format!(
+                "{net} holds a good part of the internet, so nothing sent there could count as a leak"
+            ));
+        }
+        Ok(LocalNet(net))
+    }
+}
+
+/// A span of time: a number and `ms`, `s`, `m` or `h`.
+pub(super) struct Span(pub(super) Duration);
+
+impl FromStr for Span {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is not a duration, write for example 500ms, 5s or 2m");
+        let unit_at = text.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(wrong)?;
+        let (number, unit) = text.split_at(unit_at);
+        let seconds = match unit.trim() {
+            "ms" => 0.001,
+            "s" => 1.0,
+            "m" => 60.0,
+            "h" => 3600.0,
+            _ => return Err(wrong()),
+        };
+        let number: f64 = number.parse().map_err(|_| wrong())?;
+        let span = Duration::try_from_secs_f64(number * seconds).map_err(|_| wrong())?;
+        if span < Duration::from_millis(1) || span > Duration::from_secs(24 * 3600) {
+            return Err(format!("`{text}` is out of range, write something from 1ms to 24h"));
+        }
+        Ok(Span(span))
+    }
+}
+
+/// Reads a duration as the configuration and the command line write it, such as `5s`.
+///
+/// # Errors
+/// A sentence that says what is wrong with it.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    Span::from_str(text).map(|span| span.0)
+}
+
+/// Turns the checked form of a value into the one that the rest of the crate wants.
+macro_rules! unwraps {
+    ($($from:ty => $to:ty),+) => { $(impl From<$from> for $to { fn from(value: $from) -> Self { value.0 } })+ };
+}
+unwraps!(HttpUrl => Url, Name => String, Canary => String, PublicIp => IpAddr, Address => IpAddr, AddressPort => SocketAddr, Net => IpNet, LocalNet => IpNet, Span => Duration);
+
+/// Deserialises through [`FromStr`].
+struct Text<T>(T);
+
+impl<'de, T: FromStr<Err = String>> Deserialize<'de> for Text<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reads<T>(std::marker::PhantomData<T>);
+        impl<T: FromStr<Err = String>> Visitor<'_> for Reads<T> {
+            type Value = Text<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Text<T>, E> {
+                text.parse().map(Text).map_err(E::custom)
+            }
+        }
+        deserializer.deserialize_str(Reads(std::marker::PhantomData))
+    }
+}
+
+/// `deserialize_with` for one value that is checked as `C`.
+pub(super) fn one<'de, C, T, D>(deserializer: D) -> Result<T, D::Error>
+where
+    C: FromStr<Err = String> + Into<T>,
+    D: Deserializer<'de>,
+{
+    Text::<C>::deserialize(deserializer).map(|text| text.0.into())
+}
+
+/// The same for a value that may be absent.
+pub(super) fn maybe<'de, C, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    C: FromStr<Err = String> + Into<T>,
+    D: Deserializer<'de>,
+{
+    one::<C, T, D>(deserializer).map(Some)
+}
+
+/// The same for a list.
+pub(super) fn many<'de, C, T, D>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    C: FromStr<Err = String> + Into<T>,
+    D: Deserializer<'de>,
+{
+    Vec::<Text<C>>::deserialize(deserializer).map(|list| list.into_iter().map(|text| text.0.into()).collect())
+}

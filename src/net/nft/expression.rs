@@ -1,0 +1,166 @@
+//! From typed matches and verdicts to the kernel's expressions, as `nft` would write them.
+//!
+//! Reference: `include/uapi/linux/netfilter/nf_tables.h`. Addresses and ports are in network byte order in a register,
+//! marks, lengths, users and connection states in the host's.
+
+use super::{Match, Rule, TableFamily, Verdict};
+use ipnet::IpNet;
+use netlink_packet_core::DefaultNla;
+use netlink_packet_netfilter::nftables::{
+    Bitwise, Cmp, DataAttribute, ExpressionAttribute, Expressions, Immediate, ListAttribute, Meta, MetaKey, Operator,
+    Payload, Register, Verdict as RawVerdict, VerdictAttribute,
+};
+use std::net::IpAddr;
+
+const R1: Register = Register::Reg1;
+const NETWORK_HEADER: u32 = 1;
+const TRANSPORT_HEADER: u32 = 2;
+const NAME_SIZE: usize = 16;
+const NF_DROP: u32 = 0;
+const NF_ACCEPT: u32 = 1;
+
+pub(super) fn rule(family: TableFamily, rule: &Rule) -> Vec<ListAttribute<ExpressionAttribute>> {
+    let mut expressions = Vec::new();
+    for condition in &rule.matches {
+        matching(family, condition, &mut expressions);
+    }
+    if rule.counter {
+        expressions.push(other("counter", vec![]));
+    }
+    verdict(rule.verdict, &mut expressions);
+    expressions.into_iter().map(ListAttribute::from).collect()
+}
+
+fn matching(family: TableFamily, condition: &Match, out: &mut Vec<Expressions>) {
+    match condition {
+        Match::Input(name) => out.extend([meta(MetaKey::Iifname), compare(Operator::Equal, padded(name))]),
+        Match::Output(name) => out.extend([meta(MetaKey::Oifname), compare(Operator::Equal, padded(name))]),
+        Match::Source(net) => address(family, *net, 12, 8, out),
+        Match::Destination(net) => address(family, *net, 16, 24, out),
+        Match::Protocol(number) => out.extend([meta(MetaKey::L4Proto), compare(Operator::Equal, vec![*number])]),
+        Match::SourcePorts(low, high) => ports(0, *low, *high, out),
+        Match::DestinationPorts(low, high) => ports(2, *low, *high, out),
+        Match::State(states) => {
+            const KEY_STATE: u32 = 0;
+            out.push(other("ct", vec![number(2, KEY_STATE), number(1, R1.into())]));
+            out.push(masked(states.to_ne_bytes().to_vec()));
+            out.push(compare(Operator::NotEqual, vec![0; 4]));
+        }
+        Match::Mark(mark) => out.extend([meta(MetaKey::Mark), compare(Operator::Equal, mark.to_ne_bytes().to_vec())]),
+        Match::NotMark(mark) => {
+            out.extend([meta(MetaKey::Mark), compare(Operator::NotEqual, mark.to_ne_bytes().to_vec())]);
+        }
+        Match::User(uid) => {
+            out.extend([meta(MetaKey::SocketUserId), compare(Operator::Equal, uid.to_ne_bytes().to_vec())]);
+        }
+        Match::IcmpType(kind) => {
+            out.extend([payload(TRANSPORT_HEADER, 0, 1), compare(Operator::Equal, vec![*kind])]);
+        }
+        Match::Length(low, high) => {
+            out.push(meta(MetaKey::Length));
+            // Ranges are compared byte by byte, so the number has to be turned into network order first.
+            const HOST_TO_NETWORK: u32 = 1;
+            let fields = [(1, R1.into()), (2, R1.into()), (3, HOST_TO_NETWORK), (4, 4), (5, 4)];
+            out.push(other("byteorder", fields.map(|(kind, value)| number(kind, value)).to_vec()));
+            out.push(compare(Operator::GreatherThanEqual, low.to_be_bytes().to_vec()));
+            out.push(compare(Operator::LessThanEqual, high.to_be_bytes().to_vec()));
+        }
+    }
+}
+
+fn address(family: TableFamily, net: IpNet, offset4: u32, offset6: u32, out: &mut Vec<Expressions>) {
+    let (protocol, offset, bytes, mask) = match net {
+        IpNet::V4(net) => (libc::NFPROTO_IPV4, offset4, net.network().octets().to_vec(), net.netmask().octets().to_vec()),
+        IpNet::V6(net) => (libc::NFPROTO_IPV6, offset6, net.network().octets().to_vec(), net.netmask().octets().to_vec()),
+    };
+    if family == TableFamily::Inet {
+        out.extend([meta(MetaKey::Nfproto), compare(Operator::Equal, vec![protocol as u8])]);
+    }
+    out.push(payload(NETWORK_HEADER, offset, bytes.len() as u32));
+    if mask.iter().any(|byte| *byte != 0xff) {
+        out.push(masked(mask));
+    }
+    out.push(compare(Operator::Equal, bytes));
+}
+
+fn ports(offset: u32, low: u16, high: u16, out: &mut Vec<Expressions>) {
+    out.push(payload(TRANSPORT_HEADER, offset, 2));
+    if low == high {
+        out.push(compare(Operator::Equal, low.to_be_bytes().to_vec()));
+    } else {
+        out.push(compare(Operator::GreatherThanEqual, low.to_be_bytes().to_vec()));
+        out.push(compare(Operator::LessThanEqual, high.to_be_bytes().to_vec()));
+    }
+}
+
+fn verdict(verdict: Verdict, out: &mut Vec<Expressions>) {
+    let decide = |code| {
+        let data = DataAttribute::Verdict(vec![VerdictAttribute::Code(RawVerdict::Other(code))]);
+        Expressions::Immediate(vec![Immediate::DestinationRegister(Register::Verdict), Immediate::Data(data)])
+    };
+    match verdict {
+        Verdict::Accept => out.push(decide(NF_ACCEPT)),
+        Verdict::Drop => out.push(decide(NF_DROP)),
+        Verdict::Reject => {
+            // NFT_REJECT_ICMPX_UNREACH with the code that is "port unreachable" in both families.
+            const ICMPX: u32 = 2;
+            const PORT_UNREACHABLE: u8 = 1;
+            out.push(other("reject", vec![number(1, ICMPX), DefaultNla::new(2, vec![PORT_UNREACHABLE])]));
+        }
+        Verdict::Masquerade => out.push(other("masq", vec![])),
+        Verdict::SourceNat(to) => {
+            const SOURCE: u32 = 0;
+            let (protocol, bytes) = match to {
+                IpAddr::V4(ip) => (libc::NFPROTO_IPV4, ip.octets().to_vec()),
+                IpAddr::V6(ip) => (libc::NFPROTO_IPV6, ip.octets().to_vec()),
+            };
+            let value = Immediate::Data(DataAttribute::Value(bytes));
+            out.push(Expressions::Immediate(vec![Immediate::DestinationRegister(R1), value]));
+            let fields = [(1, SOURCE), (2, protocol as u32), (3, R1.into()), (4, R1.into())];
+            out.push(other("nat", fields.map(|(kind, value)| number(kind, value)).to_vec()));
+        }
+        Verdict::Count => {}
+    }
+}
+
+fn meta(key: MetaKey) -> Expressions {
+    Expressions::Meta(vec![Meta::Key(key), Meta::DestinationRegister(R1)])
+}
+
+fn payload(base: u32, offset: u32, length: u32) -> Expressions {
+    Expressions::Payload(vec![
+        Payload::DestinationRegister(R1),
+        Payload::Base(base),
+        Payload::Offset(offset),
+        Payload::Len(length),
+    ])
+}
+
+fn compare(operator: Operator, value: Vec<u8>) -> Expressions {
+    Expressions::Cmp(vec![Cmp::SourceRegister(R1), Cmp::Op(operator), Cmp::Data(DataAttribute::Value(value))])
+}
+
+fn masked(mask: Vec<u8>) -> Expressions {
+    let zero = vec![0; mask.len()];
+    Expressions::Bitwise(vec![
+        Bitwise::SourceRegister(R1),
+        Bitwise::DestinationRegister(R1),
+        Bitwise::Length(mask.len() as u32),
+        Bitwise::Mask(DataAttribute::Value(mask)),
+        Bitwise::Xor(DataAttribute::Value(zero)),
+    ])
+}
+
+fn other(name: &str, attributes: Vec<DefaultNla>) -> Expressions {
+    Expressions::Other { expression_type: name.to_owned(), attributes }
+}
+
+fn number(kind: u16, value: u32) -> DefaultNla {
+    DefaultNla::new(kind, value.to_be_bytes().to_vec())
+}
+
+fn padded(name: &str) -> Vec<u8> {
+    let mut bytes = name.as_bytes().to_vec();
+    bytes.resize(NAME_SIZE, 0);
+    bytes
+}

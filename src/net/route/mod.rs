@@ -1,0 +1,41 @@
+//! rtnetlink in the current network namespace: what links, addresses, rules and routes there are, how two moments
+//! differ, making them, and putting back what a link that went down lost.
+//!
+//! Every value keeps the kernel's own message, so that what this code has no name for is compared and put back too.
+
+mod change;
+mod object;
+mod restore;
+mod snapshot;
+
+pub use change::{Family, Rtnetlink, RouteSpec, RuleSpec};
+pub use object::{Address, Link, Object, Route, Rule};
+pub use restore::{RestoreReport, restore_link};
+pub use snapshot::Snapshot;
+
+use super::netlink::NetlinkError;
+
+/// Why a routing table could not be read or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum RouteError {
+    /// The exchange with the kernel failed.
+    #[error("{0}")]
+    Netlink(String, #[source] NetlinkError),
+    /// The kernel sent what does not parse.
+    #[error("understand the kernel's answer about {0}")]
+    Parse(&'static str, #[source] netlink_packet_core::DecodeError),
+    /// A link that is asked for by name is not there.
+    #[error("find the link {0}")]
+    NoLink(String),
+}
+
+impl RouteError {
+    /// The errno with which the kernel refused, if it did.
+    #[must_use]
+    pub fn errno(&self) -> Option<i32> {
+        match self {
+            Self::Netlink(_, source) => source.errno(),
+            _ => None,
+        }
+    }
+}

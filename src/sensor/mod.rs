@@ -1,0 +1,10 @@
+//! The sensor: what leaves by the links of the stack's namespace, filtered in the kernel by the allow-list, decoded, classified and
+//! attributed to the probe whose marker or flow it carries. It decides nothing.
+
+pub mod allow;
+pub mod capture;
+pub mod control;
+pub mod decode;
+pub mod filter;
+pub mod ledger;
+pub mod ring;

@@ -1,0 +1,112 @@
+//! Threat: the internet sees the home address.
+//! Procedure: each witness is resolved by the stack's own resolvers and asked over HTTP(S) by the default route, over IPv4 and IPv6
+//! where it has both, for the address that it sees.
+//! Limits: TCP only; a policy route for UDP or for one port needs other techniques.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::Url;
+use rustls::ClientConfig;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{Context, NoParams, Technique, Work, http, names, read};
+use crate::model::evidence::{Answer, Evidence, Said};
+
+/// How long a witness may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// See the head of this file.
+pub struct ExitHttp;
+
+impl Technique for ExitHttp {
+    fn name(&self) -> &'static str {
+        "exit-http"
+    }
+
+    fn check(&self, params: &Value) -> Result<(), String> {
+        read::<NoParams>(params).map(drop)
+    }
+
+    fn run<'a>(&'a self, cx: &'a Context, _trial: Arc<str>, _params: Value) -> Work<'a> {
+        Box::pin(async move {
+            let mut evidence = Evidence { from_ms: cx.clock.now_ms(), ..Evidence::default() };
+            match http::trust(cx.setup.extra_ca.as_deref()) {
+                Ok(tls) => {
+                    let (servers, _) = names::nameservers(&cx.setup.resolv_conf);
+                    let asked = cx.setup.echo_http.iter().map(|url| witness(cx, &tls, &servers, url));
+                    evidence.answers = futures_util::future::join_all(asked).await.into_iter().flatten().collect();
+                }
+                Err(problem) => evidence.problems.push(problem),
+            }
+            evidence.to_ms = cx.clock.now_ms();
+            evidence
+        })
+    }
+}
+
+async fn witness(cx: &Context, tls: &ClientConfig, servers: &[IpAddr], url: &str) -> Vec<Answer> {
+    let Ok(parsed) = Url::parse(url) else { return vec![cx.answer(url, Said::Nothing { error: "it is no URL".to_owned() })] };
+    let addresses = match names::addresses(servers, parsed.host_str().unwrap_or_default()).await {
+        Ok(addresses) => addresses,
+        Err(error) => return vec![cx.answer(url, Said::Nothing { error: format!("its name could not be resolved: {error}") })],
+    };
+    let v4 = addresses.iter().find(|address| address.is_ipv4());
+    let v6 = addresses.iter().find(|address| address.is_ipv6());
+    let asked = [v4, v6].into_iter().flatten().map(|address| echo(cx, tls, &parsed, *address));
+    futures_util::future::join_all(asked).await
+}
+
+async fn echo(cx: &Context, tls: &ClientConfig, url: &Url, address: IpAddr) -> Answer {
+    let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
+    let said = match http::ask(tls, url, address, PATIENCE, "application/json, text/plain").await {
+        Ok((200, body)) => exit_in(&body),
+        Ok((status, _)) => Said::Nothing { error: format!("it answered with HTTP status {status}") },
+        Err(error) => Said::Nothing { error },
+    };
+    cx.answer(format!("{url} ({family})"), said)
+}
+
+/// The shape of am.i.mullvad.net and of ipify; all other keys are of no interest.
+#[derive(Deserialize)]
+struct Echo {
+    ip: IpAddr,
+    mullvad_exit_ip: Option<bool>,
+}
+
+/// What an echo service's answer says: JSON with `ip`, a line `ip=`, or an address alone. Anything else is no answer.
+pub(super) fn exit_in(body: &[u8]) -> Said {
+    let Ok(text) = std::str::from_utf8(body) else { return Said::Nothing { error: "its answer is not text".to_owned() } };
+    if let Ok(echo) = serde_json::from_str::<Echo>(text) {
+        return Said::Exit { ip: echo.ip, of_provider: echo.mullvad_exit_ip };
+    }
+    let line = text.lines().find_map(|line| line.strip_prefix("ip=")).unwrap_or(text);
+    match line.trim().parse() {
+        Ok(ip) => Said::Exit { ip, of_provider: None },
+        Err(_) => Said::Nothing { error: format!("its answer holds no address: {:?}", text.chars().take(60).collect::<String>()) },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shapes_of_echo_services() {
+        let ip = "198.51.100.3".parse().unwrap();
+        let mullvad = br#"{"ip":"198.51.100.3","country":"Sweden","city":null,"mullvad_exit_ip":true,"blacklisted":{"blacklisted":false,"results":[]}}"#;
+        assert_eq!(exit_in(mullvad), Said::Exit { ip, of_provider: Some(true) });
+        assert_eq!(exit_in(br#"{"ip":"198.51.100.3"}"#), Said::Exit { ip, of_provider: None });
+        assert_eq!(exit_in(b"198.51.100.3\n"), Said::Exit { ip, of_provider: None });
+        assert_eq!(exit_in(b"fl=1\nip=198.51.100.3\nts=1\n"), Said::Exit { ip, of_provider: None });
+    }
+
+    #[test]
+    fn anything_else_is_no_answer() {
+        for body in [&b"<html>login</html>"[..], b"{}", b"{\"ip\":7}", b"", b"\xff\xfe", b"{\"ip\":\"198.51.100.3\",", b"198.51.100.3 and more"] {
+            assert!(matches!(exit_in(body), Said::Nothing { .. }), "{body:?}");
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! Techniques: each sends one kind of stimulus from inside the namespace and returns evidence. None decides anything.
+
+mod exit_http;
+mod forced_dns;
+mod http;
+mod listen;
+mod local_targets;
+mod names;
+mod resolver_path;
+mod send;
+mod uplink;
+
+use std::future::Future;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::agent::protocol::Setup;
+use crate::clock::Clock;
+use crate::model::evidence::{Answer, Evidence, Link, Role, Said, Via};
+use crate::sensor::ledger::Ledger;
+
+pub use http::{ask, client};
+pub use names::{nameservers, resolver_at};
+pub use send::{Outcome, Sender};
+
+/// What techniques work with.
+pub struct Context {
+    /// What the runner said.
+    pub setup: Setup,
+    /// The run's clock.
+    pub clock: Clock,
+    /// Where stimuli are entered before they are sent.
+    pub ledger: Ledger,
+    /// Links of the namespace.
+    pub links: Vec<Link>,
+    /// Gateways of the uplinks' default routes.
+    pub gateways: Vec<IpAddr>,
+    /// The kernel's routes, for asking.
+    pub routes: rtnetlink::Handle,
+}
+
+impl Context {
+    /// The uplinks.
+    pub fn uplinks(&self) -> impl Iterator<Item = &Link> {
+        self.links.iter().filter(|link| link.role == Role::Uplink)
+    }
+
+    /// Every way past the tunnel that a program could ask for, and the default one.
+    pub fn ways(&self, v6: bool) -> Vec<Via> {
+        let mut ways = vec![Via::Default];
+        for link in self.uplinks() {
+            ways.push(Via::Device(link.name.clone()));
+            ways.extend(link.addresses.iter().map(|net| net.addr()).filter(|ip| ip.is_ipv6() == v6 && !is_link_local(*ip)).map(Via::Source));
+        }
+        ways
+    }
+
+    /// An answer, now.
+    pub fn answer(&self, witness: impl Into<String>, said: Said) -> Answer {
+        Answer { at_ms: self.clock.now_ms(), witness: witness.into(), said }
+    }
+
+    /// Something that stimuli of `trial` are sent with.
+    pub fn sender<'a>(&'a self, trial: &Arc<str>) -> Sender<'a> {
+        Sender::new(&self.clock, &self.ledger, Arc::clone(trial))
+    }
+}
+
+fn is_link_local(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    }
+}
+
+/// The future of a technique; it stays on the agent's thread.
+pub type Work<'a> = Pin<Box<dyn Future<Output = Evidence> + 'a>>;
+
+/// One kind of stimulus.
+pub trait Technique: Sync {
+    /// Its name in probe files.
+    fn name(&self) -> &'static str;
+    /// Whether it takes these parameters; if not, what is wrong with them.
+    ///
+    /// # Errors
+    /// One line for the author of the probe file.
+    fn check(&self, params: &Value) -> Result<(), String>;
+    /// Does the work. Parameters have been checked.
+    fn run<'a>(&'a self, cx: &'a Context, trial: Arc<str>, params: Value) -> Work<'a>;
+}
+
+/// All techniques that the agent can be asked for. The outage sampler stands apart: it is asked by an outage, not by a trial.
+pub const TECHNIQUES: &[&dyn Technique] = &[
+    &exit_http::ExitHttp,
+    &resolver_path::ResolverPath,
+    &forced_dns::ForcedDns,
+    &uplink::Uplink,
+    &local_targets::LocalTargets,
+    &listen::Listen,
+];
+
+/// The technique of probes that are asked in an outage alone: their evidence is the outage itself.
+pub const OUTAGE_SAMPLER: &str = "outage-sampler";
+
+/// The technique of this name.
+pub fn find(name: &str) -> Option<&'static dyn Technique> {
+    TECHNIQUES.iter().copied().find(|technique| technique.name() == name)
+}
+
+/// The names that a probe file may give as its technique.
+pub fn names() -> Vec<&'static str> {
+    TECHNIQUES.iter().map(|technique| technique.name()).chain([OUTAGE_SAMPLER]).collect()
+}
+
+/// Reads parameters, for [`Technique::check`] and [`Technique::run`].
+fn read<T: DeserializeOwned>(params: &Value) -> Result<T, String> {
+    serde_json::from_value(params.clone()).map_err(|error| error.to_string())
+}
+
+/// Parameters of a technique that has none.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NoParams {}
