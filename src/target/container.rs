@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use super::docker::{Engine, asked};
 use super::error::TargetError;
-use super::image::{self, Image};
+use super::image;
 use super::process::{AgentHandle, AgentProcess, Behind, Tail};
 use super::sweep;
 
@@ -39,7 +39,7 @@ pub async fn launch(engine: &Engine, owner: &str, admin: bool) -> Result<AgentPr
     let image = image::ensure(engine).await?;
     let name = format!("leakcheck-agent-{}-{:08x}", std::process::id(), rand::random::<u32>());
     let options = CreateContainerOptionsBuilder::default().name(&name).build();
-    let body = recipe(&image, owner, admin);
+    let body = recipe(image, owner, admin);
     let id =
         engine.docker.create_container(Some(options), body).await.map_err(asked("create the agent's container"))?.id;
     match start(engine, &id).await {
@@ -53,15 +53,14 @@ pub async fn launch(engine: &Engine, owner: &str, admin: bool) -> Result<AgentPr
 }
 
 /// Everything that is not needed is taken away: the agent is to look at a network, and at nothing else of the host.
-fn recipe(image: &Image, owner: &str, admin: bool) -> ContainerCreateBody {
+fn recipe(image: String, owner: &str, admin: bool) -> ContainerCreateBody {
     let mut capabilities = vec!["NET_RAW".to_owned()];
     if admin {
         capabilities.push("NET_ADMIN".to_owned());
     }
     ContainerCreateBody {
-        image: Some(image.tag.clone()),
+        image: Some(image),
         cmd: Some(vec!["agent".to_owned()]),
-        env: Some(image.env.clone()),
         labels: Some(sweep::labels()),
         attach_stdin: Some(true),
         attach_stdout: Some(true),
@@ -169,13 +168,13 @@ mod tests {
 
     #[test]
     fn the_agent_may_do_no_more_than_it_needs() {
-        let image = Image { tag: "leakcheck-agent:1".to_owned(), env: Vec::new() };
-        let plain = recipe(&image, "abc", false).host_config.expect("a host config");
+        let recipe = |admin| recipe("leakcheck-agent:1".to_owned(), "abc", admin).host_config.expect("a host config");
+        let plain = recipe(false);
         assert_eq!(plain.cap_drop.as_deref(), Some(&["ALL".to_owned()][..]));
         assert_eq!(plain.cap_add.as_deref(), Some(&["NET_RAW".to_owned()][..]));
         assert_eq!(plain.network_mode.as_deref(), Some("container:abc"));
         assert_eq!((plain.readonly_rootfs, plain.privileged, plain.binds), (Some(true), None, None));
-        let admin = recipe(&image, "abc", true).host_config.expect("a host config");
+        let admin = recipe(true);
         assert_eq!(admin.cap_add.as_deref(), Some(&["NET_RAW".to_owned(), "NET_ADMIN".to_owned()][..]));
     }
 }

@@ -24,29 +24,27 @@ const PROGRAM: &str = "/leakcheck";
 /// Images of other builds are removed when they are older than this, in seconds: a run that goes on may still want its own.
 const STALE_S: i64 = 24 * 3600;
 
-/// An image that is there, and what a container of it needs to be told.
-#[derive(Debug, Clone)]
-pub struct Image {
-    /// Name and tag.
-    pub tag: String,
-    /// Environment for its containers, `NAME=value`.
-    pub env: Vec<String>,
-}
-
-/// Finds the image of this very program, or builds it.
-pub async fn ensure(engine: &Engine) -> Result<Image, TargetError> {
-    let files = tokio::task::spawn_blocking(own_files)
-        .await
-        .map_err(|panic| TargetError::Image { message: panic.to_string() })??;
-    let image = Image { tag: format!("{REPOSITORY}:{}", hash(&files)), env: search_path(&files) };
-    match engine.docker.inspect_image(&image.tag).await {
-        Ok(_) => return Ok(image),
+/// Finds the image of this very program, or builds it; its name and tag.
+pub async fn ensure(engine: &Engine) -> Result<String, TargetError> {
+    let files = read_own_files().await?;
+    let tag = format!("{REPOSITORY}:{}", hash(&files));
+    match engine.docker.inspect_image(&tag).await {
+        Ok(_) => return Ok(tag),
         Err(Error::DockerResponseServerError { status_code: 404, .. }) => {}
         Err(source) => return Err(asked("look for the agent's image")(source)),
     }
-    build(engine, &image.tag, &files).await?;
-    remove_stale(engine, &image.tag).await;
-    Ok(image)
+    build(engine, &tag, &files, &format!("LABEL {LABEL}={IMAGE}\n")).await?;
+    remove_stale(engine, &tag).await;
+    Ok(tag)
+}
+
+/// Builds an image of this very program under a name of one's own, with more lines for its recipe (`CMD`, `HEALTHCHECK` …).
+pub async fn build_as(engine: &Engine, tag: &str, instructions: &str) -> Result<(), TargetError> {
+    build(engine, tag, &read_own_files().await?, instructions).await
+}
+
+async fn read_own_files() -> Result<Vec<Content>, TargetError> {
+    tokio::task::spawn_blocking(own_files).await.map_err(|panic| TargetError::Image { message: panic.to_string() })?
 }
 
 /// A file of the image: its absolute path there, and its content.
@@ -90,11 +88,12 @@ fn shared_objects() -> Vec<String> {
     paths
 }
 
-/// Tells the loader where the libraries are: inside there is no cache of it.
-fn search_path(files: &[Content]) -> Vec<String> {
+/// The recipe of the image. Inside there is no cache of the loader, so it is told where the libraries are.
+fn recipe(files: &[Content], instructions: &str) -> String {
     let mut dirs: Vec<&str> = files[1..].iter().filter_map(|file| Path::new(&file.path).parent()?.to_str()).collect();
     dirs.dedup();
-    if dirs.is_empty() { Vec::new() } else { vec![format!("LD_LIBRARY_PATH={}", dirs.join(":"))] }
+    let search = if dirs.is_empty() { String::new() } else { format!("ENV LD_LIBRARY_PATH={}\n", dirs.join(":")) };
+    format!("FROM scratch\nCOPY root/ /\n{search}ENTRYPOINT [\"{PROGRAM}\"]\n{instructions}")
 }
 
 /// A hash that is stable for one build of the program, which is all that is compared.
@@ -109,8 +108,7 @@ fn hash(files: &[Content]) -> String {
 }
 
 /// The context of the build: a recipe, and the files below `root`.
-fn context(files: &[Content]) -> std::io::Result<Vec<u8>> {
-    let recipe = format!("FROM scratch\nLABEL {LABEL}={IMAGE}\nCOPY root/ /\nENTRYPOINT [\"{PROGRAM}\"]\n");
+fn context(files: &[Content], instructions: &str) -> std::io::Result<Vec<u8>> {
     let mut builder = tar::Builder::new(Vec::with_capacity(files.iter().map(|file| file.bytes.len() + 2048).sum()));
     let mut add = |path: &str, bytes: &[u8]| {
         let mut header = tar::Header::new_gnu();
@@ -118,16 +116,16 @@ fn context(files: &[Content]) -> std::io::Result<Vec<u8>> {
         header.set_mode(0o755);
         builder.append_data(&mut header, path, bytes)
     };
-    add("Dockerfile", recipe.as_bytes())?;
+    add("Dockerfile", recipe(files, instructions).as_bytes())?;
     for file in files {
         add(&format!("root{}", file.path), &file.bytes)?;
     }
     builder.into_inner()
 }
 
-async fn build(engine: &Engine, tag: &str, files: &[Content]) -> Result<(), TargetError> {
+async fn build(engine: &Engine, tag: &str, files: &[Content], instructions: &str) -> Result<(), TargetError> {
     let failed = |message: String| TargetError::Image { message };
-    let context = context(files).map_err(|error| failed(error.to_string()))?;
+    let context = context(files, instructions).map_err(|error| failed(error.to_string()))?;
     let options = BuildImageOptionsBuilder::default().t(tag).rm(true).forcerm(true).build();
     let body = bollard::body_full(context.into());
     let mut steps = std::pin::pin!(engine.docker.build_image(options, None, Some(body)));
@@ -184,7 +182,7 @@ mod tests {
     fn the_context_holds_every_file_at_its_place() {
         let files = [("/leakcheck", "program"), ("/lib64/ld.so", "loader"), ("/usr/lib/libc.so.6", "libc")];
         let files = files.map(|(path, text)| Content { path: path.to_owned(), bytes: text.into() });
-        let bytes = context(&files).expect("in memory");
+        let bytes = context(&files, "CMD [\"agent\"]\n").expect("in memory");
         let mut archive = tar::Archive::new(bytes.as_slice());
         let names: Vec<String> = archive
             .entries()
@@ -192,7 +190,10 @@ mod tests {
             .map(|entry| entry.expect("entry").path().expect("path").display().to_string())
             .collect();
         assert_eq!(names, ["Dockerfile", "root/leakcheck", "root/lib64/ld.so", "root/usr/lib/libc.so.6"]);
-        assert_eq!(search_path(&files), ["LD_LIBRARY_PATH=/lib64:/usr/lib"]);
-        assert!(search_path(&files[..1]).is_empty());
+        assert_eq!(
+            recipe(&files, "CMD [\"agent\"]\n"),
+            "FROM scratch\nCOPY root/ /\nENV LD_LIBRARY_PATH=/lib64:/usr/lib\nENTRYPOINT [\"/leakcheck\"]\nCMD [\"agent\"]\n"
+        );
+        assert!(!recipe(&files[..1], "").contains("LD_LIBRARY_PATH"), "a static program needs none");
     }
 }

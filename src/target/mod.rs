@@ -21,7 +21,6 @@ use std::path::Path;
 use docker::Engine;
 pub use error::{Candidate, TargetError};
 pub use gluetun::{Gluetun, ROLE_LABEL};
-pub use image::Image;
 use netns::Namespace;
 use pid::Process;
 pub use process::{AgentHandle, AgentInput, AgentOutput, AgentProcess};
@@ -164,9 +163,14 @@ impl Target {
     }
 }
 
-/// The image of this very program, built if it is not there: any subcommand can be a container without a registry.
-pub async fn own_image(options: &FindOptions) -> Result<Image, TargetError> {
+/// The image of this very program, built if it is not there; its name and tag. Any subcommand can be a container so, without a registry.
+pub async fn own_image(options: &FindOptions) -> Result<String, TargetError> {
     image::ensure(&Engine::connect(options.docker_host.as_deref()).await?).await
+}
+
+/// Builds an image of this very program named `tag`, with more lines for its recipe (`CMD`, `HEALTHCHECK` …).
+pub async fn build_own_image(options: &FindOptions, tag: &str, instructions: &str) -> Result<(), TargetError> {
+    image::build_as(&Engine::connect(options.docker_host.as_deref()).await?, tag, instructions).await
 }
 
 /// The file that the user said is the stack's resolv.conf.

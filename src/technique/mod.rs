@@ -54,7 +54,13 @@ impl Context {
         let mut ways = vec![Via::Default];
         for link in self.uplinks() {
             ways.push(Via::Device(link.name.clone()));
-            ways.extend(link.addresses.iter().map(|net| net.addr()).filter(|ip| ip.is_ipv6() == v6 && !is_link_local(*ip)).map(Via::Source));
+            ways.extend(
+                link.addresses
+                    .iter()
+                    .map(|net| net.addr())
+                    .filter(|ip| ip.is_ipv6() == v6 && !is_link_local(*ip))
+                    .map(Via::Source),
+            );
         }
         ways
     }

@@ -142,6 +142,9 @@ async fn without_privilege_a_container_is_used(bench: &Bench) {
     let refused = as_nobody(bench, "vpn", "setns").output().expect("a runner");
     let said = String::from_utf8_lossy(&refused.stderr);
     assert!(!refused.status.success() && said.contains("enter the network namespace of docker:"), "{said}");
+    let no_member = as_nobody(bench, "vpn", "auto").gid(65534).output().expect("a runner");
+    let said = String::from_utf8_lossy(&no_member.stderr);
+    assert!(!no_member.status.success() && said.contains("use the Docker socket /var/run/docker.sock"), "{said}");
 }
 
 async fn much_data_goes_both_ways(bench: &Bench) {

@@ -26,19 +26,13 @@ pub struct Bench {
     pub docker: Docker,
     prefix: String,
     image: String,
-    env: Vec<String>,
 }
 
 impl Bench {
     pub async fn new() -> Self {
         let docker = Docker::connect_with_defaults().expect("an engine").negotiate_version().await.expect("an answer");
         let image = own_image(&FindOptions::default()).await.expect("an image of this program");
-        Self {
-            docker,
-            prefix: format!("leakcheck-test-{:08x}", rand::random::<u32>()),
-            image: image.tag,
-            env: image.env,
-        }
+        Self { docker, prefix: format!("leakcheck-test-{:08x}", rand::random::<u32>()), image }
     }
 
     /// The name of a container of this trial.
@@ -58,7 +52,6 @@ impl Bench {
         let mut body = ContainerCreateBody {
             image: Some(self.image.clone()),
             cmd: Some(vec!["sleep".to_owned()]),
-            env: Some(self.env.clone()),
             labels: Some(HashMap::from([("leakcheck".to_owned(), "test".to_owned())])),
             host_config: Some(HostConfig { dns: Some(vec!["192.0.2.99".to_owned()]), ..Default::default() }),
             ..Default::default()

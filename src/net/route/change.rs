@@ -196,7 +196,12 @@ impl Rtnetlink {
                 }
             }
         }
-        self.link_message(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &message, &format!("make the links {name} and {peer}"))
+        self.link_message(
+            RTM_NEWLINK,
+            NLM_F_CREATE | NLM_F_EXCL,
+            &message,
+            &format!("make the links {name} and {peer}"),
+        )
     }
 
     /// Makes a bridge.
@@ -224,7 +229,12 @@ impl Rtnetlink {
     pub fn set_link(&mut self, name: &str, up: bool) -> Result<(), RouteError> {
         let builder = LinkUnspec::new_with_index(index_of(name)?);
         let message = if up { builder.up() } else { builder.down() }.build();
-        self.link_message(RTM_NEWLINK, 0, &message, &format!("bring the link {name} {}", if up { "up" } else { "down" }))
+        self.link_message(
+            RTM_NEWLINK,
+            0,
+            &message,
+            &format!("bring the link {name} {}", if up { "up" } else { "down" }),
+        )
     }
 
     /// Sets the largest packet of a link, in bytes.

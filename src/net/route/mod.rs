@@ -8,7 +8,7 @@ mod object;
 mod restore;
 mod snapshot;
 
-pub use change::{Family, Rtnetlink, RouteSpec, RuleSpec};
+pub use change::{Family, RouteSpec, Rtnetlink, RuleSpec};
 pub use object::{Address, Link, Object, Route, Rule};
 pub use restore::{RestoreReport, restore_link};
 pub use snapshot::Snapshot;
