@@ -5,6 +5,7 @@ pub mod model;
 pub mod catalog;
 pub mod config;
 pub mod near;
+pub mod target;
 
 pub mod agent;
 pub mod clock;

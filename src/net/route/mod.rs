@@ -10,6 +10,7 @@ mod snapshot;
 
 <<<<<<< HEAD
 <<<<<<< HEAD
+<<<<<<< HEAD
 pub use change::{Family, RouteSpec, Rtnetlink, RuleSpec};
 =======
 pub use change::{Family, RouteSpec, Rtnetlink, RuleSpec, link_event};
@@ -17,6 +18,9 @@ pub use change::{Family, RouteSpec, Rtnetlink, RuleSpec, link_event};
 =======
 pub use change::{Family, RouteSpec, Rtnetlink, RuleSpec};
 >>>>>>> report
+=======
+pub use change::{Family, RouteSpec, Rtnetlink, RuleSpec};
+>>>>>>> docker
 pub use object::{Address, Link, Object, Route, Rule};
 pub use restore::{RestoreReport, restore_link};
 pub use snapshot::Snapshot;
