@@ -15,14 +15,10 @@ pub mod sensor;
 pub mod technique;
 
 pub mod judge;
-
-#[cfg(feature = "lab")]
-pub mod lab;
-#[cfg(feature = "lab")]
-pub mod lab;
-pub mod net;
-
 pub mod report;
+
+#[cfg(feature = "lab")]
+pub mod lab;
 
 pub mod cli;
 pub mod commands;
