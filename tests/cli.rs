@@ -45,10 +45,21 @@ fn a_folder_of_probes_is_added_and_checked() {
     let probes = format!("--probes {}", dir.path().display());
     let listed = leakcheck(&format!("list {probes}")).assert().code(0);
     assert!(String::from_utf8_lossy(&listed.get_output().stdout).contains(" mine "));
-    std::fs::write(dir.path().join("mine.toml"), probe.replace("nothing-on-uplink", "all-is-well")).unwrap();
-    let refused = leakcheck(&format!("explain mine {probes}")).assert().code(2).stdout_eq("");
-    let told = String::from_utf8_lossy(&refused.get_output().stderr).into_owned();
-    assert!(told.contains("mine.toml:6: unknown variant `all-is-well`, expected one of `exit-is-vpn`"), "{told}");
+    for (old, new, told) in [
+        (
+            "nothing-on-uplink",
+            "all-is-well",
+            "mine.toml:6: unknown variant `all-is-well`, expected one of `exit-is-vpn`",
+        ),
+        ("\"uplink\"", "\"downlink\"", "mine.toml: unknown technique `downlink`"),
+        ("family = \"ipv6\"", "family = \"ipv5\"", "mine.toml: `params`: unknown variant `ipv5`"),
+        ("technique = \"uplink\"", "technique = \"outage-sampler\"", "`phases` has to be [\"outage\"]"),
+    ] {
+        std::fs::write(dir.path().join("mine.toml"), probe.replace(old, new)).unwrap();
+        let refused = leakcheck(&format!("explain mine {probes}")).assert().code(2).stdout_eq("");
+        let stderr = String::from_utf8_lossy(&refused.get_output().stderr).into_owned();
+        assert!(stderr.contains(told), "{stderr}");
+    }
 }
 
 #[test]

@@ -1,7 +1,6 @@
 //! `leakcheck explain ID`: all that a probe says about itself.
 
-use super::print;
-use crate::catalog::Catalog;
+use super::{catalog, print};
 use crate::cli::ExplainArgs;
 use crate::model::probe::{Probe, Severity};
 use crate::report::Look;
@@ -12,10 +11,7 @@ use crate::report::page::{Ink, Page};
 /// # Errors
 /// When there is no such probe, `--probes` names no folder of probes, or standard output takes nothing.
 pub fn explain(args: &ExplainArgs) -> anyhow::Result<()> {
-    let mut catalog = Catalog::builtin()?;
-    if let Some(dir) = &args.probes {
-        catalog = catalog.with_dir(dir)?;
-    }
+    let catalog = catalog(args.probes.as_deref())?;
     let probe = catalog.get(&args.id)?;
     Ok(print(&page(probe, Look::of_stdout()))?)
 }
