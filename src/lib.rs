@@ -5,15 +5,22 @@ pub mod model;
 pub mod catalog;
 pub mod config;
 pub mod near;
+pub mod target;
 
 pub mod agent;
 pub mod clock;
 pub mod net;
+pub mod outage;
 pub mod sensor;
 pub mod technique;
 
+pub mod judge;
+
 #[cfg(feature = "lab")]
 pub mod lab;
+#[cfg(feature = "lab")]
+pub mod lab;
+pub mod net;
 
 pub mod report;
 

@@ -17,7 +17,8 @@ const PUBLIC: [IpAddr; 2] =
 /// All links but loopback. The tunnel is `named`, or else the point-to-point link by which public addresses are routed, or else
 /// the only point-to-point link that there is.
 pub async fn find(handle: &Handle, named: Option<&str>) -> Vec<Link> {
-    let interfaces: Vec<NetworkInterface> = datalink::interfaces().into_iter().filter(|link| !link.is_loopback()).collect();
+    let interfaces: Vec<NetworkInterface> =
+        datalink::interfaces().into_iter().filter(|link| !link.is_loopback()).collect();
     let tunnel = match named {
         Some(name) => Some(name.to_owned()),
         None => guess_tunnel(handle, &interfaces).await,

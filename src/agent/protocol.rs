@@ -85,12 +85,12 @@ pub struct Setup {
     pub elapsed_ms: f64,
     /// Tells this run's markers from another's.
     pub nonce: u32,
+    /// Addresses of the home line, which no exit may have.
+    pub home: Vec<IpAddr>,
     /// Name of the tunnel's link; else found.
     pub tunnel: Option<String>,
     /// The VPN server; else found.
     pub endpoint: Option<SocketAddr>,
-    /// Whether the tunnel is OpenVPN's, by the owner's account.
-    pub openvpn: bool,
     /// Networks that may be talked to past the tunnel; empty: those of the uplinks.
     pub local: Vec<IpNet>,
     /// More of them, from Gluetun's settings.
@@ -165,7 +165,8 @@ pub struct OutageOrder {
 /// When the stream is gone or the message cannot be written as JSON.
 pub async fn write_frame(to: &mut (impl AsyncWrite + Unpin), message: &impl Serialize) -> io::Result<()> {
     let octets = serde_json::to_vec(message)?;
-    let length = u32::try_from(octets.len()).ok().filter(|length| *length <= MAX_FRAME).ok_or(io::ErrorKind::InvalidData)?;
+    let length =
+        u32::try_from(octets.len()).ok().filter(|length| *length <= MAX_FRAME).ok_or(io::ErrorKind::InvalidData)?;
     to.write_all(&length.to_be_bytes()).await?;
     to.write_all(&octets).await?;
     to.flush().await
@@ -184,7 +185,10 @@ pub async fn read_frame<T: DeserializeOwned>(from: &mut (impl AsyncRead + Unpin)
     }
     let length = u32::from_be_bytes(head);
     if length > MAX_FRAME {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a frame of {length} octets is none of leakcheck's")));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("a frame of {length} octets is none of leakcheck's"),
+        ));
     }
     let mut octets = vec![0; length as usize];
     from.read_exact(&mut octets).await?;

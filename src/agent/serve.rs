@@ -1,1 +1,278 @@
-//! x
+//! The agent's loop. One thread, entered once; requests are worked on at the same time, and the end of the input ends everything: an
+//! outage under way is put back first, whoever took the runner away.
+
+use std::cell::RefCell;
+use std::io;
+use std::net::IpAddr;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::task::{LocalSet, spawn_blocking, spawn_local};
+
+use super::protocol::{Envelope, PROTOCOL, Reply, Request, Setup, Stack, read_frame, write_frame};
+use super::{endpoint, links};
+use crate::clock::Clock;
+use crate::model::evidence::{Link, PhaseWire, Proto, Role};
+use crate::net::netns::Netns;
+use crate::outage;
+use crate::sensor::allow::{AllowList, Endpoint, is_private};
+use crate::sensor::capture::Sensor;
+use crate::sensor::ledger::Ledger;
+use crate::technique::{self, Context};
+
+/// Enters `netns`, if given, and serves standard input until it ends.
+///
+/// # Errors
+/// When the namespace cannot be entered or the streams are no runner's.
+pub fn serve(netns: Option<&Path>) -> io::Result<()> {
+    if let Some(path) = netns {
+        Netns::open(path).and_then(|netns| netns.enter()).map_err(io::Error::other)?;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let result = LocalSet::new().block_on(&runtime, listen());
+    // A read of standard input that nothing ends any more must not keep the process.
+    runtime.shutdown_background();
+    result
+}
+
+#[derive(Default)]
+struct State {
+    ready: RefCell<Option<Rc<Ready>>>,
+    phase: RefCell<Option<PhaseWire>>,
+}
+
+struct Ready {
+    cx: Context,
+    sensor: Arc<Sensor>,
+}
+
+type Replies = mpsc::UnboundedSender<Envelope<Reply>>;
+
+async fn listen() -> io::Result<()> {
+    // Frames are read by a task of their own: a signal that comes in the middle of one must not lose the half that was read.
+    let (frames, mut inbox) = mpsc::unbounded_channel();
+    spawn_local(async move {
+        let mut input = tokio::io::stdin();
+        loop {
+            let frame = read_frame::<Envelope<Request>>(&mut input).await;
+            let last = !matches!(frame, Ok(Some(_)));
+            if frames.send(frame).is_err() || last {
+                break;
+            }
+        }
+    });
+    let (replies, mut outbox) = mpsc::unbounded_channel::<Envelope<Reply>>();
+    let writer = spawn_local(async move {
+        let mut output = tokio::io::stdout();
+        while let Some(reply) = outbox.recv().await {
+            // When the runner is gone there is nobody to tell; what matters is put back all the same.
+            if write_frame(&mut output, &reply).await.is_err() {
+                break;
+            }
+        }
+    });
+    let state = Rc::new(State::default());
+    let (abort, aborted) = watch::channel(false);
+    let mut tasks = tokio::task::JoinSet::new();
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let result = loop {
+        tokio::select! {
+            frame = inbox.recv() => match frame.unwrap_or(Ok(None)) {
+                Ok(Some(Envelope { id, body: Request::Stop })) => {
+                    let _ = abort.send(true);
+                    while tasks.join_next().await.is_some() {}
+                    let _ = replies.send(Envelope { id, body: Reply::Done });
+                    break Ok(());
+                }
+                Ok(Some(Envelope { id, body: Request::Abort })) => {
+                    let _ = abort.send(true);
+                    let _ = replies.send(Envelope { id, body: Reply::Done });
+                }
+                Ok(Some(Envelope { id, body })) => {
+                    let (state, replies, aborted) = (Rc::clone(&state), replies.clone(), aborted.clone());
+                    tasks.spawn_local(async move {
+                        let body = work(&state, body, aborted, &replies).await;
+                        let _ = replies.send(Envelope { id, body });
+                    });
+                }
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error),
+            },
+            _ = terminate.recv() => break Ok(()),
+            _ = interrupt.recv() => break Ok(()),
+            _ = hangup.recv() => {}
+        }
+    };
+    let _ = abort.send(true);
+    while tasks.join_next().await.is_some() {}
+    drop(replies);
+    let _ = writer.await;
+    result
+}
+
+async fn work(state: &State, request: Request, aborted: watch::Receiver<bool>, replies: &Replies) -> Reply {
+    let failed = |what: String| Reply::Failed { what, help: None };
+    if let Request::Start(setup) = request {
+        return match start(state, *setup).await {
+            Ok(stack) => Reply::Started(stack),
+            Err(reply) => reply,
+        };
+    }
+    let Some(ready) = state.ready.borrow().clone() else { return failed("the agent was not started".to_owned()) };
+    match request {
+        Request::OpenPhase => {
+            let sensor = Arc::clone(&ready.sensor);
+            match spawn_blocking(move || sensor.arm()).await {
+                Ok(phase) => {
+                    state.phase.replace(Some(phase));
+                    Reply::Done
+                }
+                Err(error) => failed(format!("the sensor could not be armed: {error}")),
+            }
+        }
+        Request::ClosePhase => {
+            let Some(phase) = state.phase.take() else { return failed("no phase is open".to_owned()) };
+            let sensor = Arc::clone(&ready.sensor);
+            match spawn_blocking(move || sensor.close(phase)).await {
+                Ok(phase) => Reply::Wire(phase),
+                Err(error) => failed(format!("the sensor could not be closed: {error}")),
+            }
+        }
+        Request::Run { trial, technique, params } => match technique::find(&technique) {
+            Some(found) => match found.check(&params) {
+                Ok(()) => Reply::Evidence(found.run(&ready.cx, trial.into(), params).await),
+                Err(why) => failed(format!("technique {technique} does not take its parameters: {why}")),
+            },
+            None => failed(format!("there is no technique {technique}")),
+        },
+        Request::Outage(order) => {
+            let note = |text: String| {
+                let _ = replies.send(Envelope { id: 0, body: Reply::Note(text) });
+            };
+            Reply::Outage(Box::new(outage::run(&ready.cx, &ready.sensor, &order, aborted, &note).await))
+        }
+        Request::Start(_) | Request::Abort | Request::Stop => failed("the request came at the wrong time".to_owned()),
+    }
+}
+
+async fn start(state: &State, setup: Setup) -> Result<Stack, Reply> {
+    let failed = |what: String, help: &str| Reply::Failed { what, help: Some(help.to_owned()) };
+    if setup.protocol != PROTOCOL {
+        return Err(failed(
+            format!("the agent speaks version {PROTOCOL} and the runner {}", setup.protocol),
+            "the image of the agent is stale: remove the images labelled leakcheck=agent and run again",
+        ));
+    }
+    let clock = Clock::starting_at(setup.elapsed_ms);
+    let (connection, routes, _) = rtnetlink::new_connection()
+        .map_err(|error| failed(format!("routes could not be read: {error}"), "run as root"))?;
+    spawn_local(connection);
+    let found = links::find(&routes, setup.tunnel.as_deref()).await;
+    let uplinks: Vec<u32> = found.iter().filter(|link| link.role == Role::Uplink).map(|link| link.index).collect();
+    let gateways = links::gateways(&routes, &uplinks).await;
+    let mut notes = Vec::new();
+    let local = local_subnets(&setup, &found, &mut notes);
+    let endpoint = find_endpoint(&setup, &found, &local, &mut notes).await.map_err(|error| {
+        failed(
+            format!("packets cannot be listened to: {error}"),
+            "the agent needs CAP_NET_RAW: run leakcheck as root, or with --enter container",
+        )
+    })?;
+    let tunnel = found.iter().find(|link| link.role == Role::Tunnel).map(|link| link.name.clone());
+    if tunnel.is_none() {
+        notes.push(match &setup.tunnel {
+            Some(name) => {
+                format!("there is no link {name}, the tunnel by configuration: everything goes by the uplinks")
+            }
+            None => "no tunnel was found: every link counts as an uplink".to_owned(),
+        });
+    }
+    let ledger = Ledger::new(setup.nonce);
+    let allow =
+        AllowList { endpoints: endpoint.iter().map(|(endpoint, _)| endpoint.clone()).collect(), local: local.clone() };
+    let tunnels = tunnel.iter().cloned().chain(setup.tunnel.clone()).collect();
+    let sensor = Sensor::open(clock, ledger.clone(), allow, &found, tunnels).map_err(|error| {
+        failed(
+            format!("packets cannot be listened to: {error}"),
+            "the agent needs CAP_NET_RAW: run leakcheck as root, or with --enter container",
+        )
+    })?;
+    let cx = Context { setup, clock, ledger, links: found.clone(), gateways, routes };
+    let possible = outage::available(&cx).await;
+    state.ready.replace(Some(Rc::new(Ready { cx, sensor: Arc::new(sensor) })));
+    Ok(Stack {
+        links: found,
+        tunnel,
+        endpoint: endpoint.map(|(endpoint, how)| (endpoint.address, how)),
+        local,
+        methods: possible.methods,
+        refused_methods: possible.refused,
+        notes,
+    })
+}
+
+/// What may be talked to past the tunnel: what is configured, or else the uplinks' own networks and Gluetun's outbound subnets, of which
+/// only private ones are taken on trust.
+fn local_subnets(setup: &Setup, links: &[Link], notes: &mut Vec<String>) -> Vec<IpNet> {
+    if !setup.local.is_empty() {
+        return setup.local.clone();
+    }
+    let uplinks = links.iter().filter(|link| link.role == Role::Uplink);
+    let mut found: Vec<IpNet> = uplinks
+        .flat_map(|link| link.addresses.iter().map(IpNet::trunc))
+        .filter(|net| net.prefix_len() != net.max_prefix_len())
+        .collect();
+    for net in &setup.outbound {
+        if is_private(net.network()) && is_private(last(net)) {
+            found.push(net.trunc());
+        } else {
+            notes.push(format!(
+                "FIREWALL_OUTBOUND_SUBNETS holds {net}, which is public space: what goes there counts as a leak"
+            ));
+        }
+    }
+    found.sort();
+    found.dedup();
+    found
+}
+
+fn last(net: &IpNet) -> IpAddr {
+    net.broadcast()
+}
+
+/// The endpoint and how it is known: what is seen on the wire goes before what is configured, and a contradiction is told.
+async fn find_endpoint(
+    setup: &Setup,
+    links: &[Link],
+    local: &[IpNet],
+    notes: &mut Vec<String>,
+) -> io::Result<Option<(Endpoint, String)>> {
+    let (watched, nearby) = (links.to_vec(), local.to_vec());
+    let seen = spawn_blocking(move || endpoint::observe(&watched, &nearby)).await.map_err(io::Error::other)??;
+    Ok(match (seen, setup.endpoint) {
+        (Some(seen), Some(stated)) if seen.address != stated => {
+            notes.push(format!(
+                "the VPN server is {} by what was seen on the wire and {stated} by configuration; what was seen counts",
+                seen.address
+            ));
+            Some((seen, "seen on the wire".to_owned()))
+        }
+        (Some(seen), _) => Some((seen, "seen on the wire".to_owned())),
+        (None, Some(stated)) => {
+            Some((Endpoint { address: stated, proto: Proto::Udp, wireguard: true }, "configured".to_owned()))
+        }
+        (None, None) => {
+            if links.iter().any(|link| link.role == Role::Tunnel) {
+                notes
+                    .push("the VPN server could not be found: the tunnel carried nothing; set vpn.endpoint".to_owned());
+            }
+            None
+        }
+    })
+}

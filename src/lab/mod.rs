@@ -1,5 +1,31 @@
 //! The lab: a home, an ISP, an internet and a VPN provider on one machine, to try the checker against. Not a test
 //! double: its servers speak the real protocols over real sockets.
+//!
+//! It needs no root, no Docker and no program beside this one: everything lives in network namespaces of an
+//! unprivileged user namespace, held by threads of the one process, and ends with it.
 
 pub mod gluetun;
+pub mod internet;
+pub mod leak;
+pub mod plan;
+pub mod provider;
+pub mod realm;
+mod run;
+pub mod stack;
+pub mod topology;
+pub mod userns;
+pub mod wireguard;
 pub mod witness;
+
+pub use leak::Leak;
+pub use run::{Lab, LabError, LabSpec};
+pub use userns::{PrivateDir, UsernsError};
+
+/// Enters a user, network and mount namespace of the process's own, whose network namespace becomes the lab's home and
+/// whose `/etc/resolv.conf` names the ISP's resolver. To be called first in `main`, before any thread exists.
+///
+/// # Errors
+/// When the kernel or its policy refuses, with what to do about it.
+pub fn enter_user_namespace() -> Result<PrivateDir, UsernsError> {
+    userns::enter_user_namespace(&format!("nameserver {}\n", plan::ISP_RESOLVER))
+}

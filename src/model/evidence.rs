@@ -236,6 +236,8 @@ pub struct Sighting {
     pub count: u64,
     /// Octets of the first, from the network header on.
     pub length: u32,
+    /// Whether they all look like WireGuard's outer packets.
+    pub wireguard: bool,
     /// The asking of a probe whose marker or flow it carries.
     pub probe: Option<String>,
     /// Which of its stimuli.

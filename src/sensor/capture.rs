@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use nix::net::if_::if_indextoname;
 use pnet::datalink::{self, NetworkInterface};
 
-use super::allow::AllowList;
+use super::allow::{AllowList, looks_like_wireguard};
 use super::control::{ControlSender, KINDS};
 use super::decode::Packet;
 use super::filter;
@@ -36,7 +36,6 @@ const HOLE_GAP_MS: f64 = 5.0;
 /// The sensor of a namespace. Dropping it ends its thread.
 pub struct Sensor {
     shared: Arc<Shared>,
-    links: Vec<Link>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -66,7 +65,7 @@ struct State {
 /// What an outage needs to know packet by packet.
 #[derive(Debug, Clone, Default)]
 pub struct Trace {
-    /// Spans in which offending packets left, by protocol, times since the start of the run.
+    /// Spans in which packets of ours left by an uplink, by protocol, times since the start of the run.
     pub holes: Vec<Hole>,
     /// Last stimulus seen in the tunnel.
     pub last_in_tunnel_ms: Option<f64>,
@@ -93,7 +92,7 @@ impl Sensor {
         clock: Clock,
         ledger: Ledger,
         allow: AllowList,
-        links: Vec<Link>,
+        links: &[Link],
         tunnels: Vec<String>,
     ) -> io::Result<Sensor> {
         let ring = Ring::open()?;
@@ -106,7 +105,7 @@ impl Sensor {
             Arc::new(Shared { clock, ledger, allow, tunnels, stop: AtomicBool::new(false), state: Mutex::new(state) });
         let reader = Arc::clone(&shared);
         let thread = thread::Builder::new().name("sensor".into()).spawn(move || reader.read(ring))?;
-        Ok(Sensor { shared, links, thread: Some(thread) })
+        Ok(Sensor { shared, thread: Some(thread) })
     }
 
     /// Sends the opening controls and waits until they have been seen. The result is the beginning of a phase.
@@ -162,12 +161,10 @@ impl Sensor {
     fn control(&self) -> Vec<Control> {
         let owner: Arc<str> = CONTROL.into();
         let mut sent: Vec<(Control, Option<Entry>)> = Vec::new();
-        let interfaces = datalink::interfaces();
-        for link in self.links.iter().filter(|link| link.role == Role::Uplink) {
-            match interfaces.iter().find(|interface| interface.index == link.index) {
-                Some(interface) if interface.is_up() => self.control_link(interface, &owner, &mut sent),
-                // A link that is down or gone lets nothing out, and could not carry a control either.
-                Some(_) | None => {}
+        // A link that is down lets nothing out, and could not carry a control either. Links that came later are uplinks too.
+        for interface in datalink::interfaces() {
+            if interface.is_up() && !interface.is_loopback() && !self.shared.tunnels.contains(&interface.name) {
+                self.control_link(&interface, &owner, &mut sent);
             }
         }
         let deadline = Instant::now() + CONTROL_PATIENCE;
@@ -258,13 +255,17 @@ impl Shared {
         };
         let Some(class) = class else { return };
         state.packets += 1;
-        state.trace.take(at_ms, class, &packet);
+        if owner.is_some() {
+            state.trace.take(at_ms, class, &packet);
+        }
         let (from, to) = (packet.src, packet.dst);
+        let wireguard = packet.proto == Proto::Udp && looks_like_wireguard(packet.payload, packet.payload_length);
         let key = Key { link: frame.index, class, proto: packet.proto, from: from.ip(), to, owner: owner.clone() };
         let full = state.sightings.len() >= MAX_SIGHTINGS;
         if let Some(sighting) = state.sightings.get_mut(&key) {
             sighting.count += 1;
             sighting.last_ms = at_ms;
+            sighting.wireguard &= wireguard;
         } else if full {
             state.unkept += 1;
         } else {
@@ -279,6 +280,7 @@ impl Shared {
                 dst: to,
                 count: 1,
                 length: frame.length,
+                wireguard,
                 probe,
                 stimulus,
             };

@@ -33,12 +33,8 @@ impl Technique for ExitHttp {
     fn run<'a>(&'a self, cx: &'a Context, _trial: Arc<str>, _params: Value) -> Work<'a> {
         Box::pin(async move {
             let mut evidence = Evidence { from_ms: cx.clock.now_ms(), ..Evidence::default() };
-            match http::trust(cx.setup.extra_ca.as_deref()) {
-                Ok(tls) => {
-                    let (servers, _) = names::nameservers(&cx.setup.resolv_conf);
-                    let asked = cx.setup.echo_http.iter().map(|url| witness(cx, &tls, &servers, url));
-                    evidence.answers = futures_util::future::join_all(asked).await.into_iter().flatten().collect();
-                }
+            match ask_exits(cx).await {
+                Ok(answers) => evidence.answers = answers,
                 Err(problem) => evidence.problems.push(problem),
             }
             evidence.to_ms = cx.clock.now_ms();
@@ -47,11 +43,26 @@ impl Technique for ExitHttp {
     }
 }
 
+/// Asks every witness, over both families.
+///
+/// # Errors
+/// When TLS cannot be set up.
+pub async fn ask_exits(cx: &Context) -> Result<Vec<Answer>, String> {
+    let tls = http::trust(cx.setup.extra_ca.as_deref())?;
+    let (servers, _) = names::nameservers(&cx.setup.resolv_conf);
+    let asked = cx.setup.echo_http.iter().map(|url| witness(cx, &tls, &servers, url));
+    Ok(futures_util::future::join_all(asked).await.into_iter().flatten().collect())
+}
+
 async fn witness(cx: &Context, tls: &ClientConfig, servers: &[IpAddr], url: &str) -> Vec<Answer> {
-    let Ok(parsed) = Url::parse(url) else { return vec![cx.answer(url, Said::Nothing { error: "it is no URL".to_owned() })] };
+    let Ok(parsed) = Url::parse(url) else {
+        return vec![cx.answer(url, Said::Nothing { error: "it is no URL".to_owned() })];
+    };
     let addresses = match names::addresses(servers, parsed.host_str().unwrap_or_default()).await {
         Ok(addresses) => addresses,
-        Err(error) => return vec![cx.answer(url, Said::Nothing { error: format!("its name could not be resolved: {error}") })],
+        Err(error) => {
+            return vec![cx.answer(url, Said::Nothing { error: format!("its name could not be resolved: {error}") })];
+        }
     };
     let v4 = addresses.iter().find(|address| address.is_ipv4());
     let v6 = addresses.iter().find(|address| address.is_ipv6());
@@ -78,14 +89,18 @@ struct Echo {
 
 /// What an echo service's answer says: JSON with `ip`, a line `ip=`, or an address alone. Anything else is no answer.
 pub(super) fn exit_in(body: &[u8]) -> Said {
-    let Ok(text) = std::str::from_utf8(body) else { return Said::Nothing { error: "its answer is not text".to_owned() } };
+    let Ok(text) = std::str::from_utf8(body) else {
+        return Said::Nothing { error: "its answer is not text".to_owned() };
+    };
     if let Ok(echo) = serde_json::from_str::<Echo>(text) {
         return Said::Exit { ip: echo.ip, of_provider: echo.mullvad_exit_ip };
     }
     let line = text.lines().find_map(|line| line.strip_prefix("ip=")).unwrap_or(text);
     match line.trim().parse() {
         Ok(ip) => Said::Exit { ip, of_provider: None },
-        Err(_) => Said::Nothing { error: format!("its answer holds no address: {:?}", text.chars().take(60).collect::<String>()) },
+        Err(_) => Said::Nothing {
+            error: format!("its answer holds no address: {:?}", text.chars().take(60).collect::<String>()),
+        },
     }
 }
 
@@ -105,7 +120,15 @@ mod tests {
 
     #[test]
     fn anything_else_is_no_answer() {
-        for body in [&b"<html>login</html>"[..], b"{}", b"{\"ip\":7}", b"", b"\xff\xfe", b"{\"ip\":\"198.51.100.3\",", b"198.51.100.3 and more"] {
+        for body in [
+            &b"<html>login</html>"[..],
+            b"{}",
+            b"{\"ip\":7}",
+            b"",
+            b"\xff\xfe",
+            b"{\"ip\":\"198.51.100.3\",",
+            b"198.51.100.3 and more",
+        ] {
             assert!(matches!(exit_in(body), Said::Nothing { .. }), "{body:?}");
         }
     }

@@ -40,7 +40,8 @@ impl Technique for ForcedDns {
                 for server in &cx.setup.forced {
                     let to = SocketAddr::new(*server, DNS);
                     for via in cx.ways(server.is_ipv6()) {
-                        let outcome = sender.udp(to, &via, "DNS question", |entry| question(entry, &cx.setup.canary, *server));
+                        let outcome =
+                            sender.udp(to, &via, "DNS question", |entry| question(entry, &cx.setup.canary, *server));
                         evidence.stimuli.push(outcome.stimulus);
                         evidence.stimuli.push(sender.syn(to, &via).stimulus);
                         let outcome = sender.connect(to, &via, "DNS connection");
@@ -65,7 +66,9 @@ pub fn question(entry: &Entry, canary: &str, server: IpAddr) -> Vec<u8> {
     message.metadata.recursion_desired = true;
     // The canary has been checked to be a name; were it too long for one more label, the marker alone would do as a payload.
     match name {
-        Ok(name) => message.add_query(Query::query(name, kind)).to_vec().unwrap_or_else(|_| entry.marker().into_bytes()),
+        Ok(name) => {
+            message.add_query(Query::query(name, kind)).to_vec().unwrap_or_else(|_| entry.marker().into_bytes())
+        }
         Err(_) => entry.marker().into_bytes(),
     }
 }

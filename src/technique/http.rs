@@ -23,8 +23,11 @@ pub fn trust(extra_ca: Option<&str>) -> Result<ClientConfig, String> {
     if let Some(pem) = extra_ca {
         let before = roots.len();
         for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
-            let certificate = certificate.map_err(|error| format!("the extra certificate authority is not PEM: {error}"))?;
-            roots.add(certificate).map_err(|error| format!("the extra certificate authority is not usable: {error}"))?;
+            let certificate =
+                certificate.map_err(|error| format!("the extra certificate authority is not PEM: {error}"))?;
+            roots
+                .add(certificate)
+                .map_err(|error| format!("the extra certificate authority is not usable: {error}"))?;
         }
         if roots.len() == before {
             return Err("the file of the extra certificate authority holds no certificate".to_owned());
@@ -55,11 +58,18 @@ pub fn client(tls: &ClientConfig, host: &str, address: SocketAddr, patience: Dur
 }
 
 /// The status and the body of one GET, or why there is none. A body that is too long is no answer.
-pub async fn ask(tls: &ClientConfig, url: &Url, address: IpAddr, patience: Duration, accept: &str) -> Result<(u16, Vec<u8>), String> {
+pub async fn ask(
+    tls: &ClientConfig,
+    url: &Url,
+    address: IpAddr,
+    patience: Duration,
+    accept: &str,
+) -> Result<(u16, Vec<u8>), String> {
     let host = url.host_str().ok_or("the URL names no host")?;
     let port = url.port_or_known_default().ok_or("the URL names no port")?;
     let client = client(tls, host, SocketAddr::new(address, port), patience)?;
-    let response = client.get(url.clone()).header(reqwest::header::ACCEPT, accept).send().await.map_err(|error| chain(&error))?;
+    let response =
+        client.get(url.clone()).header(reqwest::header::ACCEPT, accept).send().await.map_err(|error| chain(&error))?;
     let status = response.status().as_u16();
     let mut body = Vec::new();
     let mut stream = response.bytes_stream();

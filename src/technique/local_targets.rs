@@ -32,7 +32,9 @@ impl Technique for LocalTargets {
     fn run<'a>(&'a self, cx: &'a Context, _trial: Arc<str>, _params: Value) -> Work<'a> {
         Box::pin(async move {
             let mut evidence = Evidence { from_ms: cx.clock.now_ms(), ..Evidence::default() };
-            let asked = targets(cx).into_iter().map(|target| async move { (target.label(), reach(cx, &target, PATIENCE).await) });
+            let asked = targets(cx)
+                .into_iter()
+                .map(|target| async move { (target.label(), reach(cx, &target, PATIENCE).await) });
             for (label, said) in futures_util::future::join_all(asked).await {
                 evidence.answers.push(cx.answer(label, said));
             }
@@ -63,8 +65,13 @@ impl Target {
 
 /// What is to be asked: what is configured, or else the gateways over IPv4.
 pub fn targets(cx: &Context) -> Vec<Target> {
-    let stated: Vec<Target> = cx.setup.must_reach.iter().filter_map(|text| text.parse().ok()).map(Target::Stated).collect();
-    if stated.is_empty() { cx.gateways.iter().filter(|ip| ip.is_ipv4()).copied().map(Target::Gateway).collect() } else { stated }
+    let stated: Vec<Target> =
+        cx.setup.must_reach.iter().filter_map(|text| text.parse().ok()).map(Target::Stated).collect();
+    if stated.is_empty() {
+        cx.gateways.iter().filter(|ip| ip.is_ipv4()).copied().map(Target::Gateway).collect()
+    } else {
+        stated
+    }
 }
 
 /// Asks one target once.
@@ -86,13 +93,17 @@ pub async fn reach(cx: &Context, target: &Target, patience: Duration) -> Said {
                 Ok(Err(error)) => return Said::Nothing { error },
                 Err(_) => return Said::Nothing { error: format!("no resolver answered for {} in time", place.host) },
             };
-            let Some(address) = address else { return Said::Nothing { error: format!("{} has no address", place.host) } };
+            let Some(address) = address else {
+                return Said::Nothing { error: format!("{} has no address", place.host) };
+            };
             match local {
-                Local::Tcp(_) => match timeout(patience, TcpStream::connect(SocketAddr::new(address, place.port))).await {
-                    Ok(Ok(_)) => Said::Reached { how: "connected".to_owned() },
-                    Ok(Err(error)) => Said::Nothing { error: error.to_string() },
-                    Err(_) => Said::Nothing { error: "no answer in time".to_owned() },
-                },
+                Local::Tcp(_) => {
+                    match timeout(patience, TcpStream::connect(SocketAddr::new(address, place.port))).await {
+                        Ok(Ok(_)) => Said::Reached { how: "connected".to_owned() },
+                        Ok(Err(error)) => Said::Nothing { error: error.to_string() },
+                        Err(_) => Said::Nothing { error: "no answer in time".to_owned() },
+                    }
+                }
                 Local::Http(url) => match http::trust(cx.setup.extra_ca.as_deref()) {
                     Ok(tls) => match http::ask(&tls, url, address, patience, "*/*").await {
                         Ok((status, _)) => Said::Reached { how: format!("HTTP {status}") },

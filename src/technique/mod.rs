@@ -23,9 +23,13 @@ use crate::clock::Clock;
 use crate::model::evidence::{Answer, Evidence, Link, Role, Said, Via};
 use crate::sensor::ledger::Ledger;
 
-pub use http::{ask, client};
+pub use exit_http::ask_exits;
+pub use forced_dns::question;
+pub use http::{ask, chain, trust};
+pub use local_targets::{Target, reach, targets};
+pub use names::lookup_marked;
 pub use names::{nameservers, resolver_at};
-pub use send::{Outcome, Sender};
+pub use send::{Outcome, Sender, echo_octets, fate_of, open, syn_octets};
 
 /// What techniques work with.
 pub struct Context {
@@ -54,7 +58,13 @@ impl Context {
         let mut ways = vec![Via::Default];
         for link in self.uplinks() {
             ways.push(Via::Device(link.name.clone()));
-            ways.extend(link.addresses.iter().map(|net| net.addr()).filter(|ip| ip.is_ipv6() == v6 && !is_link_local(*ip)).map(Via::Source));
+            ways.extend(
+                link.addresses
+                    .iter()
+                    .map(|net| net.addr())
+                    .filter(|ip| ip.is_ipv6() == v6 && !is_link_local(*ip))
+                    .map(Via::Source),
+            );
         }
         ways
     }

@@ -9,6 +9,8 @@ use hickory_resolver::config::{NameServerConfig, ResolveHosts, ResolverConfig};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
 
+use crate::model::evidence::Said;
+
 /// How long one try at a resolver may take; there are two.
 const TRY: Duration = Duration::from_millis(1500);
 
@@ -25,7 +27,9 @@ pub fn nameservers(text: &str) -> (Vec<IpAddr>, Vec<String>) {
         let word = words.next().unwrap_or_default();
         match word.split('%').next().unwrap_or_default().parse() {
             Ok(address) if found.len() < 3 && !found.contains(&address) => found.push(address),
-            Ok(address) if !found.contains(&address) => odd.push(format!("{address} (a fourth nameserver, which programs ignore)")),
+            Ok(address) if !found.contains(&address) => {
+                odd.push(format!("{address} (a fourth nameserver, which programs ignore)"))
+            }
             Ok(_) => {}
             Err(_) => odd.push(format!("`{}` (no address)", word.escape_debug())),
         }
@@ -83,7 +87,9 @@ pub async fn lookup(resolver: &TokioResolver, name: &str, kind: RecordType) -> R
                     RData::A(address) => found.addresses.push(IpAddr::V4(address.0)),
                     RData::AAAA(address) => found.addresses.push(IpAddr::V6(address.0)),
                     RData::TXT(text) => {
-                        found.texts.push(text.txt_data.iter().map(|part| String::from_utf8_lossy(part)).collect::<String>());
+                        found
+                            .texts
+                            .push(text.txt_data.iter().map(|part| String::from_utf8_lossy(part)).collect::<String>());
                     }
                     _ => {}
                 }
@@ -93,6 +99,19 @@ pub async fn lookup(resolver: &TokioResolver, name: &str, kind: RecordType) -> R
         Err(NetError::Dns(DnsError::NoRecordsFound(none))) => Err(NoAnswer::Refused(none.response_code.to_string())),
         Err(NetError::Dns(DnsError::ResponseCode(code))) => Err(NoAnswer::Refused(code.to_string())),
         Err(error) => Err(NoAnswer::Nothing(error.to_string())),
+    }
+}
+
+/// Asks `server` for a fresh name and says what came: any answer that only the name's authority could have given counts as one.
+pub async fn lookup_marked(server: IpAddr, name: &str) -> Said {
+    let resolver = match resolver_at(server) {
+        Ok(resolver) => resolver,
+        Err(error) => return Said::Nothing { error },
+    };
+    match lookup(&resolver, name, RecordType::A).await {
+        Ok(found) => Said::Resolved { ip: found.addresses.first().copied() },
+        Err(NoAnswer::Refused(rcode)) => Said::Refused { rcode },
+        Err(NoAnswer::Nothing(error)) => Said::Nothing { error },
     }
 }
 
@@ -112,7 +131,9 @@ pub async fn addresses(servers: &[IpAddr], name: &str) -> Result<Vec<IpAddr>, St
         for answer in [v4, v6] {
             match answer {
                 Ok(answer) => found.extend(answer.addresses),
-                Err(NoAnswer::Refused(why) | NoAnswer::Nothing(why)) => said.push(format!("{server} says of {name}: {why}")),
+                Err(NoAnswer::Refused(why) | NoAnswer::Nothing(why)) => {
+                    said.push(format!("{server} says of {name}: {why}"))
+                }
             }
         }
         if !found.is_empty() {
@@ -134,6 +155,9 @@ mod tests {
         assert_eq!(found, ["127.0.0.1".parse::<IpAddr>().unwrap(), "fe80::1".parse().unwrap()]);
         assert_eq!(odd, ["`nonsense` (no address)"]);
         assert_eq!(nameservers("").0, ["127.0.0.1".parse::<IpAddr>().unwrap()]);
-        assert_eq!(nameservers("nameserver 1.1.1.1\nnameserver 2.2.2.2\nnameserver 3.3.3.3\nnameserver 4.4.4.4").1.len(), 1);
+        assert_eq!(
+            nameservers("nameserver 1.1.1.1\nnameserver 2.2.2.2\nnameserver 3.3.3.3\nnameserver 4.4.4.4").1.len(),
+            1
+        );
     }
 }

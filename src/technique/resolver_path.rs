@@ -13,7 +13,7 @@ use rustls::ClientConfig;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::names::{NoAnswer, addresses, lookup};
+use super::names::{NoAnswer, addresses, lookup, lookup_marked};
 use super::{Context, NoParams, Technique, Work, http, nameservers, read, resolver_at};
 use crate::agent::links::route_link;
 use crate::model::evidence::{Answer, Evidence, Said};
@@ -38,7 +38,9 @@ impl Technique for ResolverPath {
         Box::pin(async move {
             let mut evidence = Evidence { from_ms: cx.clock.now_ms(), ..Evidence::default() };
             let (servers, odd) = nameservers(&cx.setup.resolv_conf);
-            evidence.problems.extend(odd.into_iter().map(|what| format!("resolv.conf has a nameserver that could not be asked: {what}")));
+            evidence.problems.extend(
+                odd.into_iter().map(|what| format!("resolv.conf has a nameserver that could not be asked: {what}")),
+            );
             let asked = servers.iter().map(|server| ask_server(cx, &trial, *server));
             let by_server = futures_util::future::join_all(asked);
             if cx.setup.mullvad {
@@ -75,7 +77,12 @@ async fn ask_server(cx: &Context, trial: &Arc<str>, server: IpAddr) -> Vec<Answe
         }
     };
     let marked = format!("{}.{}", cx.ledger.enter(trial).marker(), cx.setup.canary);
-    let (canary, _) = tokio::join!(lookup(&resolver, &cx.setup.canary, RecordType::A), lookup(&resolver, &marked, RecordType::A));
+<<<<<<< HEAD
+    let (canary, _) = tokio::join!(lookup_marked(server, &cx.setup.canary), lookup_marked(server, &marked));
+    answers.push(cx.answer(&who, canary));
+=======
+    let (canary, _) =
+        tokio::join!(lookup(&resolver, &cx.setup.canary, RecordType::A), lookup(&resolver, &marked, RecordType::A));
     answers.push(cx.answer(
         &who,
         match canary {
@@ -84,6 +91,7 @@ async fn ask_server(cx: &Context, trial: &Arc<str>, server: IpAddr) -> Vec<Answe
             Err(NoAnswer::Nothing(error)) => Said::Nothing { error },
         },
     ));
+>>>>>>> docker
     for name in &cx.setup.echo_dns {
         answers.push(asker(cx, &resolver, &who, name).await);
     }
@@ -97,7 +105,11 @@ async fn asker(cx: &Context, resolver: &hickory_resolver::TokioResolver, who: &s
         Ok(found) if !found.addresses.is_empty() => Ok(found.addresses[0]),
         Ok(_) | Err(NoAnswer::Refused(_)) => match lookup(resolver, name, RecordType::TXT).await {
             Ok(found) => {
-                let word = found.texts.iter().flat_map(|text| text.split([' ', '"', '\t'])).find_map(|word| word.parse::<IpAddr>().ok());
+                let word = found
+                    .texts
+                    .iter()
+                    .flat_map(|text| text.split([' ', '"', '\t']))
+                    .find_map(|word| word.parse::<IpAddr>().ok());
                 word.ok_or_else(|| "the answer holds no address".to_owned())
             }
             Err(NoAnswer::Refused(why) | NoAnswer::Nothing(why)) => Err(why),
@@ -129,7 +141,9 @@ async fn dnsleak(cx: &Context, tls: &ClientConfig, trial: &Arc<str>, servers: &[
         Ok(found) => found,
         Err(error) => return nothing(format!("its name could not be resolved: {error}")),
     };
-    let Some(address) = found.iter().find(|ip| ip.is_ipv4()).or(found.first()) else { return nothing("it has no address".to_owned()) };
+    let Some(address) = found.iter().find(|ip| ip.is_ipv4()).or(found.first()) else {
+        return nothing("it has no address".to_owned());
+    };
     match http::ask(tls, &url, *address, PATIENCE, "application/json").await {
         Ok((200, body)) => match serde_json::from_slice::<Vec<Leak>>(&body) {
             Ok(seen) if !seen.is_empty() => seen

@@ -72,7 +72,14 @@ impl<'a> Sender<'a> {
         })
     }
 
-    fn send(&self, proto: Proto, to: SocketAddr, via: &Via, what: &str, act: impl FnOnce(&Entry, &Socket) -> io::Result<()>) -> Outcome {
+    fn send(
+        &self,
+        proto: Proto,
+        to: SocketAddr,
+        via: &Via,
+        what: &str,
+        act: impl FnOnce(&Entry, &Socket) -> io::Result<()>,
+    ) -> Outcome {
         let entry = self.ledger.enter(&self.trial);
         let at_ms = self.clock.now_ms();
         let opened = open(proto, to.ip(), via);
@@ -85,7 +92,8 @@ impl<'a> Sender<'a> {
             Err(error) => fate_of(&error),
         };
         let shown = if proto == Proto::Ip(libc::IPPROTO_TCP as u8) { Proto::Tcp } else { proto };
-        let stimulus = Stimulus { id: entry.id, at_ms, proto: shown, to, via: via.clone(), what: what.to_owned(), fate };
+        let stimulus =
+            Stimulus { id: entry.id, at_ms, proto: shown, to, via: via.clone(), what: what.to_owned(), fate };
         Outcome { stimulus, socket: opened.ok() }
     }
 }
@@ -132,7 +140,9 @@ pub fn open(proto: Proto, to: IpAddr, via: &Via) -> io::Result<Socket> {
     // A connection's port has to be known before its SYN leaves, so that the sensor knows the flow.
     match via {
         Via::Source(address) => socket.bind(&SockAddr::from(SocketAddr::new(*address, 0)))?,
-        Via::Default | Via::Device(_) if proto == Proto::Tcp => socket.bind(&SockAddr::from(SocketAddr::new(unspecified(to), 0)))?,
+        Via::Default | Via::Device(_) if proto == Proto::Tcp => {
+            socket.bind(&SockAddr::from(SocketAddr::new(unspecified(to), 0)))?
+        }
         Via::Default | Via::Device(_) => {}
     }
     Ok(socket)

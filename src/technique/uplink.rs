@@ -64,13 +64,15 @@ impl Technique for Uplink {
 
 async fn send_all(cx: &Context, trial: &Arc<str>, v6: bool, evidence: &mut Evidence) {
     let sender = cx.sender(trial);
-    let targets: Vec<IpAddr> = if v6 { TO6.iter().filter_map(|to| to.parse().ok()).collect() } else { TO4.map(IpAddr::from).to_vec() };
+    let targets: Vec<IpAddr> =
+        if v6 { TO6.iter().filter_map(|to| to.parse().ok()).collect() } else { TO4.map(IpAddr::from).to_vec() };
     let mut open = Vec::new();
     for _ in 0..ROUNDS {
         for via in cx.ways(v6) {
             for to in &targets {
                 for port in UDP_PORTS {
-                    let outcome = sender.udp(SocketAddr::new(*to, port), &via, "datagram", |entry| entry.marker().into_bytes());
+                    let outcome =
+                        sender.udp(SocketAddr::new(*to, port), &via, "datagram", |entry| entry.marker().into_bytes());
                     evidence.stimuli.push(outcome.stimulus);
                 }
                 for port in TCP_PORTS {

@@ -1,6 +1,6 @@
 //! Making and unmaking links, addresses, routes and rules.
 
-use super::RouteError;
+use super::{Link, Object, RouteError, Rule};
 use crate::net::netlink::{Client, Message, emit};
 use ipnet::IpNet;
 use netlink_packet_route::AddressFamily;
@@ -305,6 +305,15 @@ impl Rtnetlink {
         self.send(&request, &format!("make the rule {} to table {}", rule.priority, rule.table))
     }
 
+    /// Removes a policy rule that the kernel listed.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn delete_listed_rule(&mut self, rule: &Rule) -> Result<(), RouteError> {
+        let request = Message { kind: RTM_DELRULE, flags: 0, payload: rule.raw().to_vec() };
+        self.send(&request, &format!("remove the rule {}", rule.text))
+    }
+
     /// Removes a policy rule.
     ///
     /// # Errors
@@ -345,4 +354,15 @@ fn route_message(route: &RouteSpec) -> Result<RouteMessage, RouteError> {
 
 fn index_of(name: &str) -> Result<u32, RouteError> {
     nix::net::if_::if_nametoindex(name).map_err(|_| RouteError::NoLink(name.to_owned()))
+}
+
+/// What a message of the link group says: the name of a link, and whether it is there and up. `None` for other messages.
+#[must_use]
+pub fn link_event(message: &Message) -> Option<(String, bool)> {
+    if !matches!(message.kind, RTM_NEWLINK | RTM_DELLINK) {
+        return None;
+    }
+    let link = Link::parse(message.clone()).ok()?;
+    let up = message.kind == RTM_NEWLINK && link.is_up();
+    Some((link.name, up))
 }

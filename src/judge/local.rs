@@ -1,0 +1,114 @@
+//! `local-reachable`: what the owner needs past the tunnel.
+
+use serde_json::json;
+
+use super::{Case, Ruling, law, line};
+use crate::model::evidence::{Answer, OutageEvidence, Said};
+use crate::model::probe::Phase;
+use crate::model::report::EvidenceLine;
+use crate::model::verdict::FailKind;
+
+/// What the technique calls a target that it found by itself.
+const FOUND: &str = "gateway ";
+
+pub(super) fn judge(case: &Case<'_>) -> Ruling {
+    match (case.phase, case.outage) {
+        (Phase::Outage, Some(outage)) => judge_outage(case, outage),
+        (Phase::Outage, None) => Ruling::inconclusive("not measured", &["there was no outage".to_owned()], Vec::new()),
+        (Phase::Up | Phase::Recovered, _) => judge_once(case),
+    }
+}
+
+fn judge_once(case: &Case<'_>) -> Ruling {
+    let Some(evidence) = case.evidence else {
+        return Ruling::inconclusive(
+            "not measured",
+            &["the technique brought no evidence back".to_owned()],
+            Vec::new(),
+        );
+    };
+    if evidence.answers.is_empty() {
+        return Ruling::skip("no local target is configured (local.must_reach) and no gateway was found");
+    }
+    let lines: Vec<EvidenceLine> = evidence.answers.iter().map(answer_line).collect();
+    let silent: Vec<&Answer> =
+        evidence.answers.iter().filter(|answer| !matches!(answer.said, Said::Reached { .. })).collect();
+    if let Some(stated) = silent.iter().find(|answer| !answer.witness.starts_with(FOUND)) {
+        let summary = format!("{} does not answer", stated.witness);
+        return Ruling::fail(
+            FailKind::Broken,
+            summary,
+            "a local target cannot be reached from the stack".to_owned(),
+            answer_line(stated),
+            lines,
+        );
+    }
+    let mut doubts = law::sensor_doubts(case);
+    doubts.extend(evidence.problems.clone());
+    doubts.extend(
+        silent
+            .iter()
+            .map(|answer| format!("{} gave no sign of life, which it need not: set local.must_reach", answer.witness)),
+    );
+    if !doubts.is_empty() {
+        return Ruling::inconclusive("not every local target answered", &doubts, lines);
+    }
+    let names: Vec<&str> = evidence.answers.iter().map(|answer| answer.witness.as_str()).collect();
+    Ruling::pass(format!("{} reachable", names.join(", ")), lines)
+}
+
+fn judge_outage(case: &Case<'_>, outage: &OutageEvidence) -> Ruling {
+    let lines: Vec<EvidenceLine> = outage
+        .local
+        .iter()
+        .map(|reach| {
+            let what = format!(
+                "{} answered {} of {} times while the tunnel was down",
+                reach.target, reach.answered, reach.asked
+            );
+            line(
+                outage.from_ms,
+                what,
+                json!({ "target": reach.target, "asked": reach.asked, "answered": reach.answered }),
+            )
+        })
+        .collect();
+    if outage.down_proof.is_none() {
+        return Ruling::inconclusive("not measured", &outage.problems, lines);
+    }
+    let lost = outage.local.iter().zip(&lines).find(|(reach, _)| reach.answered * 10 < reach.asked * 9);
+    if let Some((reach, first)) = lost {
+        if reach.target.starts_with(FOUND) {
+            let doubt = format!("{} gave no sign of life, which it need not: set local.must_reach", reach.target);
+            return Ruling::inconclusive("not every local target answered", &[doubt], lines);
+        }
+        let summary =
+            format!("{} answered {} of {} times while the tunnel was down", reach.target, reach.answered, reach.asked);
+        return Ruling::fail(
+            FailKind::Broken,
+            summary,
+            "a local target was lost with the tunnel".to_owned(),
+            first.clone(),
+            lines,
+        );
+    }
+    if outage.local.is_empty() {
+        return Ruling::skip("no local target is configured (local.must_reach) and no gateway was found");
+    }
+    let doubts = law::sensor_doubts(case);
+    if !doubts.is_empty() {
+        return Ruling::inconclusive("local targets answered", &doubts, lines);
+    }
+    let (asked, answered) =
+        outage.local.iter().fold((0, 0), |(asked, answered), reach| (asked + reach.asked, answered + reach.answered));
+    Ruling::pass(format!("answered {answered} of {asked} times while the tunnel was down"), lines)
+}
+
+fn answer_line(answer: &Answer) -> EvidenceLine {
+    let how = match &answer.said {
+        Said::Reached { how } => how.clone(),
+        Said::Nothing { error } => format!("no answer: {error}"),
+        _ => "an answer of another kind".to_owned(),
+    };
+    line(answer.at_ms, format!("{}: {how}", answer.witness), json!({ "target": answer.witness, "how": how }))
+}

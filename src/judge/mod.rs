@@ -1,0 +1,167 @@
+//! Evidence to verdict, by the law of pass. Pure: no clock, no network, no files. What is missing makes inconclusive; nothing here turns an
+//! error or a silence into a pass.
+
+mod dark;
+mod exit;
+mod law;
+mod local;
+mod resolver;
+mod uplink;
+mod wire;
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde_json::{Map, Value, json};
+
+use crate::config::{ForcedPolicy, Provider};
+use crate::model::evidence::{Evidence, OutageEvidence, PhaseWire, Sighting};
+use crate::model::probe::{Expectation, Phase, Probe};
+use crate::model::report::EvidenceLine;
+use crate::model::verdict::{FailKind, Verdict};
+
+/// Lines of evidence that one verdict shows at most.
+const MAX_LINES: usize = 40;
+
+/// What is known of the stack and of the home, from configuration or found.
+#[derive(Debug, Clone, Default)]
+pub struct Facts {
+    /// Addresses of the home line.
+    pub home: Vec<IpAddr>,
+    /// What the home's resolvers look like to an authority; empty: not known.
+    pub home_resolvers: Vec<IpAddr>,
+    /// Whose exit it should be.
+    pub provider: Option<Provider>,
+    /// The exit must lie in one of these; empty: anywhere.
+    pub exit: Vec<IpNet>,
+    /// What resolv.conf may name; empty: not stated.
+    pub resolvers: Vec<IpAddr>,
+    /// What must become of forced queries.
+    pub forced_policy: Option<ForcedPolicy>,
+    /// Networks of the uplinks' own addresses.
+    pub uplink_nets: Vec<IpNet>,
+    /// Names of the uplinks.
+    pub uplinks: Vec<String>,
+    /// Name of the tunnel, if there is one.
+    pub tunnel: Option<String>,
+    /// Whether the VPN server is known.
+    pub endpoint_known: bool,
+}
+
+/// What is judged.
+#[derive(Debug, Clone, Copy)]
+pub struct Case<'a> {
+    /// The probe.
+    pub probe: &'a Probe,
+    /// The name of this asking.
+    pub trial: &'a str,
+    /// When it was asked.
+    pub phase: Phase,
+    /// What the technique brought back, if it ran.
+    pub evidence: Option<&'a Evidence>,
+    /// What the sensor did in that phase, if it was closed.
+    pub wire: Option<&'a PhaseWire>,
+    /// The outage, in the phases `outage` and `recovered`.
+    pub outage: Option<&'a OutageEvidence>,
+    /// What is known.
+    pub facts: &'a Facts,
+}
+
+/// A verdict and what it rests on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ruling {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// What was seen, one line.
+    pub summary: String,
+    /// Why it is not a pass.
+    pub reason: Option<String>,
+    /// What it rests on.
+    pub evidence: Vec<EvidenceLine>,
+}
+
+/// Judges one asking of a probe.
+pub fn judge(case: &Case<'_>) -> Ruling {
+    let mut ruling = match case.probe.expect {
+        Expectation::ExitIsVpn => exit::judge(case),
+        Expectation::ResolverIsVpn => resolver::judge(case),
+        Expectation::ForcedDnsContained => uplink::judge_forced(case),
+        Expectation::NothingOnUplink => uplink::judge(case),
+        Expectation::GoesDark => dark::judge(case),
+        Expectation::LocalReachable => local::judge(case),
+        Expectation::WireQuiet => wire::judge(case),
+    };
+    let more = ruling.evidence.len().saturating_sub(MAX_LINES);
+    if more > 0 {
+        ruling.evidence.truncate(MAX_LINES);
+        ruling.evidence.push(line(0.0, format!("and {more} more"), json!({ "more": more })));
+    }
+    ruling
+}
+
+impl Ruling {
+    fn pass(summary: String, evidence: Vec<EvidenceLine>) -> Self {
+        Ruling { verdict: Verdict::Pass, summary, reason: None, evidence }
+    }
+
+    /// A failure needs evidence: there is no other way to make one.
+    fn fail(kind: FailKind, summary: String, reason: String, first: EvidenceLine, rest: Vec<EvidenceLine>) -> Self {
+        let evidence = std::iter::once(first).chain(rest).collect();
+        Ruling { verdict: Verdict::Fail(kind), summary, reason: Some(reason), evidence }
+    }
+
+    fn warn(summary: String, reason: String, evidence: Vec<EvidenceLine>) -> Self {
+        Ruling { verdict: Verdict::Warn, summary, reason: Some(reason), evidence }
+    }
+
+    fn inconclusive(summary: &str, reasons: &[String], evidence: Vec<EvidenceLine>) -> Self {
+        Ruling {
+            verdict: Verdict::Inconclusive,
+            summary: summary.to_owned(),
+            reason: Some(reasons.join("; ")),
+            evidence,
+        }
+    }
+
+    fn skip(reason: &str) -> Self {
+        Ruling {
+            verdict: Verdict::Skip,
+            summary: reason.to_owned(),
+            reason: Some(reason.to_owned()),
+            evidence: Vec::new(),
+        }
+    }
+}
+
+/// One line of evidence; `fields` is a JSON object.
+fn line(at_ms: f64, what: String, fields: Value) -> EvidenceLine {
+    let fields = match fields {
+        Value::Object(map) => map,
+        _ => Map::new(),
+    };
+    EvidenceLine { at_ms, what, fields }
+}
+
+/// Packets that the sensor saw, as evidence.
+fn sighting_line(sighting: &Sighting) -> EvidenceLine {
+    let times = if sighting.count == 1 { String::new() } else { format!(", {} times", sighting.count) };
+    let what = format!("{} on {}: {} → {}{times}", sighting.proto, sighting.link, end(sighting.src), end(sighting.dst));
+    line(
+        sighting.first_ms,
+        what,
+        json!({
+            "link": sighting.link, "proto": sighting.proto.to_string(), "src": end(sighting.src), "dst": end(sighting.dst),
+            "count": sighting.count, "first_ms": sighting.first_ms, "last_ms": sighting.last_ms,
+        }),
+    )
+}
+
+/// An address, with its port where it has one.
+pub fn end(address: std::net::SocketAddr) -> String {
+    if address.port() == 0 { address.ip().to_string() } else { address.to_string() }
+}
+
+/// `1 packet`, `2 packets`.
+fn count(number: u64, thing: &str) -> String {
+    if number == 1 { format!("1 {thing}") } else { format!("{number} {thing}s") }
+}

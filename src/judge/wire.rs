@@ -1,0 +1,62 @@
+//! `wire-quiet`: the second oracle, everything on the uplinks that no probe sent and the allow-list does not name.
+
+use super::{Case, Ruling, count, law, sighting_line};
+use crate::model::evidence::{Class, Sighting};
+use crate::model::verdict::FailKind;
+
+pub(super) fn judge(case: &Case<'_>) -> Ruling {
+    let sightings = case.wire.map(|wire| wire.sightings.as_slice()).unwrap_or_default();
+    let of = |class: Class| -> Vec<&Sighting> {
+        sightings.iter().filter(|sighting| sighting.probe.is_none() && sighting.class == class).collect()
+    };
+    let offences = of(Class::Offence);
+    let mut doubts = law::sensor_doubts(case);
+    if let Some(evidence) = case.evidence {
+        doubts.extend(evidence.problems.clone());
+    }
+    // Without a known server the tunnel's own packets cannot be told from others that look like them.
+    let (perhaps_own, leaks): (Vec<&Sighting>, Vec<&Sighting>) = offences
+        .into_iter()
+        .partition(|sighting| sighting.wireguard && case.facts.tunnel.is_some() && !case.facts.endpoint_known);
+    if let Some((first, rest)) = leaks.split_first() {
+        let packets: u64 = leaks.iter().map(|sighting| sighting.count).sum();
+        let summary = format!(
+            "{} left by {}, e.g. {} to {}",
+            count(packets, "packet"),
+            first.link,
+            first.proto,
+            super::end(first.dst)
+        );
+        let rest = rest.iter().map(|sighting| sighting_line(sighting)).collect();
+        return Ruling::fail(
+            FailKind::Leak,
+            summary,
+            "something in the stack talks past the tunnel".to_owned(),
+            sighting_line(first),
+            rest,
+        );
+    }
+    if let Some(first) = perhaps_own.first() {
+        doubts.push(format!(
+            "packets to {} look like the tunnel's own, but the VPN server is not known: set vpn.endpoint",
+            super::end(first.dst)
+        ));
+    }
+    if !doubts.is_empty() {
+        return Ruling::inconclusive("nothing else was seen on the uplink, which proves nothing", &doubts, Vec::new());
+    }
+    let nearby = of(Class::Nearby);
+    if let Some(first) = nearby.first() {
+        let packets: u64 = nearby.iter().map(|sighting| sighting.count).sum();
+        let summary = format!(
+            "{} to private or multicast addresses that local.subnets does not name, e.g. {} to {}",
+            count(packets, "packet"),
+            first.proto,
+            super::end(first.dst)
+        );
+        let reason =
+            "they cannot reach the internet as they are, but whoever hears them learns of the stack".to_owned();
+        return Ruling::warn(summary, reason, nearby.iter().map(|sighting| sighting_line(sighting)).collect());
+    }
+    Ruling::pass("only the tunnel and local subnets".to_owned(), Vec::new())
+}

@@ -1,0 +1,384 @@
+//! Leak fixtures: how a sealed stack is broken, as data. `fixtures/leaks/*.toml` are built in; adding one is adding a
+//! file.
+//!
+//! The vocabulary is closed: what a fixture does is said here, once, and a word that is not here is an error.
+
+use ipnet::IpNet;
+use serde::Deserialize;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+include!(concat!(env!("OUT_DIR"), "/leaks.rs"));
+
+/// Why a fixture cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LeakError {
+    /// Nothing of that name is built in.
+    #[error("find the leak class {0}; there are: {1}")]
+    Unknown(String, String),
+    /// It says something that the vocabulary does not have.
+    #[error("read the leak fixture {0}")]
+    Parse(String, #[source] Box<toml::de::Error>),
+}
+
+/// One way to break a sealed stack.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Leak {
+    /// Its id, the stem of its file.
+    #[serde(skip)]
+    pub id: String,
+    /// What is broken, in a few words.
+    pub title: String,
+    /// Why it matters.
+    pub threat: String,
+    /// Ids of the probes that must fail on it.
+    pub red: Vec<String>,
+    /// What is done to the sealed stack, in this order.
+    #[serde(rename = "change")]
+    pub changes: Vec<Change>,
+}
+
+impl Leak {
+    /// Reads a fixture.
+    ///
+    /// # Errors
+    /// When it is not well formed.
+    pub fn parse(id: &str, text: &str) -> Result<Self, LeakError> {
+        let mut leak: Self = toml::from_str(text).map_err(|e| LeakError::Parse(id.to_owned(), Box::new(e)))?;
+        id.clone_into(&mut leak.id);
+        Ok(leak)
+    }
+
+    /// The built-in fixture of that name.
+    ///
+    /// # Errors
+    /// When there is none, or it is not well formed.
+    pub fn named(id: &str) -> Result<Self, LeakError> {
+        let found = LEAKS.iter().find(|(stem, _)| *stem == id);
+        let (stem, text) = found.ok_or_else(|| LeakError::Unknown(id.to_owned(), names().join(", ")))?;
+        Self::parse(stem, text)
+    }
+
+    /// All built-in fixtures, in the order of their names.
+    ///
+    /// # Errors
+    /// When one is not well formed.
+    pub fn all() -> Result<Vec<Self>, LeakError> {
+        LEAKS.iter().map(|(stem, text)| Self::parse(stem, text)).collect()
+    }
+
+    /// Whether the stack never gets a tunnel.
+    #[must_use]
+    pub fn without_tunnel(&self) -> bool {
+        self.actions().any(|action| *action == Action::NoTunnel {})
+    }
+
+    /// What is done, whenever it is done.
+    pub fn actions(&self) -> impl Iterator<Item = &Action> {
+        self.changes.iter().map(|change| &change.action)
+    }
+}
+
+/// Names of the built-in fixtures.
+#[must_use]
+pub fn names() -> Vec<&'static str> {
+    LEAKS.iter().map(|(stem, _)| *stem).collect()
+}
+
+/// One step of breaking a stack.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Change {
+    /// When it is done.
+    #[serde(default)]
+    pub when: Moment,
+    /// How long after that moment, in milliseconds.
+    #[serde(default)]
+    pub after_ms: u64,
+    /// How long it lasts, in milliseconds. Without it, what is done at the start is done for good, and what is done when
+    /// the tunnel goes or comes is undone when it comes or goes again.
+    pub for_ms: Option<u64>,
+    /// Keeps what was done when the tunnel went or came for good.
+    #[serde(default)]
+    pub lasting: bool,
+    /// What is done.
+    #[serde(rename = "do")]
+    pub action: Action,
+}
+
+impl Change {
+    /// The time between the moment and the change.
+    #[must_use]
+    pub fn after(&self) -> Duration {
+        Duration::from_millis(self.after_ms)
+    }
+
+    /// How long it lasts, if that is limited.
+    #[must_use]
+    pub fn lasts(&self) -> Option<Duration> {
+        self.for_ms.map(Duration::from_millis)
+    }
+}
+
+/// When a change is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Moment {
+    /// Before the stack is ready.
+    #[default]
+    Start,
+    /// When the tunnel's link goes down or away, by whatever means.
+    TunnelDown,
+    /// When the tunnel's link comes up again.
+    TunnelUp,
+}
+
+/// What a change does. Links are named as the stack sees them: `eth0`, `tun0`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Action {
+    /// Sets the policy of a chain of the stack's firewall.
+    Policy {
+        /// Which chain.
+        chain: ChainName,
+        /// Which policy.
+        policy: PolicyName,
+        /// Of which family.
+        #[serde(default)]
+        family: FamilyName,
+    },
+    /// Puts an ACCEPT at the head of a chain of the stack's firewall.
+    Allow(Packets),
+    /// Puts a DROP at the head of a chain of the stack's firewall.
+    Forbid(Packets),
+    /// Adds a route.
+    Route {
+        /// Where to.
+        to: IpNet,
+        /// By which link; the uplink's own gateway is used where it has one.
+        link: String,
+        /// In which table (254 is main).
+        #[serde(default = "main_table")]
+        table: u32,
+    },
+    /// Adds a policy rule.
+    Rule {
+        /// Its place in the order.
+        priority: u32,
+        /// The table that it looks in.
+        table: u32,
+        /// Only for that destination.
+        to: Option<IpNet>,
+        /// Only for that transport.
+        proto: Option<Transport>,
+        /// Only to those ports.
+        ports: Option<Ports>,
+        /// Of which family.
+        #[serde(default)]
+        family: FamilyName,
+    },
+    /// Removes the policy rules of that priority.
+    Unrule {
+        /// Their place in the order.
+        priority: u32,
+    },
+    /// No tunnel is ever started, and so no rule leads to one.
+    NoTunnel {},
+    /// The stack's resolv.conf names these.
+    ResolvConf {
+        /// Its nameservers.
+        nameservers: Vec<IpAddr>,
+    },
+    /// A resolver that is reached inside the stack but asks from the home's namespace, past every rule of the stack, as
+    /// Docker's 127.0.0.11 does when the host's resolver is a loopback address.
+    OutsideResolver {
+        /// In which namespace it is reached.
+        #[serde(default)]
+        at: Place,
+        /// Where it is reached.
+        listen: SocketAddr,
+        /// Whom it asks, from the home.
+        upstream: SocketAddr,
+    },
+    /// Local names (`.lan`, names of one label) are asked of this resolver, as v3.41 asks the container's original one.
+    LocalNames {
+        /// Whom.
+        resolver: SocketAddr,
+    },
+    /// The stack's own resolver does not answer.
+    DeadResolver {},
+    /// Tunnelled traffic comes out at these addresses instead of the provider's.
+    Exit {
+        /// For IPv4.
+        v4: IpAddr,
+        /// For IPv6.
+        v6: IpAddr,
+    },
+    /// A program in the stack that sends a datagram to the same place over and over, bound to a link.
+    Speak {
+        /// Where to.
+        to: SocketAddr,
+        /// By which link.
+        link: String,
+        /// How often, in milliseconds.
+        every_ms: u64,
+    },
+}
+
+fn main_table() -> u32 {
+    254
+}
+
+/// Which packets a firewall rule is about; what is left out matches all.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Packets {
+    /// Which chain.
+    #[serde(default)]
+    pub chain: ChainName,
+    /// Leaving by that link (entering by it, for the input chain).
+    pub link: Option<String>,
+    /// To that network.
+    pub to: Option<IpNet>,
+    /// Of that transport.
+    pub proto: Option<Transport>,
+    /// To those ports; needs `proto`.
+    pub ports: Option<Ports>,
+    /// Carrying that mark.
+    pub mark: Option<u32>,
+    /// Of which family.
+    #[serde(default)]
+    pub family: FamilyName,
+}
+
+/// A chain of the stack's firewall.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ChainName {
+    /// To the stack.
+    Input,
+    /// Through it.
+    Forward,
+    /// From it.
+    #[default]
+    Output,
+}
+
+impl ChainName {
+    /// As iptables writes it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Input => "INPUT",
+            Self::Forward => "FORWARD",
+            Self::Output => "OUTPUT",
+        }
+    }
+}
+
+/// A policy of a chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PolicyName {
+    /// Lets pass.
+    Accept,
+    /// Drops.
+    Drop,
+}
+
+/// One family or both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FamilyName {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+    /// Both.
+    #[default]
+    Both,
+}
+
+/// A namespace of the lab.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Place {
+    /// The stack's.
+    #[default]
+    Stack,
+    /// The home's.
+    Home,
+}
+
+/// A transport protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// ICMP or ICMPv6, by the family.
+    Icmp,
+}
+
+/// Destination ports, inclusive: `"53"` or `"1024-65535"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Ports(pub u16, pub u16);
+
+impl TryFrom<String> for Ports {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let (low, high) = text.split_once('-').unwrap_or((&text, &text));
+        match (low.trim().parse(), high.trim().parse()) {
+            (Ok(low), Ok(high)) if low <= high => Ok(Self(low, high)),
+            _ => Err(format!("`{text}` is neither a port nor a range of ports such as `1024-65535`")),
+        }
+    }
+}
+
+impl fmt::Display for Leak {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.id, self.title)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_fixture_is_well_formed_and_turns_a_probe_red() {
+        let leaks = Leak::all().unwrap();
+        assert!(!leaks.is_empty());
+        for leak in leaks {
+            assert!(!leak.red.is_empty() && !leak.changes.is_empty() && !leak.threat.is_empty(), "{leak}");
+        }
+    }
+
+    #[test]
+    fn unknown_words_are_refused() {
+        let with = |line: &str| Leak::parse("x", &format!("title='t'\nthreat='w'\nred=['p']\n[[change]]\n{line}\n"));
+        assert!(with("do = { kind = 'no-tunnel' }").is_ok());
+        for line in [
+            "do = { kind = 'no-tunnels' }",
+            "do = { kind = 'no-tunnel', x = 1 }",
+            "when = 'later'\ndo = { kind = 'no-tunnel' }",
+            "do = { kind = 'allow', proto = 'udp', port = '53' }",
+            "do = { kind = 'allow', proto = 'udp', ports = '60-50' }",
+            "do = { kind = 'policy', chain = 'sideways', policy = 'accept' }",
+        ] {
+            assert!(with(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_name_lists_the_known() {
+        let error = Leak::named("no-such-leak").unwrap_err().to_string();
+        assert!(error.contains("output-accept"), "{error}");
+    }
+}

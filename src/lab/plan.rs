@@ -1,0 +1,218 @@
+//! The lab's addresses: which wire is where, and who answers under which address.
+//!
+//! Public addresses are those of RFC 5737 and RFC 3849 where it does not matter, and the well-known ones where a probe
+//! asks for them by name or number. None of them ever leaves the lab's own namespaces.
+
+use ipnet::IpNet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// An address or network written in this file; a mistake shows in every test at once.
+fn parse<T: std::str::FromStr>(text: &str) -> T
+where
+    T::Err: std::fmt::Debug,
+{
+    text.parse().unwrap_or_else(|error| panic!("the plan's address {text} is malformed: {error:?}"))
+}
+
+/// Name of the stack's uplink, as Docker calls it.
+pub const UPLINK: &str = "eth0";
+/// Name of the stack's tunnel, as Gluetun calls it.
+pub const TUNNEL: &str = "tun0";
+/// Gluetun's WireGuard MTU (v3.40 and v3.41), in bytes.
+pub const TUNNEL_MTU: u16 = 1320;
+
+/// The home's Docker-like bridge.
+pub const BRIDGE_NET: &str = "172.18.0.0/16";
+/// The home's LAN, which Gluetun is told of as an outbound subnet.
+pub const LAN_NET: &str = "192.168.1.0/24";
+/// The bridge's private IPv6 network.
+pub const BRIDGE_ULA: &str = "fd18::/64";
+/// The bridge's public IPv6 network, which the ISP routes to the home.
+pub const BRIDGE_GUA: &str = "2001:db8:18::/64";
+/// The ISP's resolver, the one that a home's router hands out.
+pub const ISP_RESOLVER: &str = "203.0.113.53";
+/// The same over IPv6.
+pub const ISP_RESOLVER_V6: &str = "2001:db8:113::53";
+/// The home's public address.
+pub const HOME: &str = "203.0.113.10";
+/// The stack's address on the bridge.
+pub const STACK: &str = "172.18.0.10";
+/// The stack's public IPv6 address, which is as good as the home's.
+pub const STACK_GUA: &str = "2001:db8:18::10";
+/// The neighbour on the bridge.
+pub const NEIGHBOUR: &str = "172.18.0.20";
+/// The web server on the LAN.
+pub const LAN_HOST: &str = "192.168.1.50";
+/// The VPN server.
+pub const ENDPOINT: &str = "198.51.100.2:51820";
+/// Where tunnelled traffic comes out.
+pub const EXIT: &str = "198.51.100.3";
+/// The same over IPv6.
+pub const EXIT_V6: &str = "2001:db8:51::3";
+/// The provider's exit networks.
+pub const EXIT_NETS: [&str; 2] = ["198.51.100.0/24", "2001:db8:51::/64"];
+/// An exit that belongs neither to the home nor to the provider, but is routed to the provider's machine.
+pub const FOREIGN_EXIT: &str = "198.19.0.3";
+/// The same over IPv6.
+pub const FOREIGN_EXIT_V6: &str = "2001:db8:bad::3";
+/// The provider's resolver inside the tunnel.
+pub const TUNNEL_RESOLVER: &str = "10.64.0.1";
+/// The client's address inside the tunnel.
+pub const CLIENT: &str = "10.64.0.2/32";
+/// The same over IPv6.
+pub const CLIENT_V6: &str = "fc00:bbbb:bbbb:bb01::2/128";
+/// The name server that all recursive resolvers ask, and that reports who asked.
+pub const AUTHORITY: &str = "192.0.2.53";
+/// The same over IPv6.
+pub const AUTHORITY_V6: &str = "2001:db8:53::53";
+/// Public recursive resolvers.
+pub const RECURSORS: [&str; 7] = [
+    "8.8.8.8",
+    "8.8.4.4",
+    "1.1.1.1",
+    "1.0.0.1",
+    "9.9.9.9",
+    "2001:4860:4860::8888",
+    "2606:4700:4700::1111",
+];
+/// Web servers of the internet: host name, IPv4, IPv6.
+pub const WEB: [(&str, &str, &str); 3] = [
+    ("am.i.mullvad.net", "45.83.223.233", "2a03:1b20:1:f410::ad3"),
+    ("api.ipify.org", "104.26.12.205", "2606:4700:20::681a:ccd"),
+    ("example.com", "93.184.215.14", "2606:2800:21f:cb07:6820:80da:af6b:8b2c"),
+];
+/// The STUN server: host name, IPv4, IPv6.
+pub const STUN: (&str, &str, &str) = ("stun.l.google.com", "74.125.250.129", "2001:4860:4864:5:8000::1");
+/// Port of the STUN server.
+pub const STUN_PORT: u16 = 19302;
+
+/// One end of a wire: the addresses of its link.
+#[derive(Debug, Clone)]
+pub struct End {
+    /// Addresses with the length of their network.
+    pub addresses: Vec<IpNet>,
+    /// Next hops for everything else.
+    pub gateways: Vec<IpAddr>,
+}
+
+impl End {
+    fn new(addresses: &[&str], gateways: &[&str]) -> Self {
+        Self {
+            addresses: addresses.iter().map(|a| parse(a)).collect(),
+            gateways: gateways.iter().map(|g| parse(g)).collect(),
+        }
+    }
+
+    /// Without IPv6 unless `ipv6`.
+    #[must_use]
+    pub fn families(mut self, ipv6: bool) -> Self {
+        self.addresses.retain(|net| ipv6 || net.addr().is_ipv4());
+        self.gateways.retain(|ip| ipv6 || ip.is_ipv4());
+        self
+    }
+}
+
+/// The bridge itself, in the home.
+#[must_use]
+pub fn bridge() -> End {
+    End::new(&["172.18.0.1/16", "fd18::1/64", "2001:db8:18::1/64"], &[])
+}
+
+/// The stack's uplink.
+#[must_use]
+pub fn stack() -> End {
+    End::new(&["172.18.0.10/16", "2001:db8:18::10/64", "fd18::10/64"], &["172.18.0.1", "2001:db8:18::1"])
+}
+
+/// The neighbour's link to the bridge.
+#[must_use]
+pub fn neighbour() -> End {
+    End::new(&["172.18.0.20/16", "fd18::20/64"], &["172.18.0.1", "fd18::1"])
+}
+
+/// The home's link to its LAN.
+#[must_use]
+pub fn lan_router() -> End {
+    End::new(&["192.168.1.1/24"], &[])
+}
+
+/// The LAN host's link.
+#[must_use]
+pub fn lan_host() -> End {
+    End::new(&["192.168.1.50/24"], &["192.168.1.1"])
+}
+
+/// The home's line to the ISP.
+#[must_use]
+pub fn home_line() -> End {
+    End::new(&["203.0.113.10/24", "2001:db8:113::10/64"], &["203.0.113.1", "2001:db8:113::1"])
+}
+
+/// The ISP's end of that line, where its resolver is too.
+#[must_use]
+pub fn isp_line() -> End {
+    End::new(&["203.0.113.1/24", "203.0.113.53/24", "2001:db8:113::1/64", "2001:db8:113::53/64"], &[])
+}
+
+/// The ISP's link to the internet.
+#[must_use]
+pub fn isp_backbone() -> End {
+    End::new(&["198.18.0.1/30", "2001:db8:ffff::1/64"], &["198.18.0.2", "2001:db8:ffff::2"])
+}
+
+/// The internet's link to the ISP.
+#[must_use]
+pub fn internet() -> End {
+    End::new(&["198.18.0.2/30", "2001:db8:ffff::2/64"], &["198.18.0.1", "2001:db8:ffff::1"])
+}
+
+/// The ISP's link to the provider.
+#[must_use]
+pub fn isp_provider() -> End {
+    End::new(&["198.51.100.1/24", "2001:db8:51::1/64"], &[])
+}
+
+/// The provider's link: the endpoint first, then the exits.
+#[must_use]
+pub fn provider() -> End {
+    End::new(
+        &["198.51.100.2/24", "198.51.100.3/24", "2001:db8:51::2/64", "2001:db8:51::3/64"],
+        &["198.51.100.1", "2001:db8:51::1"],
+    )
+}
+
+/// Every address under which the internet answers.
+#[must_use]
+pub fn internet_addresses() -> Vec<IpAddr> {
+    let mut texts = vec![AUTHORITY, AUTHORITY_V6, STUN.1, STUN.2];
+    texts.extend(RECURSORS);
+    texts.extend(WEB.iter().flat_map(|(_, v4, v6)| [*v4, *v6]));
+    texts.into_iter().map(parse).collect()
+}
+
+/// An address constant of this file.
+#[must_use]
+pub fn ip(text: &str) -> IpAddr {
+    parse(text)
+}
+
+/// A network constant of this file.
+#[must_use]
+pub fn net(text: &str) -> IpNet {
+    parse(text)
+}
+
+/// An address and port constant of this file.
+#[must_use]
+pub fn socket(text: &str) -> SocketAddr {
+    parse(text)
+}
+
+/// The wildcard address of a family.
+#[must_use]
+pub fn unspecified(like: IpAddr) -> IpAddr {
+    match like {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    }
+}

@@ -1,0 +1,355 @@
+//! A whole lab, from its wires to its servers, sealed or broken by a leak.
+
+use super::gluetun::Version;
+use super::internet::{self, InternetConfig, ServerError, Servers};
+use super::leak::{Action, Leak, Place};
+use super::plan;
+use super::provider::{self, Provider, ProviderConfig, ProviderError};
+use super::realm::{Realm, RealmError};
+use super::stack::{self, Gluetun, GluetunConfig, StackError, Uplink};
+use super::topology::{Topology, TopologyError};
+use super::userns::PrivateDir;
+use super::wireguard::PrivateKey;
+use super::witness::dns::{Forwarder, Sockets, Upstream};
+use super::witness::{CaError, HttpWitness, Journal, LabCa};
+use ipnet::IpNet;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Why a lab does not stand.
+#[derive(Debug, thiserror::Error)]
+pub enum LabError {
+    /// Its namespaces and wires.
+    #[error("build the lab")]
+    Topology(#[from] TopologyError),
+    /// A namespace's thread.
+    #[error("reach a part of the lab")]
+    Realm(#[from] RealmError),
+    /// The provider.
+    #[error("start the lab's VPN provider")]
+    Provider(#[from] ProviderError),
+    /// The stack.
+    #[error("start the lab's VPN stack")]
+    Stack(#[from] StackError),
+    /// A server.
+    #[error("start the lab's servers")]
+    Server(#[from] ServerError),
+    /// The certificate authority.
+    #[error("make the lab's certificates")]
+    Ca(#[from] CaError),
+    /// A file of the lab.
+    #[error("write the lab's file {0}")]
+    File(&'static str, #[source] io::Error),
+}
+
+/// What lab to make.
+#[derive(Debug, Clone)]
+pub struct LabSpec {
+    /// How the stack is broken; `None` for a sealed one.
+    pub leak: Option<Leak>,
+    /// Whether home, internet and tunnel have IPv6.
+    pub ipv6: bool,
+}
+
+impl LabSpec {
+    /// A sealed lab with both families.
+    #[must_use]
+    pub fn sealed() -> Self {
+        Self { leak: None, ipv6: true }
+    }
+
+    /// A lab with both families whose stack is broken.
+    #[must_use]
+    pub fn broken(leak: Leak) -> Self {
+        Self { leak: Some(leak), ipv6: true }
+    }
+}
+
+/// A running lab. Dropping it ends all of it.
+pub struct Lab {
+    // In the order in which they have to end: what runs in a namespace before its thread.
+    servers: Vec<Servers>,
+    gluetun: Gluetun,
+    _provider: Provider,
+    topology: Topology,
+    journal: Journal,
+    resolv_conf: PathBuf,
+    ca: PathBuf,
+    ipv6: bool,
+}
+
+impl Lab {
+    /// Makes a lab; the calling thread's network namespace, empty until now, becomes its home. One lab to a process.
+    ///
+    /// # Errors
+    /// When a part of it cannot be made.
+    pub fn start(world: &PrivateDir, spec: LabSpec) -> Result<Self, LabError> {
+        let ipv6 = spec.ipv6;
+        let topology = Topology::build(ipv6)?;
+        let journal = Journal::new();
+        let authority = LabCa::new()?;
+        let ca = world.write("lab-ca.pem", &authority.pem()).map_err(|e| LabError::File("lab-ca.pem", e))?;
+        let resolv_conf =
+            world.write("stack-resolv.conf", "").map_err(|e| LabError::File("stack-resolv.conf", e))?;
+        let mut servers = vec![start_internet(&topology.internet, authority, &journal, ipv6)?];
+        servers.extend(start_home(&topology, &journal, ipv6)?);
+        let (server_key, client_key) = (PrivateKey::generate(), PrivateKey::generate());
+        let server_public = server_key.public();
+        let (provider, resolver) =
+            start_provider(&topology.provider, server_key, client_key.public(), &spec, &journal)?;
+        servers.push(resolver);
+        let config = GluetunConfig {
+            private_key: client_key,
+            server_key: server_public,
+            endpoint: plan::socket(plan::ENDPOINT),
+            addresses: of_families(&[plan::CLIENT, plan::CLIENT_V6], ipv6),
+            uplink: plan::UPLINK.to_owned(),
+            tunnel: plan::TUNNEL.to_owned(),
+            mtu: plan::TUNNEL_MTU,
+            outbound: vec![plan::net(plan::LAN_NET)],
+            input_ports: Vec::new(),
+            resolv_conf: resolv_conf.clone(),
+            leak: spec.leak.clone(),
+        };
+        let (gluetun, stack) = start_stack(&topology.stack, config, &journal)?;
+        servers.push(stack);
+        servers.extend(start_outside(&topology, spec.leak.as_ref(), &journal)?);
+        Ok(Self { servers, gluetun, _provider: provider, topology, journal, resolv_conf, ca, ipv6 })
+    }
+
+    /// The stack, to be stopped and started.
+    #[must_use]
+    pub fn stack(&self) -> &Gluetun {
+        &self.gluetun
+    }
+
+    /// The lab's namespaces.
+    #[must_use]
+    pub fn topology(&self) -> &Topology {
+        &self.topology
+    }
+
+    /// What reached the lab's servers, and from where.
+    #[must_use]
+    pub fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
+    /// The stack's network namespace, for this and other processes of the same user namespace.
+    #[must_use]
+    pub fn stack_netns(&self) -> PathBuf {
+        self.topology.stack.netns().path()
+    }
+
+    /// The resolv.conf of the stack's programs.
+    #[must_use]
+    pub fn stack_resolv_conf(&self) -> &Path {
+        &self.resolv_conf
+    }
+
+    /// The certificate authority of the lab's web servers, PEM.
+    #[must_use]
+    pub fn ca(&self) -> &Path {
+        &self.ca
+    }
+
+    /// Gluetun's control server, as the stack's namespace reaches it.
+    #[must_use]
+    pub fn control_server(&self) -> &'static str {
+        "http://127.0.0.1:8000"
+    }
+
+    /// How many servers run; each ends with the lab.
+    #[must_use]
+    pub fn server_groups(&self) -> usize {
+        self.servers.len()
+    }
+
+    /// A `leakcheck.toml` for this lab.
+    #[must_use]
+    pub fn config_toml(&self) -> String {
+        let list = |values: &[&str]| {
+            let quoted: Vec<String> = values.iter().map(|value| format!("{value:?}")).collect();
+            format!("[{}]", quoted.join(", "))
+        };
+        let six = |always: &[&'static str], ipv6: &[&'static str]| {
+            let mut values = always.to_vec();
+            values.extend(ipv6.iter().filter(|_| self.ipv6));
+            list(&values)
+        };
+        format!(
+            r#"[target]
+netns = {netns:?}
+[vpn]
+provider = "mullvad"
+interface = "{tunnel}"
+endpoint = "{endpoint}"
+exit = {exit}
+[home]
+ip = {home}
+[local]
+subnets = {subnets}
+must_reach = ["http://192.168.1.50/", "tcp://172.18.0.20:8989"]
+must_serve = ["http://172.18.0.10:8080/"]
+[echo]
+http = ["https://am.i.mullvad.net/json", "https://api.ipify.org?format=json"]
+stun = ["stun.l.google.com:19302"]
+dns = ["whoami.akamai.net"]
+extra_ca = {ca:?}
+[dns]
+resolvers = ["127.0.0.1", "10.64.0.1"]
+forced = ["8.8.8.8", "1.1.1.1"]
+forced_policy = "no-escape"
+canary = "example.com"
+[outage]
+methods = ["vpn-stop", "link-down"]
+window = "3s"
+recovery_timeout = "15s"
+control_server = "{control}"
+"#,
+            netns = self.stack_netns(),
+            tunnel = plan::TUNNEL,
+            endpoint = plan::ENDPOINT,
+            exit = six(&[plan::EXIT_NETS[0]], &[plan::EXIT_NETS[1]]),
+            home = six(&[plan::HOME], &[plan::STACK_GUA]),
+            subnets = six(&[plan::BRIDGE_NET, plan::LAN_NET], &[plan::BRIDGE_ULA, plan::BRIDGE_GUA]),
+            ca = self.ca,
+            control = self.control_server(),
+        )
+    }
+}
+
+fn of_families(texts: &[&str], ipv6: bool) -> Vec<IpNet> {
+    texts.iter().map(|text| plan::net(text)).filter(|net| ipv6 || net.addr().is_ipv4()).collect()
+}
+
+fn start_internet(realm: &Realm, ca: LabCa, journal: &Journal, ipv6: bool) -> Result<Servers, LabError> {
+    let journal = journal.clone();
+    Ok(realm.call(move || {
+        let provider = of_families(&plan::EXIT_NETS, ipv6);
+        internet::run(&InternetConfig { ipv6, provider, ca: &ca, journal })
+    })??)
+}
+
+/// The ISP's resolver, the LAN's web server and the neighbour's.
+fn start_home(topology: &Topology, journal: &Journal, ipv6: bool) -> Result<Vec<Servers>, LabError> {
+    let written = journal.clone();
+    let isp = topology.isp.call(move || -> Result<Servers, ServerError> {
+        let mut servers = Servers::default();
+        for address in [plan::ISP_RESOLVER, plan::ISP_RESOLVER_V6].map(plan::ip) {
+            if ipv6 || address.is_ipv4() {
+                servers.dns(&[address], None, internet::recursor("isp resolver", &written, address))?;
+            }
+        }
+        Ok(servers)
+    })??;
+    let mut all = vec![isp];
+    for (realm, name, port) in [(&topology.lan_host, "lan web", 80), (&topology.neighbour, "neighbour web", 8989)] {
+        let witness = HttpWitness::page(name, journal.clone(), name);
+        all.push(realm.call(move || -> Result<Servers, ServerError> {
+            let mut servers = Servers::default();
+            servers.http(&witness, (Ipv6Addr::UNSPECIFIED, port).into(), None)?;
+            Ok(servers)
+        })??);
+    }
+    Ok(all)
+}
+
+fn start_provider(
+    realm: &Realm,
+    private_key: PrivateKey,
+    client: [u8; 32],
+    spec: &LabSpec,
+    journal: &Journal,
+) -> Result<(Provider, Servers), LabError> {
+    let ipv6 = spec.ipv6;
+    let mut exits = vec![plan::ip(plan::EXIT), plan::ip(plan::EXIT_V6)];
+    for action in spec.leak.iter().flat_map(Leak::actions) {
+        if let Action::Exit { v4, v6 } = action {
+            exits = vec![*v4, *v6];
+        }
+    }
+    exits.retain(|ip| ipv6 || ip.is_ipv4());
+    let config = ProviderConfig {
+        private_key,
+        port: plan::socket(plan::ENDPOINT).port(),
+        uplink: "eth0".to_owned(),
+        mtu: plan::TUNNEL_MTU,
+        addresses: vec![IpNet::from(plan::ip(plan::TUNNEL_RESOLVER))],
+        clients: vec![(client, of_families(&[plan::CLIENT, plan::CLIENT_V6], ipv6))],
+        exits,
+    };
+    let provider = realm.run(move || async move { provider::run(&config).await })??;
+    let journal = journal.clone();
+    let resolver = realm.call(move || -> Result<Servers, ServerError> {
+        let mut servers = Servers::default();
+        let answerer = internet::recursor("provider resolver", &journal, plan::ip(plan::EXIT));
+        servers.dns(&[plan::ip(plan::TUNNEL_RESOLVER)], None, answerer)?;
+        Ok(servers)
+    })??;
+    Ok((provider, resolver))
+}
+
+fn start_stack(realm: &Realm, config: GluetunConfig, journal: &Journal) -> Result<(Gluetun, Servers), LabError> {
+    let journal = journal.clone();
+    let leak = config.leak.clone();
+    let dead = leak.iter().flat_map(Leak::actions).any(|action| *action == Action::DeadResolver {});
+    let original = leak.iter().flat_map(Leak::actions).find_map(|action| match action {
+        Action::LocalNames { resolver } => Some(*resolver),
+        _ => None,
+    });
+    realm.run(move || async move {
+        let uplink = Uplink::discover(&config.uplink).map_err(StackError::from)?;
+        let gluetun = stack::run_gluetun(config).await?;
+        let services = stack::ServiceConfig {
+            version: Version::V3_41,
+            roles: Vec::new(),
+            upstream: (!dead).then(|| SocketAddr::new(plan::ip(plan::TUNNEL_RESOLVER), 53)),
+            original,
+            echo: (SocketAddr::new(plan::ip(plan::WEB[1].1), 80), plan::WEB[1].0.to_owned()),
+            health: SocketAddr::new(plan::ip(plan::RECURSORS[2]), 443),
+            journal: journal.clone(),
+        };
+        let mut addresses: Vec<IpAddr> = vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+        addresses.extend(uplink.addresses.iter().map(IpNet::addr));
+        let mut servers = stack::serve(&gluetun, services, &addresses)?;
+        let page = HttpWitness::page("stack web", journal, "qBittorrent");
+        servers.http(&page, (Ipv6Addr::UNSPECIFIED, 8080).into(), None)?;
+        Ok((gluetun, servers))
+    })?
+}
+
+/// Resolvers of a leak that are reached in one namespace and ask from the home's: a socket stays where it was made.
+fn start_outside(topology: &Topology, leak: Option<&Leak>, journal: &Journal) -> Result<Vec<Servers>, LabError> {
+    let mut all = Vec::new();
+    for action in leak.into_iter().flat_map(Leak::actions) {
+        let Action::OutsideResolver { at, listen, upstream } = action else { continue };
+        let (listen, upstream) = (*listen, *upstream);
+        let realm = match at {
+            Place::Stack => &topology.stack,
+            Place::Home => &topology.home,
+        };
+        let failed = move |e| ServerError::Bind(listen, e);
+        let (udp, tcp) = realm.call(move || -> Result<_, ServerError> {
+            let udp = std::net::UdpSocket::bind(listen).map_err(failed)?;
+            let tcp = std::net::TcpListener::bind(listen).map_err(failed)?;
+            udp.set_nonblocking(true).and_then(|()| tcp.set_nonblocking(true)).map_err(failed)?;
+            Ok((udp, tcp))
+        })??;
+        let journal = journal.clone();
+        all.push(topology.home.call(move || -> Result<Servers, ServerError> {
+            let mut servers = Servers::default();
+            let sockets = Sockets {
+                udp: vec![tokio::net::UdpSocket::from_std(udp).map_err(failed)?],
+                tcp: vec![tokio::net::TcpListener::from_std(tcp).map_err(failed)?],
+                tls: Vec::new(),
+            };
+            let upstream = Upstream { server: upstream, from: None };
+            servers.dns_on(sockets, Arc::new(Forwarder::new("outside resolver", journal, upstream)));
+            Ok(servers)
+        })??);
+    }
+    Ok(all)
+}

@@ -1,0 +1,305 @@
+//! Breaking a sealed stack as a leak fixture says: at the start, and whenever the tunnel goes or comes.
+//!
+//! The kernel's own notification of the tunnel's link is what is waited for, so that it does not matter who ended the
+//! tunnel and how. A thread of its own, because a hole of 50 ms has to open at once and close in time.
+
+use super::routing::Uplink;
+use super::{GluetunConfig, StackError, firewall, set_nameservers};
+use crate::lab::leak::{Action, Change, Leak, Moment, PolicyName, Transport};
+use crate::net::netlink::{Client, Message, NetlinkError};
+use crate::net::nft::{Nft, Verdict};
+use crate::net::route::{Family, RouteSpec, Rtnetlink, RuleSpec, Snapshot, link_event};
+use netlink_sys::protocols::NETLINK_ROUTE;
+use std::io;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Multicast group of link changes.
+const RTNLGRP_LINK: u32 = 1;
+/// How long the thread sleeps at most before it looks whether it should end.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// A leak at work. Ends, without undoing anything, when dropped.
+pub(super) struct Sabotage {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Sabotage {
+    /// Makes the changes of the start, in the calling thread's namespace, and waits for the moments of the others.
+    pub(super) fn begin(leak: &Leak, config: &GluetunConfig, uplink: Uplink) -> Result<Self, StackError> {
+        let mut hand = Hand {
+            nft: Nft::open()?,
+            netlink: Rtnetlink::open()?,
+            uplink,
+            tunnel: config.tunnel.clone(),
+            resolv_conf: config.resolv_conf.clone(),
+            nameservers: Vec::new(),
+        };
+        let mut sabotage = Self { stop: Arc::default(), threads: Vec::new() };
+        let mut plan = Plan { changes: leak.changes.clone(), due: Vec::new() };
+        for (index, change) in leak.changes.iter().enumerate() {
+            if let Action::Speak { to, link, every_ms } = &change.action {
+                sabotage.speak(*to, link, Duration::from_millis(*every_ms))?;
+            } else if change.when == Moment::Start && change.after_ms == 0 {
+                hand.apply(index, &change.action)?;
+                plan.expect_end(index, Instant::now());
+            } else if change.when == Moment::Start {
+                plan.due.push(Due { at: Instant::now() + change.after(), index, begin: true });
+            }
+        }
+        if !plan.due.is_empty() || leak.changes.iter().any(|change| change.when != Moment::Start) {
+            let mut events = Client::open(NETLINK_ROUTE).map_err(|e| hear(&e))?;
+            events.join(RTNLGRP_LINK).map_err(|e| hear(&e))?;
+            let stop = Arc::clone(&sabotage.stop);
+            let tunnel = hand.tunnel.clone();
+            // A thread that is started here is in the namespace in which this one is.
+            sabotage.thread("lab-sabotage", move || {
+                let mut up = Snapshot::take().is_ok_and(|now| now.link(&tunnel).is_some_and(|link| link.is_up()));
+                while !stop.load(Ordering::Relaxed) {
+                    plan.work_off(&mut hand);
+                    for message in listen(&mut events, plan.next()) {
+                        let Some((name, now)) = link_event(&message) else { continue };
+                        if name == tunnel && now != up {
+                            up = now;
+                            plan.turn(up, &mut hand);
+                        }
+                    }
+                }
+            })?;
+        }
+        Ok(sabotage)
+    }
+
+    fn thread(&mut self, name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), StackError> {
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(body).map_err(StackError::Sabotage)?;
+        self.threads.push(thread);
+        Ok(())
+    }
+
+    fn speak(&mut self, to: SocketAddr, link: &str, every: Duration) -> Result<(), StackError> {
+        let any = crate::lab::plan::unspecified(to.ip());
+        let socket = UdpSocket::bind((any, 0)).map_err(StackError::Sabotage)?;
+        socket2::SockRef::from(&socket).bind_device(Some(link.as_bytes())).map_err(StackError::Sabotage)?;
+        let stop = Arc::clone(&self.stop);
+        self.thread("lab-speaker", move || {
+            let mut next = Instant::now();
+            while !stop.load(Ordering::Relaxed) {
+                if Instant::now() >= next {
+                    // That the firewall refuses it is the sealed stack's good right.
+                    let _ = socket.send_to(b"BT-SEARCH * HTTP/1.1\r\nHost: 239.192.152.143:6771\r\n\r\n", to);
+                    next += every;
+                }
+                std::thread::sleep(every.min(PATIENCE));
+            }
+        })
+    }
+}
+
+impl Drop for Sabotage {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            // How it ended matters to nobody any more.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn hear(error: &NetlinkError) -> StackError {
+    StackError::Sabotage(io::Error::other(error.to_string()))
+}
+
+fn listen(events: &mut Client, until: Option<Instant>) -> Vec<Message> {
+    let wait = until.map_or(PATIENCE, |at| at.saturating_duration_since(Instant::now()).min(PATIENCE));
+    // Zero would mean "for ever".
+    let wait = wait.max(Duration::from_millis(1));
+    // A time-out, or a burst that overran the socket: the next message tells the link's state again.
+    events.set_timeout(Some(wait)).and_then(|()| events.listen()).unwrap_or_default()
+}
+
+struct Due {
+    at: Instant,
+    index: usize,
+    begin: bool,
+}
+
+/// Which changes are to begin or to end, and when.
+struct Plan {
+    changes: Vec<Change>,
+    due: Vec<Due>,
+}
+
+impl Plan {
+    fn next(&self) -> Option<Instant> {
+        self.due.iter().map(|due| due.at).min()
+    }
+
+    fn expect_end(&mut self, index: usize, begun: Instant) {
+        if let Some(lasts) = self.changes[index].lasts() {
+            self.due.push(Due { at: begun + lasts, index, begin: false });
+        }
+    }
+
+    fn work_off(&mut self, hand: &mut Hand) {
+        while let Some(place) = self.due.iter().position(|due| due.at <= Instant::now()) {
+            let due = self.due.swap_remove(place);
+            let action = self.changes[due.index].action.clone();
+            if due.begin {
+                report(hand.apply(due.index, &action));
+                self.expect_end(due.index, due.at);
+            } else {
+                report(hand.undo(due.index, &action));
+            }
+        }
+    }
+
+    /// The tunnel came or went.
+    fn turn(&mut self, up: bool, hand: &mut Hand) {
+        let (begins, ends) =
+            if up { (Moment::TunnelUp, Moment::TunnelDown) } else { (Moment::TunnelDown, Moment::TunnelUp) };
+        let now = Instant::now();
+        for index in 0..self.changes.len() {
+            let change = &self.changes[index];
+            if change.when == ends && !change.lasting && change.for_ms.is_none() {
+                let pending = self.due.len();
+                self.due.retain(|due| due.index != index);
+                if pending == self.due.len() {
+                    report(hand.undo(index, &change.action.clone()));
+                }
+            } else if change.when == begins {
+                self.due.push(Due { at: now + change.after(), index, begin: true });
+            }
+        }
+        self.work_off(hand);
+    }
+}
+
+/// What fails here shows as a leak that is not found; the lab's standard error says why.
+fn report(outcome: Result<(), StackError>) {
+    if let Err(error) = outcome {
+        eprintln!("lab: failed to change the stack: {:#}", anyhow::Error::from(error));
+    }
+}
+
+/// The connections by which changes are made.
+struct Hand {
+    nft: Nft,
+    netlink: Rtnetlink,
+    uplink: Uplink,
+    tunnel: String,
+    resolv_conf: PathBuf,
+    nameservers: Vec<String>,
+}
+
+impl Hand {
+    fn apply(&mut self, index: usize, action: &Action) -> Result<(), StackError> {
+        match action {
+            Action::Policy { chain, policy, family } => {
+                firewall::set_policy(&mut self.nft, *family, *chain, *policy)?;
+            }
+            Action::Allow(packets) => {
+                firewall::insert(&mut self.nft, packets, Verdict::Accept, &comment(index))?;
+            }
+            Action::Forbid(packets) => firewall::insert(&mut self.nft, packets, Verdict::Drop, &comment(index))?,
+            Action::Route { to, link, table } => self.netlink.add_route(&self.route(*to, link, *table))?,
+            Action::Rule { .. } => {
+                for rule in rules(action) {
+                    self.netlink.add_rule(&rule)?;
+                }
+            }
+            Action::ResolvConf { nameservers } => {
+                let before = std::fs::read_to_string(&self.resolv_conf)
+                    .map_err(|e| StackError::ResolvConf(self.resolv_conf.clone(), e))?;
+                self.nameservers.push(before);
+                set_nameservers(&self.resolv_conf, nameservers)?;
+            }
+            Action::Unrule { priority } => self.unrule(*priority)?,
+            // Done where the tunnel, the servers, the provider or the speakers are started.
+            Action::NoTunnel {}
+            | Action::OutsideResolver { .. }
+            | Action::DeadResolver {}
+            | Action::LocalNames { .. }
+            | Action::Exit { .. }
+            | Action::Speak { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn undo(&mut self, index: usize, action: &Action) -> Result<(), StackError> {
+        match action {
+            Action::Policy { chain, policy, family } => {
+                let back = match policy {
+                    PolicyName::Accept => PolicyName::Drop,
+                    PolicyName::Drop => PolicyName::Accept,
+                };
+                firewall::set_policy(&mut self.nft, *family, *chain, back)?;
+            }
+            Action::Allow(packets) | Action::Forbid(packets) => {
+                firewall::remove(&mut self.nft, packets, &comment(index))?;
+            }
+            Action::Route { to, link, table } => self.netlink.delete_route(&self.route(*to, link, *table))?,
+            Action::Rule { .. } => {
+                for rule in rules(action) {
+                    self.netlink.delete_rule(&rule)?;
+                }
+            }
+            Action::ResolvConf { .. } => {
+                if let Some(before) = self.nameservers.pop() {
+                    std::fs::write(&self.resolv_conf, before)
+                        .map_err(|e| StackError::ResolvConf(self.resolv_conf.clone(), e))?;
+                }
+            }
+            Action::Unrule { .. }
+            | Action::NoTunnel {}
+            | Action::OutsideResolver { .. }
+            | Action::DeadResolver {}
+            | Action::LocalNames { .. }
+            | Action::Exit { .. }
+            | Action::Speak { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn route(&self, to: ipnet::IpNet, link: &str, table: u32) -> RouteSpec {
+        let gateway: Option<IpAddr> =
+            (link == self.uplink.link).then(|| self.uplink.gateway(Family::of(to.addr()))).flatten();
+        let route = match gateway {
+            Some(gateway) => RouteSpec::via(to, gateway).dev(link),
+            None => RouteSpec::on(to, link),
+        };
+        route.table(table)
+    }
+
+    /// Rule 101 is never made when a fixture removes it, see `Inner::bring_up`; this is for the others.
+    fn unrule(&mut self, priority: u32) -> Result<(), StackError> {
+        let found = Snapshot::take()?;
+        for rule in found.rules.iter().filter(|rule| rule.priority == priority) {
+            self.netlink.delete_listed_rule(rule)?;
+        }
+        Ok(())
+    }
+}
+
+fn comment(index: usize) -> String {
+    format!("leak change {index}")
+}
+
+fn rules(action: &Action) -> Vec<RuleSpec> {
+    let Action::Rule { priority, table, to, proto, ports, family } = action else { return Vec::new() };
+    let families = to.map_or_else(|| firewall::families(*family), |net| vec![Family::of(net.addr())]);
+    let number = |transport: Transport, family| firewall::protocol(transport, family);
+    families
+        .into_iter()
+        .map(|family| RuleSpec {
+            to: *to,
+            protocol: proto.map(|transport| number(transport, family)),
+            ports: ports.map(|ports| (ports.0, ports.1)),
+            ..RuleSpec::new(family, *priority, *table)
+        })
+        .collect()
+}

@@ -1,0 +1,195 @@
+//! The lab's wires: seven network namespaces, the links between them, their addresses and routes.
+//!
+//! ```text
+//! lanhost ─ lan0 ┐                                ┌─ internet (every public address that a probe asks)
+//! stack ── br0 ──┤ home ─ wan0 ──────────── isp ──┤
+//! neighbour ─────┘   (NAT44, routes IPv6)         └─ provider (WireGuard endpoint, exits)
+//! ```
+
+use super::plan::{self, End};
+use super::realm::{Realm, RealmError};
+use crate::net::netns::{Netns, NetnsError};
+use crate::net::nft::{Batch, Chain, Match, Nft, NftError, Rule, Table, TableFamily, Verdict};
+use crate::net::route::{Family, RouteError, RouteSpec, Rtnetlink};
+use crate::net::sysctl::{self, SysctlError};
+use std::net::IpAddr;
+
+/// Why the lab's wires could not be laid.
+#[derive(Debug, thiserror::Error)]
+pub enum TopologyError {
+    /// A namespace or its thread.
+    #[error("make the lab's namespaces")]
+    Realm(#[from] RealmError),
+    /// The namespace of the calling process.
+    #[error("make the lab's home")]
+    Home(#[from] NetnsError),
+    /// Links, addresses or routes.
+    #[error("lay the lab's wires")]
+    Route(#[from] RouteError),
+    /// The home's address translation.
+    #[error("set up the home's address translation")]
+    Nat(#[from] NftError),
+    /// Forwarding and the like.
+    #[error("configure a namespace")]
+    Sysctl(#[from] SysctlError),
+}
+
+/// The lab's namespaces, wired.
+pub struct Topology {
+    /// The stack, whose uplink has its addresses; nothing runs in it yet.
+    pub stack: Realm,
+    /// Another container on the bridge.
+    pub neighbour: Realm,
+    /// A host of the LAN.
+    pub lan_host: Realm,
+    /// The home, in which the calling process stands too.
+    pub home: Realm,
+    /// The ISP.
+    pub isp: Realm,
+    /// Everybody else.
+    pub internet: Realm,
+    /// The VPN provider's machine.
+    pub provider: Realm,
+}
+
+impl Topology {
+    /// Makes the namespaces and wires them. The calling thread's namespace becomes the home.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn build(ipv6: bool) -> Result<Self, TopologyError> {
+        let topology = Self {
+            stack: Realm::create("stack")?,
+            neighbour: Realm::create("neighbour")?,
+            lan_host: Realm::create("lanhost")?,
+            home: Realm::of("home", Netns::current()?)?,
+            isp: Realm::create("isp")?,
+            internet: Realm::create("internet")?,
+            provider: Realm::create("provider")?,
+        };
+        for realm in topology.realms() {
+            realm.call(prepare)??;
+        }
+        topology.wire()?;
+        topology.address(ipv6)?;
+        topology.route(ipv6)?;
+        Ok(topology)
+    }
+
+    fn realms(&self) -> [&Realm; 7] {
+        [&self.stack, &self.neighbour, &self.lan_host, &self.home, &self.isp, &self.internet, &self.provider]
+    }
+
+    fn wire(&self) -> Result<(), TopologyError> {
+        let handles = [&self.stack, &self.neighbour, &self.lan_host, &self.isp].map(|realm| realm.netns().duplicate());
+        let [stack, neighbour, lan_host, isp] = handles;
+        let (stack, neighbour, lan_host, isp) = (stack?, neighbour?, lan_host?, isp?);
+        self.home.call(move || -> Result<(), RouteError> {
+            let mut netlink = Rtnetlink::open()?;
+            netlink.add_bridge("br0")?;
+            for (port, peer) in [("veth-stack", &stack), ("veth-neigh", &neighbour)] {
+                netlink.add_veth(port, plan::UPLINK, peer)?;
+                netlink.set_bridge(port, "br0")?;
+                netlink.set_link(port, true)?;
+            }
+            netlink.add_veth("lan0", "eth0", &lan_host)?;
+            netlink.add_veth("wan0", "home0", &isp)
+        })??;
+        let (internet, provider) = (self.internet.netns().duplicate()?, self.provider.netns().duplicate()?);
+        self.isp.call(move || -> Result<(), RouteError> {
+            let mut netlink = Rtnetlink::open()?;
+            netlink.add_veth("inet0", "eth0", &internet)?;
+            netlink.add_veth("vpn0", "eth0", &provider)
+        })??;
+        Ok(())
+    }
+
+    fn address(&self, ipv6: bool) -> Result<(), TopologyError> {
+        for (realm, link, end) in [
+            (&self.home, "br0", plan::bridge()),
+            (&self.home, "lan0", plan::lan_router()),
+            (&self.home, "wan0", plan::home_line()),
+            (&self.isp, "home0", plan::isp_line()),
+            (&self.isp, "vpn0", plan::isp_provider()),
+            (&self.isp, "inet0", plan::isp_backbone()),
+            (&self.internet, "eth0", plan::internet()),
+            (&self.provider, "eth0", plan::provider()),
+            (&self.lan_host, "eth0", plan::lan_host()),
+            (&self.neighbour, plan::UPLINK, plan::neighbour()),
+            (&self.stack, plan::UPLINK, plan::stack()),
+        ] {
+            let end = end.families(ipv6);
+            realm.call(move || plug(link, &end))??;
+        }
+        Ok(())
+    }
+
+    fn route(&self, ipv6: bool) -> Result<(), TopologyError> {
+        self.home.call(move || router(ipv6).and_then(|()| nat()))??;
+        self.isp.call(move || -> Result<(), TopologyError> {
+            router(ipv6)?;
+            let mut netlink = Rtnetlink::open()?;
+            let mut routes = vec![(plan::net("198.19.0.0/24"), plan::ip("198.51.100.2"))];
+            if ipv6 {
+                routes.push((plan::net(plan::BRIDGE_GUA), plan::ip("2001:db8:113::10")));
+                routes.push((plan::net("2001:db8:bad::/64"), plan::ip("2001:db8:51::2")));
+            }
+            for (network, gateway) in routes {
+                netlink.add_route(&RouteSpec::via(network, gateway))?;
+            }
+            Ok(())
+        })??;
+        Ok(())
+    }
+}
+
+/// What every namespace needs before it has links.
+fn prepare() -> Result<(), TopologyError> {
+    // Link-local addresses are usable at once, without a second of asking for duplicates.
+    for setting in ["ipv6/conf/default/accept_dad", "ipv6/conf/all/accept_dad", "ipv6/conf/default/dad_transmits"] {
+        sysctl::set(setting, "0")?;
+    }
+    Ok(Rtnetlink::open()?.set_link("lo", true)?)
+}
+
+/// Gives a link its addresses, brings it up, and makes its gateways the way to everything else.
+fn plug(link: &str, end: &End) -> Result<(), RouteError> {
+    let mut netlink = Rtnetlink::open()?;
+    for address in &end.addresses {
+        netlink.add_address(link, *address)?;
+    }
+    netlink.set_link(link, true)?;
+    for gateway in &end.gateways {
+        netlink.add_route(&RouteSpec::via(Family::of(*gateway).everything(), *gateway).dev(link))?;
+    }
+    Ok(())
+}
+
+fn router(ipv6: bool) -> Result<(), TopologyError> {
+    sysctl::set("ipv4/ip_forward", "1")?;
+    if ipv6 {
+        sysctl::set("ipv6/conf/all/forwarding", "1")?;
+    }
+    Ok(())
+}
+
+fn nat() -> Result<(), TopologyError> {
+    let table = Table::new(TableFamily::Ip, "home");
+    let mut batch = Batch::new();
+    batch.add_table(&table);
+    batch.add_chain(&table, &Chain::source_nat("nat"));
+    for network in [plan::BRIDGE_NET, plan::LAN_NET] {
+        let rule = Rule::new(Verdict::Masquerade).when(Match::Source(plan::net(network)));
+        batch.append_rule(&table, "nat", &rule.when(Match::Output("wan0".to_owned())));
+    }
+    Ok(Nft::open()?.commit(batch)?)
+}
+
+/// Puts addresses on the loopback of the calling thread's namespace, so that it answers for them.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn own(addresses: &[IpAddr]) -> Result<(), RouteError> {
+    let mut netlink = Rtnetlink::open()?;
+    addresses.iter().try_for_each(|address| netlink.add_address("lo", (*address).into()))
+}

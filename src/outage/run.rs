@@ -1,0 +1,240 @@
+//! One outage from beginning to end: sampling begins, the tunnel goes down, the window passes, the tunnel is put back, recovery is proven.
+//! Whatever happens in between, what was changed is put back before this returns.
+
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use super::method::Method;
+use super::sampler::Sampler;
+use crate::agent::protocol::OutageOrder;
+use crate::model::evidence::{Answer, Event, OutageEvidence, Said};
+use crate::model::report::{Hole, LocalReach};
+use crate::sensor::capture::Sensor;
+use crate::technique::{Context, ask_exits, lookup_marked, nameservers, reach, targets};
+
+/// Sampling goes on for so long before the kill and after recovery.
+const LEAD: Duration = Duration::from_millis(150);
+/// Time between two questions to a resolver, and to a local target.
+const ASK_EVERY: Duration = Duration::from_millis(250);
+/// How long a local target may take for one answer.
+const LOCAL_PATIENCE: Duration = Duration::from_millis(1500);
+/// How long a healthy tunnel may take to prove it.
+const HEALTH_PATIENCE: Duration = Duration::from_secs(12);
+/// Tries at putting back before it counts as failed, and time between them.
+const TRIES: usize = 8;
+const TRY_EVERY: Duration = Duration::from_millis(400);
+
+/// Makes one outage. `abort` ends it early; `note` is told what happens for the progress line.
+pub async fn run(
+    cx: &Context,
+    sensor: &Sensor,
+    order: &OutageOrder,
+    mut abort: watch::Receiver<bool>,
+    note: &dyn Fn(String),
+) -> OutageEvidence {
+    let mut evidence = OutageEvidence {
+        method: order.method.clone(),
+        from_ms: cx.clock.now_ms(),
+        restored: true,
+        ..Default::default()
+    };
+    if !matches!(timeout(HEALTH_PATIENCE, healthy(cx)).await, Ok(true)) {
+        evidence.problems.push("the outage was not started: no exit of the VPN could be proven before it, so the tunnel may be down already".to_owned());
+        evidence.to_ms = cx.clock.now_ms();
+        return evidence;
+    }
+    let mut method = match Method::arm(&order.method, cx).await {
+        Ok(method) => method,
+        Err(why) => {
+            evidence.problems.push(format!("the outage was not started: {why}"));
+            evidence.to_ms = cx.clock.now_ms();
+            return evidence;
+        }
+    };
+    let trial: Arc<str> = order.trial.as_str().into();
+    let sampler = match Sampler::start(cx.clock, &cx.ledger, &trial, &sensor.uplinks(), &cx.setup.canary) {
+        Ok(sampler) => sampler,
+        Err(error) => {
+            evidence.problems.push(format!("the outage was not started: the sampler could not be: {error}"));
+            evidence.to_ms = cx.clock.now_ms();
+            return evidence;
+        }
+    };
+    sleep(LEAD).await;
+    sensor.begin_trace();
+    sleep(LEAD).await;
+    let in_tunnel_before = sensor.trace().last_in_tunnel_ms.is_some();
+    sampler.begin();
+
+    let start = cx.clock.now_ms();
+    evidence.from_ms = start;
+    let since = |at: f64| at - start;
+    let mut events = vec![Event { at_ms: 0.0, what: format!("{}: the tunnel is told to go", order.method) }];
+    let watched = Watched::default();
+    match method.down().await {
+        Ok(proof) => {
+            events.push(Event { at_ms: since(cx.clock.now_ms()), what: proof.clone() });
+            evidence.down_proof = Some(proof);
+            note(format!("{}: the tunnel is down", order.method));
+            // What was on its way when the tunnel went is not held against anybody.
+            let window = Duration::from_millis(order.window_ms);
+            let end = Instant::now() + window;
+            tokio::select! {
+                () = sleep_until(end) => {}
+                () = watch_names(cx, &trial, &watched) => {}
+                () = watch_local(cx, &watched) => {}
+                _ = abort.wait_for(|abort| *abort) => events.push(Event { at_ms: since(cx.clock.now_ms()), what: "the outage was ended early".to_owned() }),
+            }
+        }
+        Err(why) => evidence.problems.push(format!("the tunnel could not be taken down: {why}")),
+    }
+
+    sensor.mark();
+    let up = cx.clock.now_ms();
+    evidence.up_ms = Some(since(up));
+    events.push(Event { at_ms: since(up), what: "the tunnel is told to come back".to_owned() });
+    note(format!("{}: the tunnel is being put back", order.method));
+    put_back(&mut method, &mut evidence).await;
+    if !*abort.borrow() {
+        let limit = Duration::from_millis(order.recovery_ms);
+        let recovered = tokio::select! {
+            result = timeout(limit, until_healthy(cx)) => result.is_ok(),
+            _ = abort.wait_for(|abort| *abort) => false,
+        };
+        if recovered {
+            evidence.recovered_ms = Some(since(cx.clock.now_ms()));
+            events
+                .push(Event { at_ms: since(cx.clock.now_ms()), what: "an exit of the VPN is proven again".to_owned() });
+            sleep(LEAD).await;
+        } else if !*abort.borrow() {
+            events.push(Event {
+                at_ms: since(cx.clock.now_ms()),
+                what: format!("no exit of the VPN within {} s", limit.as_secs_f64()),
+            });
+        }
+    }
+    if let Err(why) = settle(&mut method).await {
+        evidence.restored = false;
+        evidence.problems.push(format!("the stack is not as it was: {why}"));
+    }
+
+    // Let what the last samples caused reach the sensor before its trace is read.
+    sleep(Duration::from_millis(30)).await;
+    let (samples, gap) = sampler.finish(start);
+    let trace = sensor.trace();
+    evidence.samples = samples;
+    evidence.longest_gap_ms = gap;
+    evidence.holes = trace
+        .holes
+        .into_iter()
+        .map(|hole| Hole { from_ms: since(hole.from_ms), to_ms: since(hole.to_ms), ..hole })
+        .collect();
+    if in_tunnel_before {
+        // Dark from the last packet in the tunnel on, if there was any silence at all before it was told to come back.
+        let last = trace.last_before_mark_ms.map_or(0.0, since).max(0.0);
+        evidence.blackhole_ms = (up - start - last > 20.0).then_some(last);
+        evidence.tunnel_back_ms = trace.first_after_mark_ms.map(since);
+    } else {
+        evidence.problems.push(
+            "no sample was seen in the tunnel before the outage, so its silence afterwards proves nothing".to_owned(),
+        );
+    }
+    evidence.resolved_while_down = watched.names.into_inner().unwrap_or_else(PoisonError::into_inner);
+    evidence.local = watched.local.into_inner().unwrap_or_else(PoisonError::into_inner);
+    evidence.events = events;
+    evidence.to_ms = cx.clock.now_ms();
+    evidence
+}
+
+#[derive(Default)]
+struct Watched {
+    names: Mutex<Vec<Answer>>,
+    local: Mutex<Vec<LocalReach>>,
+}
+
+/// Whether a witness sees an exit that is not home, right now.
+async fn healthy(cx: &Context) -> bool {
+    let answers = ask_exits(cx).await.unwrap_or_default();
+    answers.iter().any(|answer| match &answer.said {
+        Said::Exit { ip, of_provider } => *of_provider != Some(false) && !cx.setup.home.contains(ip),
+        _ => false,
+    })
+}
+
+async fn until_healthy(cx: &Context) {
+    while !healthy(cx).await {
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Asks every nameserver for fresh names, again and again, and keeps each kind of answer once.
+async fn watch_names(cx: &Context, trial: &Arc<str>, watched: &Watched) {
+    let (servers, _) = nameservers(&cx.setup.resolv_conf);
+    let ask = |server: IpAddr| async move {
+        loop {
+            let name = format!("{}.{}", cx.ledger.enter(trial).marker(), cx.setup.canary);
+            let answer = cx.answer(server.to_string(), lookup_marked(server, &name).await);
+            let mut kept = watched.names.lock().unwrap_or_else(PoisonError::into_inner);
+            if !kept.iter().any(|known| known.witness == answer.witness && known.said == answer.said) {
+                kept.push(answer);
+            }
+            drop(kept);
+            sleep(ASK_EVERY).await;
+        }
+    };
+    futures_util::future::join_all(servers.into_iter().map(ask)).await;
+    // With nothing to ask there is nothing to wait for, which must not end the window.
+    std::future::pending::<()>().await;
+}
+
+/// Asks every local target again and again.
+async fn watch_local(cx: &Context, watched: &Watched) {
+    let ask = |target: crate::technique::Target| async move {
+        let label = target.label();
+        loop {
+            let reached = matches!(reach(cx, &target, LOCAL_PATIENCE).await, Said::Reached { .. });
+            let mut counts = watched.local.lock().unwrap_or_else(PoisonError::into_inner);
+            match counts.iter_mut().find(|count| count.target == label) {
+                Some(count) => {
+                    count.asked += 1;
+                    count.answered += u64::from(reached);
+                }
+                None => counts.push(LocalReach { target: label.clone(), asked: 1, answered: u64::from(reached) }),
+            }
+            drop(counts);
+            sleep(ASK_EVERY).await;
+        }
+    };
+    futures_util::future::join_all(targets(cx).into_iter().map(ask)).await;
+    std::future::pending::<()>().await;
+}
+
+async fn put_back(method: &mut Method, evidence: &mut OutageEvidence) {
+    let mut last = String::new();
+    for _ in 0..TRIES {
+        match method.up().await {
+            Ok(()) => return,
+            Err(why) => last = why,
+        }
+        sleep(TRY_EVERY).await;
+    }
+    evidence.problems.push(format!("the tunnel could not be put back: {last}"));
+}
+
+/// Verifies that all is as it was, helping where it is not yet.
+async fn settle(method: &mut Method) -> Result<(), String> {
+    let mut last = Ok(());
+    for _ in 0..TRIES {
+        last = method.verify().await;
+        if last.is_ok() {
+            return Ok(());
+        }
+        let _ = method.up().await;
+        sleep(TRY_EVERY).await;
+    }
+    last
+}

@@ -1,0 +1,218 @@
+//! The Docker engine, by its API alone: connecting, and questions to it whose errors say what was asked. Knows nothing of leaks.
+
+use std::collections::HashMap;
+use std::env;
+use std::io::{self, Read};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bollard::Docker;
+use bollard::errors::Error;
+use bollard::models::{ContainerInspectResponse, ContainerSummary, ContainerSummaryStateEnum};
+use bollard::query_parameters::{DownloadFromContainerOptionsBuilder, ListContainersOptions};
+use futures_util::{StreamExt, TryStreamExt};
+
+use super::error::{Candidate, TargetError};
+use super::pid::small_text;
+
+/// Patience for the first answer of an engine.
+const FIRST_ANSWER: Duration = Duration::from_secs(10);
+
+/// Longest archive that is taken for one small file, in bytes.
+const LONGEST_ARCHIVE: usize = 256 * 1024;
+
+/// A connection to an engine that answers.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    pub(super) docker: Docker,
+    /// Whether the engine is reached over a socket of this machine.
+    pub local: bool,
+}
+
+impl Engine {
+    /// Connects to the engine at this address; else to that of `DOCKER_HOST`; else to the first socket that is there.
+    pub async fn connect(host: Option<&str>) -> Result<Self, TargetError> {
+        Self::connect_within(host, FIRST_ANSWER).await
+    }
+
+    async fn connect_within(host: Option<&str>, patience: Duration) -> Result<Self, TargetError> {
+        let host = host.map(str::to_owned).or_else(|| env::var("DOCKER_HOST").ok().filter(|host| !host.is_empty()));
+        let host = host.unwrap_or_else(|| format!("unix://{}", default_socket().display()));
+        let socket = host.strip_prefix("unix://");
+        if let Some(path) = socket {
+            knock(path)?;
+        }
+        let docker = Docker::connect_with_host(&host)
+            .map_err(|source| TargetError::Address { host: host.clone(), source })?
+            .negotiate_version();
+        match tokio::time::timeout(patience, docker).await {
+            Ok(Ok(docker)) => Ok(Self { docker, local: socket.is_some() }),
+            Ok(Err(source)) => Err(TargetError::Address { host, source }),
+            Err(_) => Err(TargetError::Silent { host, after: patience }),
+        }
+    }
+
+    /// All containers, those that do not run too.
+    pub async fn containers(&self) -> Result<Vec<ContainerSummary>, TargetError> {
+        self.list(HashMap::new()).await
+    }
+
+    /// All containers with this label (`key=value`).
+    pub async fn labelled(&self, label: &str) -> Result<Vec<ContainerSummary>, TargetError> {
+        self.list(HashMap::from([("label".to_owned(), vec![label.to_owned()])])).await
+    }
+
+    async fn list(&self, filters: HashMap<String, Vec<String>>) -> Result<Vec<ContainerSummary>, TargetError> {
+        let options = ListContainersOptions { all: true, filters: Some(filters), ..Default::default() };
+        self.docker.list_containers(Some(options)).await.map_err(asked("list the containers"))
+    }
+
+    /// What the engine knows about a container, or `None` when it knows none of that name or id.
+    pub async fn inspect(&self, name: &str) -> Result<Option<ContainerInspectResponse>, TargetError> {
+        match self.docker.inspect_container(name, None).await {
+            Ok(container) => Ok(Some(container)),
+            Err(Error::DockerResponseServerError { status_code: 404, .. }) => Ok(None),
+            Err(source) => Err(TargetError::Docker { doing: format!("inspect container `{name}`"), source }),
+        }
+    }
+
+    /// A small file of a container, as its processes see it when they run, bind mounts included.
+    pub async fn read(&self, id: &str, path: &str) -> io::Result<String> {
+        let options = DownloadFromContainerOptionsBuilder::default().path(path).build();
+        let mut parts = self.docker.download_from_container(id, Some(options)).map_err(io::Error::other);
+        let mut bytes = Vec::new();
+        while let Some(part) = parts.next().await {
+            bytes.extend_from_slice(&part?);
+            if bytes.len() > LONGEST_ARCHIVE {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "the archive is too long for this file"));
+            }
+        }
+        only_file(&bytes)
+    }
+}
+
+/// Turns an error of the engine into one that says what was asked of it.
+pub(super) fn asked(doing: impl Into<String>) -> impl FnOnce(Error) -> TargetError {
+    |source| TargetError::Docker { doing: doing.into(), source }
+}
+
+/// The name of a container in a list, without the slash; the id when it has none.
+pub fn name_of(summary: &ContainerSummary) -> String {
+    let name = summary.names.iter().flatten().next().map(|name| name.trim_start_matches('/').to_owned());
+    name.or_else(|| summary.id.clone()).unwrap_or_default()
+}
+
+/// How an error names a container.
+pub fn candidate(summary: &ContainerSummary) -> Candidate {
+    Candidate { name: name_of(summary), image: summary.image.clone().unwrap_or_default() }
+}
+
+/// Whether the container runs, paused ones included.
+pub fn runs(summary: &ContainerSummary) -> bool {
+    matches!(summary.state, Some(ContainerSummaryStateEnum::RUNNING | ContainerSummaryStateEnum::PAUSED))
+}
+
+/// The label of a container in a list.
+pub fn label<'a>(summary: &'a ContainerSummary, key: &str) -> Option<&'a str> {
+    summary.labels.as_ref()?.get(key).map(String::as_str)
+}
+
+/// The one regular file that an archive of the engine holds.
+fn only_file(archive: &[u8]) -> io::Result<String> {
+    let mut archive = tar::Archive::new(archive);
+    let mut entry = archive.entries()?.next().ok_or_else(|| io::Error::other("the engine sent an empty archive"))??;
+    if !entry.header().entry_type().is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    entry.read_to_end(&mut bytes)?;
+    small_text(bytes)
+}
+
+/// Docker's own socket, else that of a rootless Docker or of Podman, where one of them is there.
+fn default_socket() -> PathBuf {
+    let docker = PathBuf::from("/var/run/docker.sock");
+    let runtime = env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    let of_user = runtime.iter().flat_map(|dir| [dir.join("docker.sock"), dir.join("podman/podman.sock")]);
+    let others = of_user.chain([PathBuf::from("/run/podman/podman.sock")]);
+    std::iter::once(docker.clone()).chain(others).find(|path| path.exists()).unwrap_or(docker)
+}
+
+/// Connects to the socket and hangs up: the error of the kernel tells more than that of a client library.
+fn knock(path: &str) -> Result<(), TargetError> {
+    let path = path.to_owned();
+    match UnixStream::connect(Path::new(&path)) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(TargetError::NoSocket { path }),
+        Err(source) if source.kind() == io::ErrorKind::PermissionDenied => {
+            Err(TargetError::SocketPermission { path, source })
+        }
+        Err(source) => Err(TargetError::SocketDead { path, source }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    async fn error_at(host: &str) -> TargetError {
+        match Engine::connect_within(Some(host), Duration::from_millis(200)).await {
+            Ok(_) => panic!("nobody answers at {host}"),
+            Err(error) => error,
+        }
+    }
+
+    #[tokio::test]
+    async fn without_a_socket_the_path_is_named() {
+        let error = error_at("unix:///nonexistent/docker.sock").await;
+        assert!(matches!(&error, TargetError::NoSocket { path } if path == "/nonexistent/docker.sock"), "{error:?}");
+        assert!(error.help().is_some_and(|help| help.contains("DOCKER_HOST")));
+    }
+
+    #[tokio::test]
+    async fn a_socket_without_a_daemon_is_told_apart() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("docker.sock");
+        drop(UnixListener::bind(&path).expect("bound"));
+        let error = error_at(&format!("unix://{}", path.display())).await;
+        assert!(matches!(error, TargetError::SocketDead { .. }), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn a_daemon_that_says_nothing_is_not_waited_for() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("docker.sock");
+        let _mute = UnixListener::bind(&path).expect("bound");
+        let error = error_at(&format!("unix://{}", path.display())).await;
+        assert!(matches!(error, TargetError::Silent { .. }), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn an_unknown_kind_of_address_gets_help() {
+        let error = error_at("ssh://nas.local").await;
+        assert!(matches!(error, TargetError::Address { .. }), "{error:?}");
+        assert!(error.help().is_some_and(|help| help.contains("tcp://")));
+    }
+
+    #[test]
+    fn an_archive_gives_its_file_and_nothing_else() {
+        let archive = |kind: tar::EntryType, text: &str| {
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(kind);
+            header.set_size(text.len() as u64);
+            let mut builder = tar::Builder::new(Vec::new());
+            builder.append_data(&mut header, "resolv.conf", text.as_bytes()).expect("in memory");
+            builder.into_inner().expect("in memory")
+        };
+        assert_eq!(
+            only_file(&archive(tar::EntryType::Regular, "nameserver ::1\n")).expect("a file"),
+            "nameserver ::1\n"
+        );
+        assert!(only_file(&archive(tar::EntryType::Directory, "")).is_err());
+        assert!(only_file(&archive(tar::EntryType::Regular, &"x".repeat(70_000))).is_err());
+        assert!(only_file(&[]).is_err());
+    }
+}

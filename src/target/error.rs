@@ -1,0 +1,177 @@
+//! Why a stack could not be found or entered, and what to do about it. A message says what happened and fits after "failed to …",
+//! its source says why, and [`TargetError::help`] says what to do.
+
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use thiserror::Error;
+
+/// A container that an error names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    /// Name without the leading slash.
+    pub name: String,
+    /// Image as the container was started with.
+    pub image: String,
+}
+
+impl fmt::Display for Candidate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.name, self.image)
+    }
+}
+
+/// Finding or entering a target did not work.
+#[derive(Debug, Error)]
+pub enum TargetError {
+    /// `--target` is not of a form that is known.
+    #[error("read the target `{}`: it is none of docker:NAME, netns:NAME-OR-PATH and pid:PID", .given.escape_debug())]
+    Spec { given: String },
+    /// There is no Docker socket.
+    #[error("reach Docker: there is no socket at {path}")]
+    NoSocket { path: String },
+    /// The Docker socket is there and may not be used.
+    #[error("use the Docker socket {path}")]
+    SocketPermission { path: String, source: io::Error },
+    /// The Docker socket is there and nobody listens.
+    #[error("reach Docker at {path}")]
+    SocketDead { path: String, source: io::Error },
+    /// The engine took the connection and did not answer.
+    #[error("reach Docker at {host}: no answer within {} s", .after.as_secs())]
+    Silent { host: String, after: Duration },
+    /// The address of the engine is of a kind that is not spoken here.
+    #[error("reach Docker at {host}")]
+    Address { host: String, source: bollard::errors::Error },
+    /// The engine refused a request.
+    #[error("{doing}")]
+    Docker { doing: String, source: bollard::errors::Error },
+    /// No container has this name.
+    #[error("find a container or compose service named `{name}`; {}", list_running(.running))]
+    NoContainer { name: String, running: Vec<Candidate> },
+    /// Several containers are of this compose service.
+    #[error("choose among the containers of the compose service `{service}`: {}", list(.found))]
+    SeveralOfService { service: String, found: Vec<Candidate> },
+    /// The container is there and does not run.
+    #[error("enter container `{name}`: it is {state}")]
+    NotRunning { name: String, state: String },
+    /// The container has no network namespace of its own.
+    #[error("audit container `{name}`: it is on the host's network, so this would audit the host")]
+    HostNetwork { name: String },
+    /// The container joined the namespace of one that is gone.
+    #[error("enter container `{name}`: it joined the network of container `{owner}`, which is gone")]
+    OwnerGone { name: String, owner: String },
+    /// Nothing that looks like Gluetun runs.
+    #[error("find a running Gluetun container; {}", list_running(.running))]
+    NoGluetun { running: Vec<Candidate>, stopped: Vec<Candidate> },
+    /// More than one Gluetun runs.
+    #[error("choose a stack: several Gluetun containers run: {}", list(.found))]
+    SeveralGluetun { found: Vec<Candidate> },
+    /// There is no such named namespace.
+    #[error("find the network namespace `{name}`; {}", list_known(.known))]
+    NoNetns { name: String, known: Vec<String> },
+    /// The file is not the file of a network namespace.
+    #[error("enter {path}: it is not the file of a network namespace")]
+    NotANamespace { path: String },
+    /// There is no such process.
+    #[error("find process {pid}: there is none on this machine")]
+    NoProcess { pid: u32 },
+    /// The target is where the runner itself is.
+    #[error("audit {label}: that is the network namespace in which leakcheck itself runs, not that of a VPN stack")]
+    OwnNamespace { label: String },
+    /// The kernel does not let us in.
+    #[error("enter the network namespace of {label}")]
+    NotPermitted { label: String, docker: bool, source: io::Error },
+    /// `setns` was asked for, and the container's processes are not to be seen from here.
+    #[error("enter container `{name}` by setns: its processes are not to be seen from here")]
+    NotLocal { name: String },
+    /// A container was asked for, and the target is not one of Docker.
+    #[error("enter {label} by a container: only a docker: target can be entered so")]
+    NotDocker { label: String },
+    /// The stack's resolv.conf could not be read.
+    #[error("read the stack's resolv.conf from {from}")]
+    ResolvConf { from: String, source: io::Error },
+    /// Our own program or one of its shared objects could not be read.
+    #[error("read {path} for the agent's image")]
+    OwnProgram { path: String, source: io::Error },
+    /// The engine could not build the agent's image.
+    #[error("build the agent's image: {message}")]
+    Image { message: String },
+    /// The agent could not be started.
+    #[error("start the agent")]
+    Spawn { source: io::Error },
+    /// The agent ended by itself in an ill way.
+    #[error("end the agent cleanly: it ended with {status}{}", quote(.stderr))]
+    AgentFailed { status: String, stderr: String },
+    /// The agent did not end when it was told to, and was killed.
+    #[error("end the agent: it was still there {} s after it was told to end, and was killed", .patience.as_secs())]
+    AgentStuck { patience: Duration },
+}
+
+impl TargetError {
+    /// What the user can do about it.
+    pub fn help(&self) -> Option<String> {
+        let text = match self {
+            Self::Spec { .. } => "name the VPN container (docker:gluetun), a namespace (netns:vpn or netns:/proc/PID/ns/net) or a process (pid:1234)".to_owned(),
+            Self::NoSocket { .. } => "start Docker, or say where it listens with DOCKER_HOST; a stack without Docker is named by --target netns:NAME or --target pid:PID".to_owned(),
+            Self::SocketPermission { .. } => "run with sudo, or join the group that owns the socket (sudo usermod -aG docker $USER) and log in again".to_owned(),
+            Self::SocketDead { .. } => "nobody listens on it: start the daemon (systemctl start docker), or correct DOCKER_HOST".to_owned(),
+            Self::Silent { .. } => "look whether `docker ps` answers; if not, restart the daemon".to_owned(),
+            Self::Address { .. } => "DOCKER_HOST may be unix:///path or tcp://host:port; for ssh:// or TLS forward the socket first: ssh -L /tmp/docker.sock:/var/run/docker.sock HOST".to_owned(),
+            Self::NoContainer { running, .. } => match running.first() {
+                Some(first) => format!("name one that runs, as in --target docker:{}", first.name),
+                None => "start the stack first (docker compose up -d)".to_owned(),
+            },
+            Self::SeveralOfService { found, .. } => format!("name one of them, as in --target docker:{}", first_name(found)),
+            Self::NotRunning { name, state } => match state.as_str() {
+                "paused" => format!("docker unpause {name}"),
+                "restarting" => format!("it does not stay up: see docker logs {name}"),
+                _ => format!("docker start {name}"),
+            },
+            Self::HostNetwork { .. } => "name the VPN container itself, the one that the others join with network_mode".to_owned(),
+            Self::OwnerGone { name, .. } => format!("this is a finding in itself: the container is cut off until it is created anew (docker compose up -d --force-recreate {name})"),
+            Self::NoGluetun { running, stopped } => match (stopped.first(), running.first()) {
+                (Some(stopped), _) => format!("{stopped} is a Gluetun that does not run: docker start {}", stopped.name),
+                (None, Some(first)) => format!("name the VPN container, as in --target docker:{}", first.name),
+                (None, None) => "start the stack first (docker compose up -d)".to_owned(),
+            },
+            Self::SeveralGluetun { found } => format!("name one, as in --target docker:{}", first_name(found)),
+            Self::NoNetns { .. } => "`ip netns list` shows the names; a namespace without a name is given by path (netns:/proc/PID/ns/net) or as pid:PID".to_owned(),
+            Self::NotANamespace { .. } => "give a file such as /run/netns/NAME or /proc/PID/ns/net; an empty file under /run/netns is left over from before a reboot".to_owned(),
+            Self::NoProcess { .. } => "give the id of a process of the stack, as the host sees it (docker inspect -f '{{.State.Pid}}' NAME)".to_owned(),
+            Self::OwnNamespace { .. } => "name the VPN container or its namespace, and run leakcheck outside of it".to_owned(),
+            Self::NotPermitted { docker: true, .. } => "this needs CAP_SYS_ADMIN: run with sudo, or use --enter container".to_owned(),
+            Self::NotPermitted { docker: false, .. } => "this needs CAP_SYS_ADMIN: run with sudo".to_owned(),
+            Self::NotLocal { .. } => "use --enter container, or run leakcheck as root on the machine of the Docker daemon, outside of containers".to_owned(),
+            Self::NotDocker { .. } => "leave --enter out, or use --enter setns as root".to_owned(),
+            Self::ResolvConf { .. } => "say which file the stack uses with `resolv_conf` in [target] of leakcheck.toml".to_owned(),
+            Self::Image { .. } => "the image is made from leakcheck itself and needs no registry; as root beside the daemon --enter setns does without".to_owned(),
+            Self::Docker { .. } | Self::OwnProgram { .. } | Self::Spawn { .. } | Self::AgentFailed { .. } | Self::AgentStuck { .. } => return None,
+        };
+        Some(text)
+    }
+}
+
+fn first_name(found: &[Candidate]) -> &str {
+    found.first().map_or("NAME", |candidate| &candidate.name)
+}
+
+fn list(found: &[Candidate]) -> String {
+    found.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn list_running(found: &[Candidate]) -> String {
+    if found.is_empty() { "no container runs".to_owned() } else { format!("running are {}", list(found)) }
+}
+
+fn list_known(names: &[String]) -> String {
+    if names.is_empty() {
+        "none has a name under /run/netns".to_owned()
+    } else {
+        format!("there are {}", names.join(", "))
+    }
+}
+
+fn quote(stderr: &str) -> String {
+    if stderr.is_empty() { String::new() } else { format!(", and said: {stderr}") }
+}

@@ -1,0 +1,179 @@
+//! Targets: which network namespace is audited, what its surroundings tell, and getting the agent into it. What the agent does
+//! there, and what is thought of it, is decided elsewhere.
+
+mod container;
+mod docker;
+mod error;
+mod gluetun;
+mod image;
+mod netns;
+mod pid;
+mod process;
+mod resolv;
+mod setns;
+mod settings;
+mod spec;
+mod stack;
+mod sweep;
+
+use std::path::Path;
+
+use docker::Engine;
+pub use error::{Candidate, TargetError};
+pub use gluetun::{Gluetun, ROLE_LABEL};
+use netns::Namespace;
+use pid::Process;
+pub use process::{AgentHandle, AgentInput, AgentOutput, AgentProcess};
+use resolv::Place;
+pub use resolv::ResolvConf;
+pub use settings::Settings;
+pub use spec::{Enter, FindOptions, TargetSpec};
+pub use stack::Dependent;
+use stack::Stack;
+
+/// A network namespace that was found, and what could be learned of it from outside.
+#[derive(Debug)]
+pub struct Target {
+    /// How it is called, such as `docker:gluetun`.
+    pub label: String,
+    /// The stack's resolv.conf when the target was found.
+    pub resolv_conf: ResolvConf,
+    /// What a Gluetun tells about itself.
+    pub gluetun: Option<Gluetun>,
+    /// Settings of the container that owns the namespace.
+    pub settings: Option<Settings>,
+    /// Containers that share the namespace, or were meant to.
+    pub dependents: Vec<Dependent>,
+    /// What the user should know about how the target was found.
+    pub notes: Vec<String>,
+    /// The namespace, held open; `None` when it may not be opened from here.
+    namespace: Option<Namespace>,
+    stack: Option<Stack>,
+    place: Place,
+}
+
+impl Target {
+    /// Finds the target that was named; without a name, the one Gluetun container that runs.
+    pub async fn find(spec: Option<&TargetSpec>, options: &FindOptions) -> Result<Self, TargetError> {
+        let mut target = match spec {
+            None => Self::of_docker(None, options).await?,
+            Some(TargetSpec::Docker(name)) => Self::of_docker(Some(name), options).await?,
+            Some(spec @ TargetSpec::Netns(name)) => Self::of_netns(spec, name, options).await?,
+            Some(spec @ TargetSpec::Pid(pid)) => Self::of_pid(spec, *pid, options).await?,
+        };
+        if let Some(namespace) = &target.namespace {
+            netns::check(namespace, &target.label)?;
+        }
+        if let Some(stack) = &target.stack {
+            target.dependents = stack.dependents(target.namespace.as_ref()).await?;
+        }
+        Ok(target)
+    }
+
+    async fn of_docker(name: Option<&str>, options: &FindOptions) -> Result<Self, TargetError> {
+        let engine = Engine::connect(options.docker_host.as_deref()).await?;
+        let left = sweep::sweep(&engine).await?;
+        let mut stack = stack::find(engine, name).await?;
+        let mut notes = std::mem::take(&mut stack.notes);
+        if !left.is_empty() {
+            notes.push(format!("removed agents that an earlier run left: {}", left.join(", ")));
+        }
+        let place = given(options).unwrap_or_else(|| stack.resolv_conf());
+        let process = stack.process.as_ref();
+        Ok(Self {
+            label: TargetSpec::Docker(stack.name.clone()).to_string(),
+            resolv_conf: place.read().await?,
+            gluetun: stack.gluetun.clone(),
+            settings: Some(stack.settings.clone()),
+            dependents: Vec::new(),
+            notes,
+            namespace: process.and_then(|process| Namespace::open(&process.netns()).ok()),
+            stack: Some(stack),
+            place,
+        })
+    }
+
+    async fn of_netns(spec: &TargetSpec, name: &str, options: &FindOptions) -> Result<Self, TargetError> {
+        let path = netns::locate(name)?;
+        let of_process = netns::process_of(&path).and_then(Process::find).map(Place::Process);
+        let place = given(options).or(of_process).unwrap_or_else(|| Place::of_namespace(netns::name_of(&path)));
+        Self::of_path(spec, &path, place).await
+    }
+
+    async fn of_pid(spec: &TargetSpec, pid: u32, options: &FindOptions) -> Result<Self, TargetError> {
+        let process = Process::find(pid).ok_or(TargetError::NoProcess { pid })?;
+        let path = process.netns();
+        Self::of_path(spec, &path, given(options).unwrap_or(Place::Process(process))).await
+    }
+
+    async fn of_path(spec: &TargetSpec, path: &Path, place: Place) -> Result<Self, TargetError> {
+        let label = spec.to_string();
+        let refused = |source| TargetError::NotPermitted { label: label.clone(), docker: false, source };
+        let namespace = Namespace::open(path).map_err(refused)?;
+        Ok(Self {
+            resolv_conf: place.read().await?,
+            gluetun: None,
+            settings: None,
+            dependents: Vec::new(),
+            notes: Vec::new(),
+            namespace: Some(namespace),
+            stack: None,
+            place,
+            label,
+        })
+    }
+
+    /// Starts the agent inside. `admin` says that it will change the network there, and needs CAP_NET_ADMIN.
+    pub async fn launch(&self, enter: Enter, admin: bool) -> Result<AgentProcess, TargetError> {
+        match (enter, &self.stack) {
+            (Enter::Setns, _) | (Enter::Auto, None) => setns::launch(self.enterable()?),
+            (Enter::Container, None) => Err(TargetError::NotDocker { label: self.label.clone() }),
+            (Enter::Container, Some(stack)) => container::launch(&stack.engine, &stack.id, admin).await,
+            (Enter::Auto, Some(stack)) => match self.enterable() {
+                Ok(namespace) => setns::launch(namespace),
+                Err(_) => container::launch(&stack.engine, &stack.id, admin).await,
+            },
+        }
+    }
+
+    /// Reads the stack's resolv.conf as it is now.
+    pub async fn reread_resolv_conf(&self) -> Result<ResolvConf, TargetError> {
+        self.place.read().await
+    }
+
+    /// Inode of the namespace, as `lsns` shows it; `None` when it is not to be seen from here.
+    pub fn namespace_inode(&self) -> Option<u64> {
+        self.namespace.as_ref().map(Namespace::inode)
+    }
+
+    /// The namespace, when the kernel lets us enter it.
+    fn enterable(&self) -> Result<&Namespace, TargetError> {
+        let namespace = match (&self.namespace, &self.stack) {
+            (Some(namespace), _) => namespace,
+            (None, Some(stack)) if stack.process.is_some() => {
+                let source = std::io::ErrorKind::PermissionDenied.into();
+                return Err(TargetError::NotPermitted { label: self.label.clone(), docker: true, source });
+            }
+            (None, _) => return Err(TargetError::NotLocal { name: self.label.clone() }),
+        };
+        let refused =
+            |source| TargetError::NotPermitted { label: self.label.clone(), docker: self.stack.is_some(), source };
+        namespace.try_enter().map_err(refused)?;
+        Ok(namespace)
+    }
+}
+
+/// The image of this very program, built if it is not there; its name and tag. Any subcommand can be a container so, without a registry.
+pub async fn own_image(options: &FindOptions) -> Result<String, TargetError> {
+    image::ensure(&Engine::connect(options.docker_host.as_deref()).await?).await
+}
+
+/// Builds an image of this very program named `tag`, with more lines for its recipe (`CMD`, `HEALTHCHECK` …).
+pub async fn build_own_image(options: &FindOptions, tag: &str, instructions: &str) -> Result<(), TargetError> {
+    image::build_as(&Engine::connect(options.docker_host.as_deref()).await?, tag, instructions).await
+}
+
+/// The file that the user said is the stack's resolv.conf.
+fn given(options: &FindOptions) -> Option<Place> {
+    options.resolv_conf.clone().map(Place::File)
+}

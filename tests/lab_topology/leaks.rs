@@ -1,0 +1,305 @@
+//! Each leak fixture does what it says: seen on the home's wire, or by the far side, never read from the stack's rules.
+//! Every proof is also tried on the sealed stack, where it must not hold.
+
+use super::tools::{
+    Seen, Wire, ask, connect_bound, exit, get, in_stack, nameservers, ping_bound, put_status, send_bound, set_tunnel,
+};
+use anyhow::{Result, bail, ensure};
+use leakcheck::lab::{Lab, LabSpec, Leak, PrivateDir, leak};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::time::{Duration, Instant};
+
+const UDP: u8 = 17;
+const TCP: u8 = 6;
+
+/// By which sign the leak shows.
+enum Sign {
+    /// A datagram bound to the uplink gets out to there.
+    BoundUdp(&'static str),
+    /// A connection bound to the uplink gets out to there.
+    BoundTcp(&'static str),
+    /// A ping bound to the uplink gets out to there.
+    BoundPing(&'static str),
+    /// A web server sees that address of the stack, over IPv6 or not.
+    Exit(bool, &'static str),
+    /// A question to one of resolv.conf's nameservers (or this one) reaches the authority from the ISP.
+    IspAsks(Option<&'static str>, &'static str),
+    /// None of resolv.conf's nameservers answers.
+    NothingResolves,
+    /// A datagram that nothing binds leaves by the uplink.
+    UnboundUdp(&'static str),
+    /// A connection that nothing binds leaves by the uplink.
+    UnboundTcp(&'static str),
+    /// Something leaves by the uplink to there without being asked for.
+    Unasked(&'static str),
+    /// A marked datagram gets out.
+    Marked(&'static str),
+    /// While the tunnel is down: datagrams to there leave within these milliseconds of its end (from, to, and how long
+    /// at most).
+    Hole { to: &'static str, from: u64, within: u64, lasts: u64 },
+    /// The same after the tunnel came back.
+    HoleAfterwards { to: &'static str, lasts: u64 },
+    /// While the tunnel is down a ping gets out.
+    PingWhileDown(&'static str),
+    /// While the tunnel is down local hosts cannot be reached, and before and after it they can.
+    LocalLost,
+    /// While the tunnel is down resolv.conf names that one.
+    ResolvConfWhileDown(&'static str),
+    /// The tunnel does not work any more after it was down.
+    NoRecovery,
+}
+
+const SIGNS: &[(&str, &[Sign])] = &[
+    ("dns-fallback", &[
+        Sign::ResolvConfWhileDown("8.8.8.8"),
+        Sign::Hole { to: "8.8.8.8:53", from: 0, within: 50, lasts: 10_000 },
+    ]),
+    ("dot", &[Sign::BoundTcp("8.8.8.8:853")]),
+    ("fallback", &[
+        Sign::Hole { to: "192.0.2.99:9", from: 0, within: 50, lasts: 10_000 },
+        Sign::Hole { to: "[2001:db8:99::9]:9", from: 0, within: 50, lasts: 10_000 },
+    ]),
+    ("forced-tcp", &[Sign::BoundTcp("8.8.8.8:53")]),
+    ("forced-udp", &[Sign::BoundUdp("8.8.8.8:53"), Sign::BoundUdp("[2001:4860:4860::8888]:53")]),
+    ("hole", &[Sign::Hole { to: "192.0.2.99:9", from: 0, within: 30, lasts: 90 }]),
+    ("icmp-only", &[Sign::BoundPing("8.8.8.8"), Sign::BoundPing("2001:4860:4860::8888")]),
+    ("late-hole", &[Sign::Hole { to: "192.0.2.99:9", from: 1950, within: 2100, lasts: 90 }]),
+    ("local-lost", &[Sign::LocalLost]),
+    ("local-names", &[Sign::IspAsks(Some("127.0.0.1:53"), "nas")]),
+    ("mark", &[Sign::Marked("8.8.8.8:9")]),
+    ("multicast", &[Sign::Unasked("239.192.152.143")]),
+    ("no-recovery", &[Sign::NoRecovery]),
+    ("no-vpn", &[
+        Sign::Exit(false, "203.0.113.10"),
+        Sign::Exit(true, "2001:db8:18::10"),
+        Sign::IspAsks(None, "example.com"),
+        Sign::BoundUdp("8.8.8.8:53"),
+    ]),
+    ("one-protocol-icmp", &[Sign::PingWhileDown("8.8.8.8"), Sign::PingWhileDown("2001:4860:4860::8888")]),
+    ("one-protocol-udp", &[Sign::Hole { to: "192.0.2.99:9", from: 0, within: 50, lasts: 10_000 }]),
+    ("one-protocol-v6", &[Sign::Hole { to: "[2001:db8:99::9]:9", from: 0, within: 50, lasts: 10_000 }]),
+    ("output-accept", &[
+        Sign::BoundUdp("8.8.8.8:53"),
+        Sign::BoundUdp("[2001:4860:4860::8888]:53"),
+        Sign::Hole { to: "192.0.2.99:9", from: 0, within: 50, lasts: 10_000 },
+    ]),
+    ("reconnect-hole", &[Sign::HoleAfterwards { to: "192.0.2.99:9", lasts: 60 }]),
+    ("resolver-dead", &[Sign::NothingResolves]),
+    ("resolver-docker", &[Sign::IspAsks(None, "example.com")]),
+    ("resolver-extra", &[Sign::IspAsks(None, "example.com")]),
+    ("resolver-gateway", &[Sign::IspAsks(None, "example.com")]),
+    ("resolver-isp", &[Sign::IspAsks(None, "example.com")]),
+    ("rule-missing", &[Sign::Exit(false, "203.0.113.10"), Sign::Exit(true, "2001:db8:18::10")]),
+    ("specific-route", &[Sign::UnboundTcp("93.184.215.14:443")]),
+    ("tcp-443", &[Sign::BoundTcp("1.1.1.1:443")]),
+    ("udp-direct", &[Sign::UnboundUdp("74.125.250.129:19302")]),
+    ("udp-high", &[Sign::BoundUdp("192.0.2.99:6881"), Sign::BoundUdp("[2001:db8:99::9]:6881")]),
+    ("v6-accept", &[Sign::BoundUdp("[2001:4860:4860::8888]:53"), Sign::BoundPing("2001:4860:4860::8888")]),
+    ("v6-direct", &[Sign::Exit(true, "2001:db8:18::10")]),
+    ("wrong-exit", &[Sign::Exit(false, "198.19.0.3"), Sign::Exit(true, "2001:db8:bad::3")]),
+];
+
+/// Names of the trials: one for each fixture, one for the sealed stack, one that no fixture is without proof.
+pub fn names() -> Vec<String> {
+    let mut names: Vec<String> = leak::names().into_iter().map(|id| format!("leak::{id}")).collect();
+    names.push("leak::none_when_sealed".to_owned());
+    names
+}
+
+pub fn run(name: &str, world: PrivateDir) -> Result<()> {
+    let id = name.strip_prefix("leak::").unwrap_or(name);
+    if id == "none_when_sealed" {
+        return sealed(&world);
+    }
+    let Some((_, signs)) = SIGNS.iter().find(|(known, _)| *known == id) else {
+        bail!("the fixture {id} has no proof: add its sign to SIGNS")
+    };
+    let lab = Lab::start(&world, LabSpec::broken(Leak::named(id)?))?;
+    for (index, sign) in signs.iter().enumerate() {
+        ensure!(shows(&lab, sign)?, "sign {index} of {id} does not show");
+    }
+    if id.starts_with("one-protocol-udp") || id == "v6-accept" || id == "one-protocol-v6" {
+        ensure!(send_bound(&lab, "eth0", "8.8.8.8:53", b"x")? == Some(libc::EPERM), "IPv4 is open too");
+    }
+    Ok(())
+}
+
+/// The signs are those of the leaks, not of the lab.
+fn sealed(world: &PrivateDir) -> Result<()> {
+    let lab = Lab::start(world, LabSpec::sealed())?;
+    let mut wrong = Vec::new();
+    for (id, signs) in SIGNS {
+        for (index, sign) in signs.iter().enumerate() {
+            if shows(&lab, sign)? {
+                wrong.push(format!("sign {index} of {id}"));
+            }
+        }
+    }
+    ensure!(wrong.is_empty(), "the sealed stack shows {wrong:?}");
+    Ok(())
+}
+
+fn shows(lab: &Lab, sign: &Sign) -> Result<bool> {
+    Ok(match sign {
+        Sign::BoundUdp(to) => on_wire(UDP, to.parse()?, || send_bound(lab, "eth0", to, b"marked").map(|_| ()))?,
+        Sign::BoundTcp(to) => on_wire(TCP, to.parse()?, || connect_bound(lab, Some("eth0"), to))?,
+        Sign::BoundPing(to) => {
+            let protocol = if to.contains(':') { 58 } else { 1 };
+            on_wire(protocol, SocketAddr::new(to.parse()?, 0), || ping_bound(lab, to).map(|_| ()))?
+        }
+        Sign::UnboundUdp(to) => on_wire(UDP, to.parse()?, || send(lab, to))?,
+        Sign::UnboundTcp(to) => on_wire(TCP, to.parse()?, || connect_bound(lab, None, to))?,
+        Sign::Unasked(to) => {
+            let wire = Wire::listen()?;
+            std::thread::sleep(Duration::from_millis(700));
+            let to: IpAddr = to.parse()?;
+            wire.finish()?.iter().any(|packet| packet.destination == to)
+        }
+        Sign::Marked(to) => on_wire(UDP, to.parse()?, || send_marked(lab, to))?,
+        Sign::Exit(ipv6, address) => exit(lab, *ipv6).is_ok_and(|seen| seen.to_string() == *address),
+        Sign::IspAsks(server, domain) => isp_asks(lab, *server, domain)?,
+        Sign::NothingResolves => {
+            let mut any = false;
+            for server in nameservers(lab)? {
+                any |= ask(lab, &server, "canary.example.com".to_owned()).unwrap_or(false);
+            }
+            !any
+        }
+        Sign::Hole { to, from, within, lasts } => {
+            let outage = outage(lab, to, Duration::from_millis(within + 300))?;
+            matches!(outage.during, Some((first, last)) if first >= *from && first <= *within && last - first <= *lasts)
+        }
+        Sign::HoleAfterwards { to, lasts } => {
+            let outage = outage(lab, to, Duration::from_millis(200))?;
+            outage.during.is_none() && matches!(outage.after, Some((first, last)) if first <= 60 && last - first <= *lasts)
+        }
+        Sign::PingWhileDown(to) => {
+            put_status(lab, "stopped")?;
+            std::thread::sleep(Duration::from_millis(20));
+            let protocol = if to.contains(':') { 58 } else { 1 };
+            let seen = on_wire(protocol, SocketAddr::new(to.parse()?, 0), || ping_bound(lab, to).map(|_| ()))?;
+            put_status(lab, "running")?;
+            seen
+        }
+        Sign::LocalLost => {
+            let before = local(lab);
+            put_status(lab, "stopped")?;
+            std::thread::sleep(Duration::from_millis(20));
+            let during = local(lab);
+            put_status(lab, "running")?;
+            std::thread::sleep(Duration::from_millis(20));
+            ensure!(before == 2 && local(lab) == 2, "local hosts cannot be reached while the tunnel is up");
+            during == 0
+        }
+        Sign::ResolvConfWhileDown(server) => {
+            put_status(lab, "stopped")?;
+            std::thread::sleep(Duration::from_millis(20));
+            let during = nameservers(lab)?;
+            put_status(lab, "running")?;
+            std::thread::sleep(Duration::from_millis(20));
+            during.contains(&format!("{server}:53")) && !nameservers(lab)?.contains(&format!("{server}:53"))
+        }
+        Sign::NoRecovery => {
+            ensure!(exit(lab, false).is_ok(), "there is no exit before the outage");
+            set_tunnel(lab, false)?;
+            std::thread::sleep(Duration::from_millis(20));
+            set_tunnel(lab, true)?;
+            exit(lab, false).is_err()
+        }
+    })
+}
+
+fn local(lab: &Lab) -> usize {
+    ["192.168.1.50:80", "172.18.0.20:8989"]
+        .into_iter()
+        .filter(|at| in_stack(lab, || get(at.parse()?, "local", "/")).is_ok_and(|answer| answer.is_ok()))
+        .count()
+}
+
+fn on_wire(protocol: u8, to: SocketAddr, stimulus: impl FnOnce() -> Result<()>) -> Result<bool> {
+    let wire = Wire::listen()?;
+    stimulus()?;
+    let hit = |packet: &Seen| {
+        packet.protocol == protocol && packet.destination == to.ip() && packet.port == to.port()
+    };
+    Ok(wire.finish()?.iter().any(hit))
+}
+
+fn send(lab: &Lab, to: &'static str) -> Result<()> {
+    in_stack(lab, move || -> Result<()> {
+        let to: SocketAddr = to.parse()?;
+        let socket = UdpSocket::bind(if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
+        // What the wire shows is looked at, not the outcome.
+        let _ = socket.send_to(b"marked", to);
+        Ok(())
+    })?
+}
+
+fn send_marked(lab: &Lab, to: &'static str) -> Result<()> {
+    in_stack(lab, move || -> Result<()> {
+        let socket = UdpSocket::bind("0.0.0.0:0")?;
+        socket2::SockRef::from(&socket).set_mark(0xca6c)?;
+        let _ = socket.send_to(b"marked", to);
+        Ok(())
+    })?
+}
+
+/// Whether a fresh name below `domain` (or the bare name) comes to the authority, or to the ISP, from the ISP.
+fn isp_asks(lab: &Lab, server: Option<&'static str>, domain: &str) -> Result<bool> {
+    let unique = format!("u{}", rand::random::<u32>());
+    let name = if domain.contains('.') { format!("{unique}.{domain}") } else { format!("{unique}.{domain}.lan") };
+    let servers = server.map_or_else(|| nameservers(lab), |server| Ok(vec![server.to_owned()]))?;
+    for server in &servers {
+        // Whether there is an answer is not the question.
+        let _ = ask(lab, server, name.clone());
+    }
+    let fqdn = format!("{name}.");
+    let asked = !lab.journal().dns_askers("isp resolver", &fqdn).is_empty();
+    let isp = "203.0.113.53".parse::<IpAddr>()?;
+    Ok(asked && lab.journal().dns_askers("authority", &fqdn).contains(&isp))
+}
+
+/// First and last packet on the wire, in milliseconds after the tunnel went, and after it came.
+struct Outage {
+    during: Option<(u64, u64)>,
+    after: Option<(u64, u64)>,
+}
+
+/// Sends a datagram every half millisecond while the tunnel is taken down and brought up.
+fn outage(lab: &Lab, to: &'static str, lasts: Duration) -> Result<Outage> {
+    let wire = Wire::listen()?;
+    let target: SocketAddr = to.parse()?;
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let stopped = std::sync::Arc::clone(&stop);
+    let netns = leakcheck::net::netns::Netns::open(lab.stack_netns())?;
+    let sender = leakcheck::net::netns::spawn_in(&netns, "sampler", move || -> std::io::Result<()> {
+        let socket = UdpSocket::bind(if target.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
+        while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
+            // EPERM is what a sealed stack says.
+            let _ = socket.send_to(b"sample", target);
+            std::thread::sleep(Duration::from_micros(500));
+        }
+        Ok(())
+    })?;
+    std::thread::sleep(Duration::from_millis(20));
+    let down = Instant::now();
+    put_status(lab, "stopped")?;
+    std::thread::sleep(lasts);
+    let up = Instant::now();
+    put_status(lab, "running")?;
+    std::thread::sleep(Duration::from_millis(150));
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    sender.join().map_err(|_| anyhow::anyhow!("the sampler panicked"))???;
+    let seen = wire.finish()?;
+    let hits: Vec<Instant> =
+        seen.iter().filter(|p| p.destination == target.ip() && p.port == target.port()).map(|p| p.at).collect();
+    ensure!(hits.iter().all(|at| *at >= down), "something left by the uplink while the tunnel was up");
+    let span = |hits: Vec<&Instant>, zero: Instant| {
+        let (first, last) = (hits.first()?, hits.last()?);
+        Some((first.duration_since(zero).as_millis() as u64, last.duration_since(zero).as_millis() as u64))
+    };
+    let during = span(hits.iter().filter(|at| **at < up).collect(), down);
+    let after = span(hits.iter().filter(|at| **at >= up).collect(), up);
+    eprintln!("{to}: {} packets, during {during:?}, after {after:?}", hits.len());
+    Ok(Outage { during, after })
+}

@@ -1,0 +1,92 @@
+//! A sealed stack is sealed, and works.
+
+use super::tools::{Wire, ask, exit, get, in_stack, ping_bound, put_status, send_bound};
+use anyhow::{Result, ensure};
+use leakcheck::lab::{Lab, LabSpec, PrivateDir};
+use std::time::{Duration, Instant};
+
+pub const TRIALS: &[(&str, fn(PrivateDir) -> Result<()>)] = &[
+    ("sealed::starts", starts),
+    ("sealed::exit_is_the_providers", exit_is_the_providers),
+    ("sealed::uplink_is_closed", uplink_is_closed),
+    ("sealed::stops_and_starts", stops_and_starts),
+    ("sealed::waits_to_be_killed", waits_to_be_killed),
+];
+
+fn starts(world: PrivateDir) -> Result<()> {
+    let begun = Instant::now();
+    let lab = Lab::start(&world, LabSpec::sealed())?;
+    eprintln!("started in {:?}", begun.elapsed());
+    drop(lab);
+    Ok(())
+}
+
+/// For `kernel::sigkill_leaves_nothing`: tells its namespaces and waits. By itself, where nobody reads, it ends at once.
+fn waits_to_be_killed(world: PrivateDir) -> Result<()> {
+    use std::io::{Write};
+    let lab = Lab::start(&world, LabSpec::sealed())?;
+    let wires = lab.topology();
+    let realms = [
+        &wires.stack, &wires.neighbour, &wires.lan_host, &wires.home, &wires.isp, &wires.internet, &wires.provider,
+    ];
+    let inodes = realms.into_iter().map(|realm| Ok(realm.netns().inode()?.to_string())).collect::<Result<Vec<_>>>()?;
+    let mut out = std::io::stdout();
+    writeln!(out, "{}", inodes.join(" "))?;
+    out.flush()?;
+    if std::env::var_os("LEAKCHECK_LAB_WAIT").is_some() {
+        std::thread::sleep(Duration::from_secs(60));
+    }
+    Ok(())
+}
+
+fn exit_is_the_providers(world: PrivateDir) -> Result<()> {
+    let lab = Lab::start(&world, LabSpec::sealed())?;
+    let begun = Instant::now();
+    ensure!(exit(&lab, false)?.to_string() == "198.51.100.3");
+    eprintln!("first answer after {:?}", begun.elapsed());
+    ensure!(exit(&lab, true)?.to_string() == "2001:db8:51::3");
+    ensure!(ask(&lab, "127.0.0.1:53", "sealed-1.example.com".to_owned())?, "the stack's resolver does not resolve");
+    let askers = lab.journal().dns_askers("authority", "sealed-1.example.com.");
+    ensure!(askers.iter().all(|ip| ip.to_string() == "198.51.100.3") && !askers.is_empty(), "{askers:?}");
+    ensure!(ask(&lab, "8.8.8.8:53", "sealed-2.example.com".to_owned())?, "8.8.8.8 does not answer");
+    for at in ["192.168.1.50:80", "172.18.0.20:8989"] {
+        in_stack(&lab, move || get(at.parse()?, "local", "/"))??;
+    }
+    get("172.18.0.10:8080".parse()?, "stack", "/")?;
+    // The home itself stands on the bare line.
+    ensure!(get("104.26.12.205:80".parse()?, "api.ipify.org", "/")? == "203.0.113.10");
+    Ok(())
+}
+
+fn uplink_is_closed(world: PrivateDir) -> Result<()> {
+    let lab = Lab::start(&world, LabSpec::sealed())?;
+    let wire = Wire::listen()?;
+    for to in ["8.8.8.8:53", "1.1.1.1:443", "[2001:4860:4860::8888]:53", "239.192.152.143:6771"] {
+        let errno = send_bound(&lab, "eth0", to, b"marked")?;
+        ensure!(errno == Some(libc::EPERM), "{to}: {errno:?}");
+    }
+    for to in ["8.8.8.8", "2001:4860:4860::8888"] {
+        ensure!(ping_bound(&lab, to)? == Some(libc::EPERM), "{to}");
+    }
+    let seen = wire.finish()?;
+    ensure!(seen.is_empty(), "{seen:?}");
+    Ok(())
+}
+
+fn stops_and_starts(world: PrivateDir) -> Result<()> {
+    let lab = Lab::start(&world, LabSpec::sealed())?;
+    exit(&lab, false)?;
+    let wire = Wire::listen()?;
+    let answer = put_status(&lab, "stopped")?;
+    ensure!(answer.contains("\"stopped\""), "{answer}");
+    ensure!(exit(&lab, false).is_err(), "there is an exit although the VPN is stopped");
+    in_stack(&lab, || get("192.168.1.50:80".parse()?, "local", "/"))??;
+    let answer = put_status(&lab, "running")?;
+    ensure!(answer.contains("\"running\""), "{answer}");
+    let begun = Instant::now();
+    ensure!(exit(&lab, false)?.to_string() == "198.51.100.3");
+    ensure!(begun.elapsed() < Duration::from_secs(2), "recovery took {:?}", begun.elapsed());
+    let seen = wire.finish()?;
+    ensure!(seen.is_empty(), "{seen:?}");
+    Ok(())
+}
