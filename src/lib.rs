@@ -18,9 +18,6 @@ pub mod judge;
 
 #[cfg(feature = "lab")]
 pub mod lab;
-#[cfg(feature = "lab")]
-pub mod lab;
-pub mod net;
 
 pub mod report;
 

@@ -2,6 +2,8 @@
 
 mod explain;
 mod failure;
+#[cfg(feature = "lab")]
+mod lab;
 mod list;
 
 use std::io::{self, Write as _};
@@ -11,6 +13,8 @@ use anyhow::Context;
 
 pub use explain::explain;
 pub use failure::{Hint, tell};
+#[cfg(feature = "lab")]
+pub use lab::lab;
 pub use list::{list, trials};
 
 use crate::catalog::{Catalog, CatalogError};
