@@ -15,11 +15,10 @@ pub mod sensor;
 pub mod technique;
 
 pub mod judge;
+pub mod report;
 
 #[cfg(feature = "lab")]
 pub mod lab;
-
-pub mod report;
 
 pub mod cli;
 pub mod commands;

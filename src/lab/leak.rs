@@ -9,7 +9,8 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-include!(concat!(env!("OUT_DIR"), "/leaks.rs"));
+/// The fixtures: file stem and text.
+const LEAKS: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/leaks.rs"));
 
 /// Why a fixture cannot be used.
 #[derive(Debug, thiserror::Error)]

@@ -66,15 +66,8 @@ pub const AUTHORITY: &str = "192.0.2.53";
 /// The same over IPv6.
 pub const AUTHORITY_V6: &str = "2001:db8:53::53";
 /// Public recursive resolvers.
-pub const RECURSORS: [&str; 7] = [
-    "8.8.8.8",
-    "8.8.4.4",
-    "1.1.1.1",
-    "1.0.0.1",
-    "9.9.9.9",
-    "2001:4860:4860::8888",
-    "2606:4700:4700::1111",
-];
+pub const RECURSORS: [&str; 7] =
+    ["8.8.8.8", "8.8.4.4", "1.1.1.1", "1.0.0.1", "9.9.9.9", "2001:4860:4860::8888", "2606:4700:4700::1111"];
 /// Web servers of the internet: host name, IPv4, IPv6.
 pub const WEB: [(&str, &str, &str); 3] = [
     ("am.i.mullvad.net", "45.83.223.233", "2a03:1b20:1:f410::ad3"),

@@ -91,8 +91,7 @@ impl Lab {
         let journal = Journal::new();
         let authority = LabCa::new()?;
         let ca = world.write("lab-ca.pem", &authority.pem()).map_err(|e| LabError::File("lab-ca.pem", e))?;
-        let resolv_conf =
-            world.write("stack-resolv.conf", "").map_err(|e| LabError::File("stack-resolv.conf", e))?;
+        let resolv_conf = world.write("stack-resolv.conf", "").map_err(|e| LabError::File("stack-resolv.conf", e))?;
         let mut servers = vec![start_internet(&topology.internet, authority, &journal, ipv6)?];
         servers.extend(start_home(&topology, &journal, ipv6)?);
         let (server_key, client_key) = (PrivateKey::generate(), PrivateKey::generate());

@@ -111,9 +111,8 @@ fn fill(at: &Path, resolv_conf: &str) -> Result<PrivateDir, UsernsError> {
         .open(at)
         .map(PrivateDir)
         .map_err(|e| UsernsError::Mount("open tmpfs", e))?;
-    let source = directory
-        .write("home-resolv.conf", resolv_conf)
-        .map_err(|e| UsernsError::Mount("write resolv.conf", e))?;
+    let source =
+        directory.write("home-resolv.conf", resolv_conf).map_err(|e| UsernsError::Mount("write resolv.conf", e))?;
     let target = Path::new("/etc/resolv.conf");
     // A container from an empty image has none, and then nothing in it reads one.
     if target.exists() {
@@ -130,7 +129,6 @@ fn setting(path: &str) -> Option<String> {
 fn restricted_by_apparmor() -> bool {
     setting("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").as_deref() == Some("1")
 }
-
 
 fn advice() -> String {
     let zero = |path| setting(path).as_deref() == Some("0");

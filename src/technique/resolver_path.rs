@@ -77,21 +77,8 @@ async fn ask_server(cx: &Context, trial: &Arc<str>, server: IpAddr) -> Vec<Answe
         }
     };
     let marked = format!("{}.{}", cx.ledger.enter(trial).marker(), cx.setup.canary);
-<<<<<<< HEAD
     let (canary, _) = tokio::join!(lookup_marked(server, &cx.setup.canary), lookup_marked(server, &marked));
     answers.push(cx.answer(&who, canary));
-=======
-    let (canary, _) =
-        tokio::join!(lookup(&resolver, &cx.setup.canary, RecordType::A), lookup(&resolver, &marked, RecordType::A));
-    answers.push(cx.answer(
-        &who,
-        match canary {
-            Ok(found) => Said::Resolved { ip: found.addresses.first().copied() },
-            Err(NoAnswer::Refused(rcode)) => Said::Refused { rcode },
-            Err(NoAnswer::Nothing(error)) => Said::Nothing { error },
-        },
-    ));
->>>>>>> docker
     for name in &cx.setup.echo_dns {
         answers.push(asker(cx, &resolver, &who, name).await);
     }

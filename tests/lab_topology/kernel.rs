@@ -61,9 +61,9 @@ fn uplink_is_restored(world: PrivateDir) -> Result<()> {
 }
 
 fn send(port: u16, length: usize) -> std::io::Result<usize> {
-    UdpSocket::bind("127.0.0.1:4000").or_else(|_| UdpSocket::bind("127.0.0.1:0")).and_then(|socket| {
-        socket.send_to(&vec![0; length], ("127.0.0.1", port))
-    })
+    UdpSocket::bind("127.0.0.1:4000")
+        .or_else(|_| UdpSocket::bind("127.0.0.1:0"))
+        .and_then(|socket| socket.send_to(&vec![0; length], ("127.0.0.1", port)))
 }
 
 /// Each condition drops what it matches and nothing else.

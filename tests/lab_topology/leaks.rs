@@ -50,15 +50,18 @@ enum Sign {
 }
 
 const SIGNS: &[(&str, &[Sign])] = &[
-    ("dns-fallback", &[
-        Sign::ResolvConfWhileDown("8.8.8.8"),
-        Sign::Hole { to: "8.8.8.8:53", from: 0, within: 50, lasts: 10_000 },
-    ]),
+    (
+        "dns-fallback",
+        &[Sign::ResolvConfWhileDown("8.8.8.8"), Sign::Hole { to: "8.8.8.8:53", from: 0, within: 50, lasts: 10_000 }],
+    ),
     ("dot", &[Sign::BoundTcp("8.8.8.8:853")]),
-    ("fallback", &[
-        Sign::Hole { to: "192.0.2.99:9", from: 0, within: 50, lasts: 10_000 },
-        Sign::Hole { to: "[2001:db8:99::9]:9", from: 0, within: 50, lasts: 10_000 },
-    ]),
+    (
+        "fallback",
+        &[
+            Sign::Hole { to: "192.0.2.99:9", from: 0, within: 50, lasts: 10_000 },
+            Sign::Hole { to: "[2001:db8:99::9]:9", from: 0, within: 50, lasts: 10_000 },
+        ],
+    ),
     ("forced-tcp", &[Sign::BoundTcp("8.8.8.8:53")]),
     ("forced-udp", &[Sign::BoundUdp("8.8.8.8:53"), Sign::BoundUdp("[2001:4860:4860::8888]:53")]),
     ("hole", &[Sign::Hole { to: "192.0.2.99:9", from: 0, within: 30, lasts: 90 }]),
@@ -69,20 +72,26 @@ const SIGNS: &[(&str, &[Sign])] = &[
     ("mark", &[Sign::Marked("8.8.8.8:9")]),
     ("multicast", &[Sign::Unasked("239.192.152.143")]),
     ("no-recovery", &[Sign::NoRecovery]),
-    ("no-vpn", &[
-        Sign::Exit(false, "203.0.113.10"),
-        Sign::Exit(true, "2001:db8:18::10"),
-        Sign::IspAsks(None, "example.com"),
-        Sign::BoundUdp("8.8.8.8:53"),
-    ]),
+    (
+        "no-vpn",
+        &[
+            Sign::Exit(false, "203.0.113.10"),
+            Sign::Exit(true, "2001:db8:18::10"),
+            Sign::IspAsks(None, "example.com"),
+            Sign::BoundUdp("8.8.8.8:53"),
+        ],
+    ),
     ("one-protocol-icmp", &[Sign::PingWhileDown("8.8.8.8"), Sign::PingWhileDown("2001:4860:4860::8888")]),
     ("one-protocol-udp", &[Sign::Hole { to: "192.0.2.99:9", from: 0, within: 50, lasts: 10_000 }]),
     ("one-protocol-v6", &[Sign::Hole { to: "[2001:db8:99::9]:9", from: 0, within: 50, lasts: 10_000 }]),
-    ("output-accept", &[
-        Sign::BoundUdp("8.8.8.8:53"),
-        Sign::BoundUdp("[2001:4860:4860::8888]:53"),
-        Sign::Hole { to: "192.0.2.99:9", from: 0, within: 50, lasts: 10_000 },
-    ]),
+    (
+        "output-accept",
+        &[
+            Sign::BoundUdp("8.8.8.8:53"),
+            Sign::BoundUdp("[2001:4860:4860::8888]:53"),
+            Sign::Hole { to: "192.0.2.99:9", from: 0, within: 50, lasts: 10_000 },
+        ],
+    ),
     ("reconnect-hole", &[Sign::HoleAfterwards { to: "192.0.2.99:9", lasts: 60 }]),
     ("resolver-dead", &[Sign::NothingResolves]),
     ("resolver-docker", &[Sign::IspAsks(None, "example.com")]),
@@ -171,7 +180,8 @@ fn shows(lab: &Lab, sign: &Sign) -> Result<bool> {
         }
         Sign::HoleAfterwards { to, lasts } => {
             let outage = outage(lab, to, Duration::from_millis(200))?;
-            outage.during.is_none() && matches!(outage.after, Some((first, last)) if first <= 60 && last - first <= *lasts)
+            outage.during.is_none()
+                && matches!(outage.after, Some((first, last)) if first <= 60 && last - first <= *lasts)
         }
         Sign::PingWhileDown(to) => {
             put_status(lab, "stopped")?;
@@ -219,9 +229,7 @@ fn local(lab: &Lab) -> usize {
 fn on_wire(protocol: u8, to: SocketAddr, stimulus: impl FnOnce() -> Result<()>) -> Result<bool> {
     let wire = Wire::listen()?;
     stimulus()?;
-    let hit = |packet: &Seen| {
-        packet.protocol == protocol && packet.destination == to.ip() && packet.port == to.port()
-    };
+    let hit = |packet: &Seen| packet.protocol == protocol && packet.destination == to.ip() && packet.port == to.port();
     Ok(wire.finish()?.iter().any(hit))
 }
 

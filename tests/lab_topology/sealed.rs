@@ -23,12 +23,11 @@ fn starts(world: PrivateDir) -> Result<()> {
 
 /// For `kernel::sigkill_leaves_nothing`: tells its namespaces and waits. By itself, where nobody reads, it ends at once.
 fn waits_to_be_killed(world: PrivateDir) -> Result<()> {
-    use std::io::{Write};
+    use std::io::Write;
     let lab = Lab::start(&world, LabSpec::sealed())?;
     let wires = lab.topology();
-    let realms = [
-        &wires.stack, &wires.neighbour, &wires.lan_host, &wires.home, &wires.isp, &wires.internet, &wires.provider,
-    ];
+    let realms =
+        [&wires.stack, &wires.neighbour, &wires.lan_host, &wires.home, &wires.isp, &wires.internet, &wires.provider];
     let inodes = realms.into_iter().map(|realm| Ok(realm.netns().inode()?.to_string())).collect::<Result<Vec<_>>>()?;
     let mut out = std::io::stdout();
     writeln!(out, "{}", inodes.join(" "))?;

@@ -106,12 +106,8 @@ pub async fn run_gluetun(config: GluetunConfig) -> Result<Gluetun, StackError> {
     routing::lasting(&mut Rtnetlink::open()?, &uplink, &config.outbound)?;
     set_nameservers(&config.resolv_conf, &[Ipv4Addr::LOCALHOST.into()])?;
     let runtime = tokio::runtime::Handle::current();
-    let stack = Gluetun(Arc::new(Inner {
-        runtime,
-        tunnel: Mutex::new(None),
-        sabotage: std::sync::Mutex::new(None),
-        config,
-    }));
+    let stack =
+        Gluetun(Arc::new(Inner { runtime, tunnel: Mutex::new(None), sabotage: std::sync::Mutex::new(None), config }));
     let config = &stack.0.config;
     if !config.leak.as_ref().is_some_and(Leak::without_tunnel) {
         stack.0.bring_up().await?;

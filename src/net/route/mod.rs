@@ -8,19 +8,7 @@ mod object;
 mod restore;
 mod snapshot;
 
-<<<<<<< HEAD
-<<<<<<< HEAD
-<<<<<<< HEAD
-pub use change::{Family, RouteSpec, Rtnetlink, RuleSpec};
-=======
 pub use change::{Family, RouteSpec, Rtnetlink, RuleSpec, link_event};
->>>>>>> lab
-=======
-pub use change::{Family, RouteSpec, Rtnetlink, RuleSpec};
->>>>>>> report
-=======
-pub use change::{Family, RouteSpec, Rtnetlink, RuleSpec};
->>>>>>> docker
 pub use object::{Address, Link, Object, Route, Rule};
 pub use restore::{RestoreReport, restore_link};
 pub use snapshot::Snapshot;
