@@ -32,7 +32,9 @@ fn run(command: Command) -> anyhow::Result<u8> {
         Command::List(args) => commands::list(&args).map(|()| 0),
         Command::Explain(args) => commands::explain(&args).map(|()| 0),
         #[cfg(feature = "lab")]
-        Command::Demo(_) | Command::Lab { .. } => anyhow::bail!("find the lab in this build"),
+        Command::Lab { command } => commands::lab(&command).map(|()| 0),
+        #[cfg(feature = "lab")]
+        Command::Demo(_) => anyhow::bail!("find the runner in this build"),
         Command::Run(_) | Command::Agent(_) => anyhow::bail!("find the runner in this build"),
     }
 }
