@@ -34,7 +34,8 @@ fn run(command: Command) -> anyhow::Result<u8> {
         #[cfg(feature = "lab")]
         Command::Lab { command } => commands::lab(&command).map(|()| 0),
         #[cfg(feature = "lab")]
-        Command::Demo(_) => anyhow::bail!("find the runner in this build"),
-        Command::Run(_) | Command::Agent(_) => anyhow::bail!("find the runner in this build"),
+        Command::Demo(args) => commands::demo(&args),
+        Command::Run(args) => commands::run(&args),
+        Command::Agent(args) => commands::agent(&args).map(|()| 0),
     }
 }

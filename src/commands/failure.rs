@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use crate::catalog::CatalogError;
 use crate::config::ConfigError;
+use crate::runner::RunError;
 use crate::target::TargetError;
 
 /// A failure that a command found itself, with what to do about it.
@@ -41,6 +42,9 @@ pub fn tell(error: &anyhow::Error) -> String {
 fn help_of(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
     if let Some(error) = cause.downcast_ref::<Hint>() {
         return Some(error.help.clone());
+    }
+    if let Some(error) = cause.downcast_ref::<RunError>() {
+        return error.help();
     }
     if let Some(error) = cause.downcast_ref::<ConfigError>() {
         return error.help();

@@ -1,23 +1,30 @@
 //! The subcommands, one file each. They print and give the exit status, but do not exit.
 
+#[cfg(feature = "lab")]
+mod demo;
 mod explain;
 mod failure;
 #[cfg(feature = "lab")]
 mod lab;
 mod list;
+mod run;
 
 use std::io::{self, Write as _};
 use std::path::Path;
 
 use anyhow::Context;
 
+#[cfg(feature = "lab")]
+pub use demo::demo;
 pub use explain::explain;
 pub use failure::{Hint, tell};
 #[cfg(feature = "lab")]
 pub use lab::lab;
 pub use list::{list, trials};
+pub use run::run;
 
 use crate::catalog::{Catalog, CatalogError};
+use crate::cli::AgentArgs;
 use crate::model::probe::{Phase, Probe};
 use crate::technique;
 
@@ -49,6 +56,14 @@ fn check_use(probe: &Probe, params: &serde_json::Value) -> Result<(), String> {
         None if !probe.params.is_empty() => Err(format!("`{}` takes no `params`", probe.technique)),
         None => Ok(()),
     }
+}
+
+/// The part inside the namespace: serves its runner until its input ends.
+///
+/// # Errors
+/// When the namespace cannot be entered, or the streams are no runner's.
+pub fn agent(args: &AgentArgs) -> anyhow::Result<()> {
+    crate::agent::serve::serve(args.netns.as_deref()).context("serve the runner from inside the namespace")
 }
 
 /// Writes `text` to standard output. A reader that went away, as `head` does, is no failure.

@@ -26,7 +26,7 @@ use crate::config::{Config, OutageMethod, Provider, Secret};
 use crate::judge::{self, Facts};
 use crate::model::evidence::{Class, OutageEvidence, PhaseWire, Role};
 use crate::model::probe::Phase;
-use crate::model::report::{self, Outage, ProbeResult, Report, RunVerdict, Summary, VerdictWord, Wire, WireLeak};
+use crate::model::report::{self, Outage, ProbeResult, Report, RunVerdict, Summary, Wire, WireLeak};
 use crate::report::progress::Progress;
 use crate::target::{Enter, FindOptions, Target, TargetSpec};
 use crate::technique;
@@ -49,6 +49,8 @@ pub struct Options<'a> {
     pub outages: &'a [OutageMethod],
     /// A warning is a failure.
     pub strict: bool,
+    /// Mask the home address.
+    pub redact: bool,
     /// Give up after this time.
     pub timeout: Option<Duration>,
     /// Told what happens.
@@ -57,12 +59,6 @@ pub struct Options<'a> {
 
 /// Exit status: nothing failed and nothing was inconclusive.
 pub const PASSED: u8 = 0;
-/// Exit status: something failed.
-pub const FAILED: u8 = 1;
-/// Exit status: nothing failed but something is inconclusive.
-pub const INCONCLUSIVE: u8 = 3;
-/// Exit status: the stack could not be put back.
-pub const NOT_RESTORED: u8 = 4;
 /// Exit status: interrupted, after putting it back.
 pub const INTERRUPTED: u8 = 130;
 
@@ -92,11 +88,11 @@ impl Options<'_> {
     }
 }
 
-/// Runs the audit. The home addresses come beside the report, for `--redact`.
+/// Runs the audit.
 ///
 /// # Errors
 /// When nothing could be measured.
-pub fn run(options: &Options<'_>) -> Result<(Report, Vec<IpAddr>), RunError> {
+pub fn run(options: &Options<'_>) -> Result<Report, RunError> {
     // A wrong filter is told before anything is touched.
     options.trials()?;
     let started = Timestamp::now();
@@ -124,9 +120,14 @@ pub fn run(options: &Options<'_>) -> Result<(Report, Vec<IpAddr>), RunError> {
     report.started = started.to_string();
     report.duration_ms = clock.elapsed().as_millis() as u64;
     report.target = target.label.clone();
-    report.exit_status = status(&report, session.interrupted());
-    report.verdict = verdict(&report.summary);
-    Ok((report, home))
+    report.settle();
+    if session.interrupted() && report.restored() {
+        report.exit_status = INTERRUPTED;
+    }
+    if options.redact {
+        report.redact(&home);
+    }
+    Ok(report)
 }
 
 async fn find(options: &Options<'_>) -> Result<Target, RunError> {
@@ -168,7 +169,7 @@ fn audit(
     let methods = methods(options, &stack, &mut notes);
     let trials = options.select(&methods)?;
     let facts = Arc::new(facts);
-    let mut phases = Phases::new(session, &facts, &options.progress, options.strict);
+    let mut phases = Phases::new(session, &facts, &options.progress);
     let of = |phase: Phase, method: Option<&str>| -> Vec<&Trial<'_>> {
         trials.iter().filter(|trial| trial.phase == phase && trial.method.as_deref() == method).collect()
     };
@@ -203,8 +204,9 @@ fn audit(
         target: String::new(),
         started: String::new(),
         duration_ms: 0,
+        strict: options.strict,
         verdict: RunVerdict::Inconclusive,
-        exit_status: INCONCLUSIVE,
+        exit_status: 0,
         summary: Summary::of(&results),
         probes: results,
         wire: wire(&phases.wires),
@@ -363,41 +365,8 @@ fn wire(wires: &[Arc<PhaseWire>]) -> Wire {
     }
 }
 
-fn verdict(summary: &Summary) -> RunVerdict {
-    if summary.fail > 0 {
-        RunVerdict::Fail
-    } else if summary.inconclusive > 0 || summary.pass + summary.warn == 0 {
-        // A run in which nothing was asked has proven nothing.
-        RunVerdict::Inconclusive
-    } else {
-        RunVerdict::Pass
-    }
-}
-
-fn status(report: &Report, interrupted: bool) -> u8 {
-    if report.outages.iter().any(|outage| !outage.restored) {
-        return NOT_RESTORED;
-    }
-    if interrupted {
-        return INTERRUPTED;
-    }
-    match verdict(&report.summary) {
-        RunVerdict::Pass => PASSED,
-        RunVerdict::Fail => FAILED,
-        RunVerdict::Inconclusive => INCONCLUSIVE,
-    }
-}
-
-/// A verdict as a result; under `--strict` a warning is a failure, of no kind.
-fn word(verdict: crate::model::verdict::Verdict, strict: bool) -> VerdictWord {
-    match VerdictWord::from(verdict) {
-        VerdictWord::Warn if strict => VerdictWord::Fail,
-        word => word,
-    }
-}
-
 /// Makes a result out of a ruling.
-fn result(trial: &Trial<'_>, ruling: judge::Ruling, duration: Duration, strict: bool) -> ProbeResult {
+fn result(trial: &Trial<'_>, ruling: judge::Ruling, duration: Duration) -> ProbeResult {
     let probe = trial.probe;
     ProbeResult {
         id: probe.id.clone(),
@@ -405,7 +374,7 @@ fn result(trial: &Trial<'_>, ruling: judge::Ruling, duration: Duration, strict: 
         title: probe.title.clone(),
         phase: trial.phase,
         method: trial.method.clone(),
-        verdict: word(ruling.verdict, strict),
+        verdict: ruling.verdict.into(),
         kind: ruling.verdict.kind(),
         summary: ruling.summary,
         reason: ruling.reason,

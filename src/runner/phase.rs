@@ -32,7 +32,6 @@ pub(super) struct Phases {
     session: Arc<Session>,
     facts: Arc<Facts>,
     progress: Arc<dyn Progress>,
-    strict: bool,
     /// What the sensor saw in each phase so far.
     pub wires: Vec<Arc<PhaseWire>>,
     /// The outage of the last phase, if it had one.
@@ -44,7 +43,6 @@ struct Shared {
     session: Arc<Session>,
     facts: Arc<Facts>,
     progress: Arc<dyn Progress>,
-    strict: bool,
     asked: Asked,
     expected: usize,
     state: Mutex<State>,
@@ -71,9 +69,9 @@ struct Asking {
 }
 
 impl Phases {
-    pub(super) fn new(session: &Arc<Session>, facts: &Arc<Facts>, progress: &Arc<dyn Progress>, strict: bool) -> Self {
+    pub(super) fn new(session: &Arc<Session>, facts: &Arc<Facts>, progress: &Arc<dyn Progress>) -> Self {
         let (session, facts, progress) = (Arc::clone(session), Arc::clone(facts), Arc::clone(progress));
-        Phases { session, facts, progress, strict, wires: Vec::new(), outage: None }
+        Phases { session, facts, progress, wires: Vec::new(), outage: None }
     }
 
     /// Runs one phase. `label` is for the progress line.
@@ -93,7 +91,6 @@ impl Phases {
             session: Arc::clone(&self.session),
             facts: Arc::clone(&self.facts),
             progress: Arc::clone(&self.progress),
-            strict: self.strict,
             asked,
             expected: trials.len(),
             state: Mutex::new(State { problem, ..State::default() }),
@@ -131,7 +128,7 @@ impl Phases {
             if !results.iter().any(|(known, _)| *known == place) {
                 results.push((
                     place,
-                    result(trial, unasked("the runner broke off while asking"), std::time::Duration::ZERO, self.strict),
+                    result(trial, unasked("the runner broke off while asking"), std::time::Duration::ZERO),
                 ));
             }
         }
@@ -159,7 +156,7 @@ impl Shared {
         drop(arrival);
         let ruling = self.rule(asking, evidence);
         let trial = Trial { probe: &asking.probe, phase: asking.phase, method: asking.method.clone() };
-        let result = result(&trial, ruling, began.elapsed(), self.strict);
+        let result = result(&trial, ruling, began.elapsed());
         self.progress.finished(&result);
         let verdict = result.verdict;
         let summary = result.summary.clone();
@@ -261,14 +258,16 @@ impl Shared {
             }
             None => {}
         }
-        match wire {
-            Ok(Reply::Wire(wire)) => state.wire = Some(Arc::new(wire)),
-            Ok(Reply::Failed { what, .. }) => drop(state.problem.get_or_insert(what).len()),
-            Ok(_) => {
-                drop(state.problem.get_or_insert_with(|| "the agent gave an answer that does not fit".to_owned()).len())
+        let missing = match wire {
+            Ok(Reply::Wire(wire)) => {
+                state.wire = Some(Arc::new(wire));
+                None
             }
-            Err(why) => drop(state.problem.get_or_insert(why).len()),
-        }
+            Ok(Reply::Failed { what, .. }) => Some(what),
+            Ok(_) => Some("the agent gave an answer that does not fit".to_owned()),
+            Err(why) => Some(why),
+        };
+        state.problem = state.problem.take().or(missing);
         state.closed = true;
         drop(state);
         self.closed.notify_all();
