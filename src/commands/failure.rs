@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use crate::catalog::CatalogError;
 use crate::config::ConfigError;
+use crate::target::TargetError;
 
 /// A failure that a command found itself, with what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +43,9 @@ fn help_of(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         return Some(error.help.clone());
     }
     if let Some(error) = cause.downcast_ref::<ConfigError>() {
+        return error.help();
+    }
+    if let Some(error) = cause.downcast_ref::<TargetError>() {
         return error.help();
     }
     cause.downcast_ref::<CatalogError>().and_then(CatalogError::help)

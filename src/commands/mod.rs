@@ -2,12 +2,16 @@
 
 mod explain;
 mod failure;
+#[cfg(feature = "lab")]
+mod lab_image;
 mod list;
 
 use std::io::{self, Write as _};
 
 pub use explain::explain;
 pub use failure::{Hint, tell};
+#[cfg(feature = "lab")]
+pub use lab_image::lab_image;
 pub use list::{list, trials};
 
 /// Writes `text` to standard output. A reader that went away, as `head` does, is no failure.
