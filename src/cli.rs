@@ -4,11 +4,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 
 use crate::catalog::Selection;
 use crate::config::{OutageMethod, parse_duration};
 use crate::report::{FORMATS, Format};
+use crate::target::{Enter, TargetError, TargetSpec};
 
 /// What the exit status of a run means; the README says it in the same words.
 pub const STATUSES: &str = "\
@@ -120,28 +121,17 @@ impl AuditArgs {
 #[derive(Debug, Clone, Args)]
 pub struct RunArgs {
     /// docker:NAME, netns:NAME-OR-PATH or pid:PID; else the one Gluetun container that Docker knows
-    #[arg(long, value_name = "TARGET")]
-    pub target: Option<String>,
+    #[arg(long, value_name = "TARGET", value_parser = target)]
+    pub target: Option<TargetSpec>,
     /// The configuration; else leakcheck.toml in this folder, if there is one
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// How to get into the namespace
-    #[arg(long, value_enum, default_value_t = EnterArg::Auto)]
-    pub enter: EnterArg,
+    /// How to get into the namespace: setns needs root on this machine, container needs Docker, auto takes what there is
+    #[arg(long, value_name = "WAY", default_value = ENTER[0].0, value_parser = ways())]
+    pub enter: Enter,
     /// The rest.
     #[command(flatten)]
     pub audit: AuditArgs,
-}
-
-/// A way into the namespace.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum EnterArg {
-    /// setns where it is possible, else container
-    Auto,
-    /// A child process that enters it; needs root on this machine
-    Setns,
-    /// A container that joins it; needs Docker
-    Container,
 }
 
 /// Arguments of `demo`.
@@ -210,6 +200,20 @@ pub struct AgentArgs {
     pub netns: Option<PathBuf>,
 }
 
+/// What `--enter` takes, the default first.
+const ENTER: [(&str, Enter); 3] = [("auto", Enter::Auto), ("setns", Enter::Setns), ("container", Enter::Container)];
+
+fn ways() -> impl TypedValueParser<Value = Enter> {
+    PossibleValuesParser::new(ENTER.map(|(word, _)| word)).try_map(|given| {
+        ENTER.iter().find(|(word, _)| *word == given).map(|(_, way)| *way).ok_or("there is no such way")
+    })
+}
+
+/// `--target`, with the advice of a refusal beside it.
+fn target(text: &str) -> Result<TargetSpec, String> {
+    text.parse().map_err(|error: TargetError| error.help().unwrap_or_else(|| error.to_string()))
+}
+
 /// `--outage` takes the words of [`OutageMethod`].
 fn outage_methods() -> impl TypedValueParser<Value = OutageMethod> {
     PossibleValuesParser::new(OutageMethod::ALL.map(OutageMethod::word)).try_map(|word| word.parse::<OutageMethod>())
@@ -260,6 +264,8 @@ mod tests {
             "leakcheck run --quick --outage vpn-stop",
             "leakcheck run --timeout 5",
             "leakcheck run --enter door",
+            "leakcheck run --target gluetun",
+            "leakcheck run --target pid:0",
             "leakcheck explain",
             "leakcheck",
         ] {

@@ -16,6 +16,7 @@ pub mod technique;
 
 pub mod judge;
 pub mod report;
+pub mod runner;
 
 #[cfg(feature = "lab")]
 pub mod lab;

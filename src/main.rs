@@ -3,8 +3,6 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-#[cfg(feature = "lab")]
-use leakcheck::cli::LabCommand;
 use leakcheck::cli::{Cli, Command};
 use leakcheck::commands;
 
@@ -34,11 +32,10 @@ fn run(command: Command) -> anyhow::Result<u8> {
         Command::List(args) => commands::list(&args).map(|()| 0),
         Command::Explain(args) => commands::explain(&args).map(|()| 0),
         #[cfg(feature = "lab")]
-        Command::Lab { command: LabCommand::Image { name } } => commands::lab_image(&name).map(|()| 0),
+        Command::Lab { command } => commands::lab(&command).map(|()| 0),
         #[cfg(feature = "lab")]
-        Command::Lab { command: LabCommand::Role { role } } => leakcheck::lab::role::run(role).map(|()| 0),
-        #[cfg(feature = "lab")]
-        Command::Demo(_) | Command::Lab { .. } => anyhow::bail!("find the lab in this build"),
-        Command::Run(_) | Command::Agent(_) => anyhow::bail!("find the runner in this build"),
+        Command::Demo(args) => commands::demo(&args),
+        Command::Run(args) => commands::run(&args),
+        Command::Agent(args) => commands::agent(&args).map(|()| 0),
     }
 }

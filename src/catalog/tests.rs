@@ -106,3 +106,20 @@ fn bad_probes_are_refused() {
     }
     assert!(matches!(Catalog::builtin().unwrap().with_dir(Path::new("/nonexistent")), Err(CatalogError::Read { .. })));
 }
+
+/// A leak that no probe notices, or a probe that no leak turns red, is a hole in the proof.
+#[cfg(feature = "lab")]
+#[test]
+fn leaks_and_probes_know_each_other() {
+    let catalog = Catalog::builtin().unwrap();
+    let leaks = crate::lab::Leak::all().unwrap();
+    for leak in &leaks {
+        assert!(!leak.red.is_empty(), "{} is noticed by nothing", leak.id);
+        for id in &leak.red {
+            assert!(catalog.get(id).is_ok(), "{} names the probe {id}, which is not there", leak.id);
+        }
+    }
+    for probe in catalog.probes() {
+        assert!(leaks.iter().any(|leak| leak.red.contains(&probe.id)), "no leak turns {} red", probe.id);
+    }
+}

@@ -1,7 +1,6 @@
 //! `leakcheck explain ID`: all that a probe says about itself.
 
-use super::print;
-use crate::catalog::Catalog;
+use super::{catalog, print};
 use crate::cli::ExplainArgs;
 use crate::model::probe::{Probe, Severity};
 use crate::report::Look;
@@ -12,15 +11,12 @@ use crate::report::page::{Ink, Page};
 /// # Errors
 /// When there is no such probe, `--probes` names no folder of probes, or standard output takes nothing.
 pub fn explain(args: &ExplainArgs) -> anyhow::Result<()> {
-    let mut catalog = Catalog::builtin()?;
-    if let Some(dir) = &args.probes {
-        catalog = catalog.with_dir(dir)?;
-    }
+    let catalog = catalog(args.probes.as_deref())?;
     let probe = catalog.get(&args.id)?;
-    Ok(print(&page(probe, Look::of_stdout()))?)
+    Ok(print(&page(probe, Look::of_stdout())?)?)
 }
 
-fn page(probe: &Probe, look: Look) -> String {
+fn page(probe: &Probe, look: Look) -> anyhow::Result<String> {
     let mut page = Page::new(look);
     page.line(&format!("{}: {}", probe.id, probe.title), Ink::Good);
     page.blank();
@@ -35,7 +31,17 @@ fn page(probe: &Probe, look: Look) -> String {
         page.blank();
         page.item(label, text, Ink::Plain);
     }
-    page.into_text()
+    #[cfg(feature = "lab")]
+    {
+        let leaks = crate::lab::Leak::all()?;
+        let tried: Vec<_> =
+            leaks.iter().filter(|leak| leak.red.contains(&probe.id)).map(|leak| leak.id.as_str()).collect();
+        if !tried.is_empty() {
+            page.blank();
+            page.item("tried on", &format!("{}: leakcheck demo --leak CLASS", tried.join(", ")), Ink::Plain);
+        }
+    }
+    Ok(page.into_text())
 }
 
 fn severity(severity: Severity) -> &'static str {

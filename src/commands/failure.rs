@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use crate::catalog::CatalogError;
 use crate::config::ConfigError;
+use crate::runner::RunError;
 use crate::target::TargetError;
 
 /// A failure that a command found itself, with what to do about it.
@@ -42,13 +43,16 @@ fn help_of(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
     if let Some(error) = cause.downcast_ref::<Hint>() {
         return Some(error.help.clone());
     }
+    if let Some(error) = cause.downcast_ref::<RunError>() {
+        return error.help();
+    }
     if let Some(error) = cause.downcast_ref::<ConfigError>() {
         return error.help();
     }
-    if let Some(error) = cause.downcast_ref::<TargetError>() {
+    if let Some(error) = cause.downcast_ref::<CatalogError>() {
         return error.help();
     }
-    cause.downcast_ref::<CatalogError>().and_then(CatalogError::help)
+    cause.downcast_ref::<TargetError>().and_then(TargetError::help)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use comfy_table::presets::NOTHING;
 use comfy_table::{ContentArrangement, Table};
 
-use super::print;
+use super::{catalog, print};
 use crate::catalog::{Catalog, Trial};
 use crate::cli::ListArgs;
 use crate::model::probe::Probe;
@@ -16,10 +16,7 @@ use crate::report::Look;
 /// # Errors
 /// When `--probes` names no folder of probes, or standard output takes nothing.
 pub fn list(args: &ListArgs) -> anyhow::Result<()> {
-    let mut catalog = Catalog::builtin()?;
-    if let Some(dir) = &args.probes {
-        catalog = catalog.with_dir(dir)?;
-    }
+    let catalog = catalog(args.probes.as_deref())?;
     let text = if args.markdown { markdown(&catalog) } else { table(&catalog, &Look::of_stdout()) };
     Ok(print(&text)?)
 }

@@ -1,18 +1,70 @@
 //! The subcommands, one file each. They print and give the exit status, but do not exit.
 
+#[cfg(feature = "lab")]
+mod demo;
 mod explain;
 mod failure;
 #[cfg(feature = "lab")]
-mod lab_image;
+mod lab;
 mod list;
+mod run;
 
 use std::io::{self, Write as _};
+use std::path::Path;
 
+use anyhow::Context;
+
+#[cfg(feature = "lab")]
+pub use demo::demo;
 pub use explain::explain;
 pub use failure::{Hint, tell};
 #[cfg(feature = "lab")]
-pub use lab_image::lab_image;
+pub use lab::lab;
 pub use list::{list, trials};
+pub use run::run;
+
+use crate::catalog::{Catalog, CatalogError};
+use crate::cli::AgentArgs;
+use crate::model::probe::{Phase, Probe};
+use crate::technique;
+
+/// The probes that are built in and those of `dir`, checked down to the parameters of their techniques.
+///
+/// # Errors
+/// Names the first probe that could not be asked.
+pub fn catalog(dir: Option<&Path>) -> anyhow::Result<Catalog> {
+    let mut catalog = Catalog::builtin()?;
+    if let Some(dir) = dir {
+        catalog = catalog.with_dir(dir)?;
+    }
+    catalog.check_techniques(&technique::names())?;
+    for probe in catalog.probes() {
+        let params = serde_json::to_value(&probe.params).context("read the parameters of a probe")?;
+        check_use(probe, &params)
+            .map_err(|message| CatalogError::Invalid { file: format!("{}.toml", probe.id), message })?;
+    }
+    Ok(catalog)
+}
+
+/// What a technique demands of a probe that names it.
+fn check_use(probe: &Probe, params: &serde_json::Value) -> Result<(), String> {
+    match technique::find(&probe.technique) {
+        Some(technique) => technique.check(params).map_err(|message| format!("`params`: {message}")),
+        None if probe.phases != [Phase::Outage] => {
+            Err(format!("`{}` watches outages, so `phases` has to be [\"outage\"]", probe.technique))
+        }
+        None if !probe.params.is_empty() => Err(format!("`{}` takes no `params`", probe.technique)),
+        None => Ok(()),
+    }
+}
+
+/// The part inside the namespace: serves its runner until its input ends.
+///
+/// # Errors
+/// When the namespace cannot be entered, or the streams are no runner's.
+pub fn agent(args: &AgentArgs) -> anyhow::Result<()> {
+    crate::agent::serve::serve(args.netns.as_deref()).context("serve the runner from inside the namespace")
+}
 
 /// Writes `text` to standard output. A reader that went away, as `head` does, is no failure.
 ///

@@ -1,9 +1,9 @@
 //! The law of pass: what has to be there before silence means anything.
 
 use crate::model::evidence::{Class, Evidence, Fate, PhaseWire, Sighting};
+use crate::model::probe::Phase;
 
 use super::Case;
-use crate::model::probe::Phase;
 
 /// Why the sensor's silence in this phase proves nothing; empty when it does.
 pub(super) fn sensor_doubts(case: &Case<'_>) -> Vec<String> {
@@ -19,9 +19,9 @@ pub(super) fn sensor_doubts(case: &Case<'_>) -> Vec<String> {
     if wire.closed_ms < wire.armed_ms {
         doubts.push("the sensor was not closed".to_owned());
     }
-    let first =
-        case.evidence.map(|evidence| evidence.from_ms).into_iter().chain(case.outage.map(|outage| outage.from_ms));
-    if first.into_iter().any(|from| from < wire.armed_ms) && case.phase != crate::model::probe::Phase::Recovered {
+    let outage = case.outage.filter(|_| case.phase == Phase::Outage).map(|outage| outage.from_ms);
+    let mut begun = case.evidence.map(|evidence| evidence.from_ms).into_iter().chain(outage);
+    if begun.any(|from| from < wire.armed_ms) {
         doubts.push("the sensor was not listening before the stimulus".to_owned());
     }
     doubts

@@ -181,6 +181,7 @@ impl Lab {
         format!(
             r#"[target]
 netns = {netns:?}
+resolv_conf = {resolv_conf:?}
 [vpn]
 provider = "mullvad"
 interface = "{tunnel}"
@@ -209,6 +210,7 @@ recovery_timeout = "15s"
 control_server = "{control}"
 "#,
             netns = self.stack_netns(),
+            resolv_conf = self.stack_resolv_conf(),
             tunnel = plan::TUNNEL,
             endpoint = plan::ENDPOINT,
             exit = six(&[plan::EXIT_NETS[0]], &[plan::EXIT_NETS[1]]),

@@ -18,6 +18,7 @@ use std::io::{self, IsTerminal};
 
 pub use error::ReportError;
 pub use files::write_dir;
+pub use redact::Mask;
 pub use text::clean_line;
 
 use crate::model::report::Report;

@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::model::report::Report;
+use crate::model::report::{ProbeResult, Report};
 
 /// Stands for a home address.
 const HOME: &str = "[home]";
@@ -20,8 +20,16 @@ impl Report {
     }
 }
 
-/// What to look for.
-struct Mask {
+impl ProbeResult {
+    /// The same for one result, before it is told while the run goes on.
+    pub fn redact(&mut self, mask: &Mask) {
+        self.each_text(&mut |text, _| *text = mask.apply(text));
+    }
+}
+
+/// The home addresses, ready to be looked for.
+#[derive(Debug, Clone)]
+pub struct Mask {
     v4: Vec<Ipv4Addr>,
     v6: Vec<Ipv6Addr>,
     /// Forms that are no addresses: with hyphens as in host names, and reversed as in the reverse DNS.
@@ -29,7 +37,8 @@ struct Mask {
 }
 
 impl Mask {
-    fn new(homes: &[IpAddr]) -> Self {
+    /// Looks for each of `homes`.
+    pub fn new(homes: &[IpAddr]) -> Self {
         let (mut v4, mut v6) = (Vec::new(), Vec::new());
         for home in homes {
             match home.to_canonical() {
@@ -54,7 +63,8 @@ impl Mask {
         Mask { v4, v6, forms }
     }
 
-    fn apply(&self, text: &str) -> String {
+    /// `text` without them.
+    pub fn apply(&self, text: &str) -> String {
         let mut out = String::with_capacity(text.len());
         let mut rest = text;
         let mut before = None;

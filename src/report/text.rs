@@ -99,7 +99,7 @@ impl Report {
             f(text, Kind::Line);
         }
         for probe in probes {
-            of_probe(probe, f);
+            probe.each_text(f);
         }
         let Wire { links, packets: _, dropped: _, leaks } = wire;
         links.iter_mut().for_each(|link| f(link, Kind::Line));
@@ -114,31 +114,34 @@ impl Report {
     }
 }
 
-fn of_probe(probe: &mut ProbeResult, f: &mut impl FnMut(&mut String, Kind)) {
-    let ProbeResult {
-        id,
-        group,
-        title,
-        phase: _,
-        method,
-        verdict: _,
-        kind: _,
-        summary,
-        reason,
-        duration_ms: _,
-        evidence,
-        claim,
-        severity: _,
-        why,
-        fix,
-    } = probe;
-    for text in [id, group, title, summary].into_iter().chain(method).chain(reason) {
-        f(text, Kind::Line);
+impl ProbeResult {
+    /// Shows `f` every text of the result.
+    pub(super) fn each_text(&mut self, f: &mut impl FnMut(&mut String, Kind)) {
+        let ProbeResult {
+            id,
+            group,
+            title,
+            phase: _,
+            method,
+            verdict: _,
+            kind: _,
+            summary,
+            reason,
+            duration_ms: _,
+            evidence,
+            claim,
+            severity: _,
+            why,
+            fix,
+        } = self;
+        for text in [id, group, title, summary].into_iter().chain(method).chain(reason) {
+            f(text, Kind::Line);
+        }
+        for text in [claim, why, fix] {
+            f(text, Kind::Block);
+        }
+        evidence.iter_mut().for_each(|line| of_evidence(line, f));
     }
-    for text in [claim, why, fix] {
-        f(text, Kind::Block);
-    }
-    evidence.iter_mut().for_each(|line| of_evidence(line, f));
 }
 
 fn of_outage(outage: &mut Outage, f: &mut impl FnMut(&mut String, Kind)) {

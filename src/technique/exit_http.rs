@@ -88,7 +88,7 @@ struct Echo {
 }
 
 /// What an echo service's answer says: JSON with `ip`, a line `ip=`, or an address alone. Anything else is no answer.
-pub(super) fn exit_in(body: &[u8]) -> Said {
+pub fn exit_in(body: &[u8]) -> Said {
     let Ok(text) = std::str::from_utf8(body) else {
         return Said::Nothing { error: "its answer is not text".to_owned() };
     };

@@ -23,12 +23,12 @@ use crate::clock::Clock;
 use crate::model::evidence::{Answer, Evidence, Link, Role, Said, Via};
 use crate::sensor::ledger::Ledger;
 
-pub use exit_http::ask_exits;
+pub use exit_http::{ask_exits, exit_in};
 pub use forced_dns::question;
 pub use http::{ask, chain, trust};
 pub use local_targets::{Target, reach, targets};
 pub use names::lookup_marked;
-pub use names::{nameservers, resolver_at};
+pub use names::{NoAnswer, addresses, lookup, nameservers, resolver_at};
 pub use send::{Outcome, Sender, echo_octets, fate_of, open, syn_octets};
 
 /// What techniques work with.

@@ -1,0 +1,26 @@
+//! `leakcheck demo`: the audit of the built-in lab, sealed or broken.
+
+use anyhow::Context;
+
+use super::run::audit;
+use crate::cli::DemoArgs;
+use crate::config::Config;
+use crate::lab::{self, Lab, LabSpec, Leak};
+use crate::runner;
+use crate::target::Enter;
+
+/// Starts a lab, audits its stack as `run` would, and gives the exit status. Has to be called before any thread exists.
+///
+/// # Errors
+/// When there is no such leak, the lab cannot be made here, or nothing could be measured.
+pub fn demo(args: &DemoArgs) -> anyhow::Result<u8> {
+    let leak = args.leak.as_deref().map(Leak::named).transpose()?;
+    if args.audit.list {
+        return audit(&Config::default(), None, Enter::Setns, &args.audit).map(|_| runner::PASSED);
+    }
+    let world = lab::enter_user_namespace()?;
+    let lab = Lab::start(&world, LabSpec { leak, ipv6: !args.ipv4_only })?;
+    let file = world.write("leakcheck.toml", &lab.config_toml()).context("write the lab's configuration")?;
+    let (config, _) = Config::load(Some(&file), std::env::vars())?;
+    audit(&config, None, Enter::Setns, &args.audit)
+}

@@ -1,0 +1,37 @@
+//! `leakcheck lab`: the classes of leaks that `demo --leak` takes, and the parts of the lab as containers.
+
+use anyhow::Context;
+use comfy_table::presets::NOTHING;
+use comfy_table::{ContentArrangement, Table};
+
+use super::print;
+use crate::cli::LabCommand;
+use crate::lab::{Leak, role};
+use crate::report::Look;
+
+/// Does what `command` says.
+///
+/// # Errors
+/// When a fixture is not well formed, Docker does not take the image, a part cannot play, or standard output takes nothing.
+pub fn lab(command: &LabCommand) -> anyhow::Result<()> {
+    match command {
+        LabCommand::List => Ok(print(&table(&Leak::all()?, &Look::of_stdout()))?),
+        LabCommand::Image { name } => {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().context("start a runtime")?;
+            runtime.block_on(role::build_image(name))?;
+            Ok(print(&format!("{name}\n"))?)
+        }
+        LabCommand::Role { role } => role::run(*role),
+    }
+}
+
+fn table(leaks: &[Leak], look: &Look) -> String {
+    let mut table = Table::new();
+    table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_width(look.width).force_no_tty();
+    table.set_header(["class", "what is broken", "must be noticed by"]);
+    for leak in leaks {
+        table.add_row([&leak.id, &leak.title, &leak.red.join(", ")]);
+    }
+    table.trim_fmt() + "\n"
+}

@@ -1,0 +1,63 @@
+//! Why nothing could be measured.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::catalog::CatalogError;
+use crate::target::TargetError;
+
+/// See the head of this file.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The probes, or the choice among them.
+    #[error("choose the probes")]
+    Catalog(#[from] CatalogError),
+    /// The target.
+    #[error("get into the stack")]
+    Target(#[from] TargetError),
+    /// The machine.
+    #[error("start the runner")]
+    Runtime(#[source] io::Error),
+    /// The file of the certificate authority.
+    #[error("read the certificate authority {}", path.display())]
+    ExtraCa {
+        /// As configured.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The file of the API key.
+    #[error("read the API key of the control server from {}", path.display())]
+    ApiKey {
+        /// As configured.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The agent could not do its work.
+    #[error("work inside the stack's namespace: {what}")]
+    Agent {
+        /// What it said.
+        what: String,
+        /// What to do.
+        help: Option<String>,
+    },
+}
+
+impl RunError {
+    /// What to do about it.
+    pub fn help(&self) -> Option<String> {
+        match self {
+            RunError::Catalog(error) => error.help(),
+            RunError::Target(error) => error.help(),
+            RunError::ExtraCa { .. } => Some("set echo.extra_ca to a PEM file that can be read".to_owned()),
+            RunError::ApiKey { .. } => {
+                Some("set outage.api_key_file to a file that holds the key and can be read".to_owned())
+            }
+            RunError::Agent { help, .. } => help.clone(),
+            RunError::Runtime(_) => None,
+        }
+    }
+}

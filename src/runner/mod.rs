@@ -1,0 +1,397 @@
+//! A run: finds the target, puts the agent inside, asks the probes phase by phase, makes the outages, and has all of it judged. What is
+//! asked and in which order is decided here; what it means is decided by the judge.
+
+mod error;
+mod outside;
+mod phase;
+mod session;
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ipnet::IpNet;
+use jiff::Timestamp;
+use tokio::runtime::Runtime;
+
+pub use error::RunError;
+use outside::Outside;
+use phase::{Asked, Phases};
+use session::Session;
+
+use crate::agent::protocol::{ApiKey, OutageOrder, PROTOCOL, Setup, Stack};
+use crate::catalog::{Catalog, Selection, Trial};
+use crate::config::{Config, OutageMethod, Provider, Secret};
+use crate::judge::{self, Facts};
+use crate::model::evidence::{Class, OutageEvidence, PhaseWire, Role};
+use crate::model::probe::Phase;
+use crate::model::report::{self, Outage, ProbeResult, Report, RunVerdict, Summary, Wire, WireLeak};
+use crate::report::progress::Progress;
+use crate::target::{Enter, FindOptions, Target, TargetSpec};
+use crate::technique;
+
+/// What the caller wants.
+pub struct Options<'a> {
+    /// The configuration.
+    pub config: &'a Config,
+    /// All probes.
+    pub catalog: &'a Catalog,
+    /// Which of their trials.
+    pub selection: &'a Selection,
+    /// The target; else the configured one; else the one Gluetun container.
+    pub target: Option<TargetSpec>,
+    /// How to get in.
+    pub enter: Enter,
+    /// No outage.
+    pub quick: bool,
+    /// Outage methods by the command line; empty: the configured ones; none: what the stack allows.
+    pub outages: &'a [OutageMethod],
+    /// A warning is a failure.
+    pub strict: bool,
+    /// Mask the home address.
+    pub redact: bool,
+    /// Give up after this time.
+    pub timeout: Option<Duration>,
+    /// Told what happens.
+    pub progress: Arc<dyn Progress>,
+}
+
+/// Exit status: nothing failed and nothing was inconclusive.
+pub const PASSED: u8 = 0;
+/// Exit status: interrupted, after putting it back.
+pub const INTERRUPTED: u8 = 130;
+
+impl Options<'_> {
+    /// The outage methods that are certain before the stack has been looked at.
+    fn stated_methods(&self) -> Vec<String> {
+        let stated = if self.outages.is_empty() { &self.config.outage.methods } else { self.outages };
+        if self.quick { Vec::new() } else { stated.iter().map(ToString::to_string).collect() }
+    }
+
+    /// What would be asked, for `--list`: of outage methods those that are stated, or all.
+    ///
+    /// # Errors
+    /// When a filter matches nothing.
+    pub fn trials(&self) -> Result<Vec<Trial<'_>>, RunError> {
+        let mut methods = self.stated_methods();
+        if methods.is_empty() && !self.quick {
+            methods = OutageMethod::ALL.iter().map(ToString::to_string).collect();
+        }
+        self.select(&methods)
+    }
+
+    fn select(&self, methods: &[String]) -> Result<Vec<Trial<'_>>, RunError> {
+        let methods: Vec<&str> = methods.iter().map(String::as_str).collect();
+        self.catalog.check_techniques(&technique::names())?;
+        Ok(self.catalog.select(&methods, self.selection)?)
+    }
+}
+
+/// Runs the audit.
+///
+/// # Errors
+/// When nothing could be measured.
+pub fn run(options: &Options<'_>) -> Result<Report, RunError> {
+    // A wrong filter is told before anything is touched.
+    options.trials()?;
+    let started = Timestamp::now();
+    let clock = Instant::now();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(RunError::Runtime)?;
+    let extra_ca = options.config.echo.extra_ca.as_deref().map(read_ca).transpose()?;
+    let api_key = options.config.outage.api_key_file.as_deref().map(read_key).transpose()?;
+    let target = runtime.block_on(find(options))?;
+    let outside = runtime.spawn(outside::look(options.config.clone(), extra_ca.clone()));
+    let process = runtime.block_on(target.launch(options.enter, !options.quick))?;
+    let deadline = options.timeout.map(|timeout| clock + timeout);
+    let session = Session::open(&runtime, process, deadline);
+    let session = Arc::new(session);
+    session::watch_signals(&runtime, &session);
+    let result = audit(options, &runtime, &target, &session, outside, extra_ca, api_key, clock);
+    let ended = session.end();
+    let (mut report, home) = result?;
+    if let Err(why) = ended {
+        report.notes.push(format!("the agent did not end as it should: {why}"));
+    }
+    report.started = started.to_string();
+    report.duration_ms = clock.elapsed().as_millis() as u64;
+    report.target = target.label.clone();
+    report.settle();
+    if session.interrupted() && report.restored() {
+        report.exit_status = INTERRUPTED;
+    }
+    if options.redact {
+        report.redact(&home);
+    }
+    Ok(report)
+}
+
+async fn find(options: &Options<'_>) -> Result<Target, RunError> {
+    let stated = &options.config.target;
+    let configured = stated
+        .docker
+        .clone()
+        .map(TargetSpec::Docker)
+        .or_else(|| stated.netns.clone().map(TargetSpec::Netns))
+        .or_else(|| stated.pid.map(TargetSpec::Pid));
+    let spec = options.target.clone().or(configured);
+    let find = FindOptions { resolv_conf: stated.resolv_conf.clone(), ..FindOptions::default() };
+    Ok(Target::find(spec.as_ref(), &find).await?)
+}
+
+#[expect(
+    clippy::too_many_arguments,
+    reason = "all of it is made by `run`, which has to end the session whatever happens here"
+)]
+fn audit(
+    options: &Options<'_>,
+    runtime: &Runtime,
+    target: &Target,
+    session: &Arc<Session>,
+    outside: tokio::task::JoinHandle<Outside>,
+    extra_ca: Option<String>,
+    api_key: Option<ApiKey>,
+    clock: Instant,
+) -> Result<(Report, Vec<IpAddr>), RunError> {
+    let setup = setup(options, target, extra_ca, api_key, clock);
+    let stack = session.start(setup)?;
+    let outside = runtime.block_on(outside).unwrap_or_default();
+    let facts = facts(options.config, &outside, &stack);
+    let mut notes: Vec<String> = target.notes.iter().chain(&stack.notes).chain(&outside.notes).cloned().collect();
+    notes.push(describe(&stack, target, session.how));
+    for note in &notes {
+        options.progress.note(note);
+    }
+    let methods = methods(options, &stack, &mut notes);
+    let trials = options.select(&methods)?;
+    let facts = Arc::new(facts);
+    let mut phases = Phases::new(session, &facts, &options.progress);
+    let of = |phase: Phase, method: Option<&str>| -> Vec<&Trial<'_>> {
+        trials.iter().filter(|trial| trial.phase == phase && trial.method.as_deref() == method).collect()
+    };
+    let mut results = phases.run("up", &of(Phase::Up, None), Asked::Techniques);
+    let mut outages = Vec::new();
+    for method in &methods {
+        let (down, after) = (of(Phase::Outage, Some(method)), of(Phase::Recovered, Some(method)));
+        if down.is_empty() && after.is_empty() || session.ended_early() {
+            continue;
+        }
+        let window = options.config.outage.window;
+        options.progress.outage(method, window);
+        let owner = down.iter().find(|trial| trial.probe.technique == technique::OUTAGE_SAMPLER);
+        let order = OutageOrder {
+            method: method.clone(),
+            window_ms: window.as_millis() as u64,
+            recovery_ms: options.config.outage.recovery_timeout.as_millis() as u64,
+            trial: owner.map_or_else(|| format!("outage/{method}"), |trial| trial.name()),
+        };
+        results.extend(phases.run(&format!("outage {method}"), &down, Asked::Outage(order)));
+        let Some(outage) = phases.outage.take() else { continue };
+        let restored = outage.restored;
+        outages.push(outage_report(&outage));
+        if !restored || session.ended_early() {
+            break;
+        }
+        results.extend(phases.run(&format!("recovered from {method}"), &after, Asked::AfterOutage(outage)));
+    }
+    let report = Report {
+        version: report::VERSION,
+        tool: concat!("leakcheck ", env!("CARGO_PKG_VERSION")).to_owned(),
+        target: String::new(),
+        started: String::new(),
+        duration_ms: 0,
+        strict: options.strict,
+        verdict: RunVerdict::Inconclusive,
+        exit_status: 0,
+        summary: Summary::of(&results),
+        probes: results,
+        wire: wire(&phases.wires),
+        outages,
+        notes,
+    };
+    Ok((report, facts.home.clone()))
+}
+
+fn setup(
+    options: &Options<'_>,
+    target: &Target,
+    extra_ca: Option<String>,
+    api_key: Option<ApiKey>,
+    clock: Instant,
+) -> Setup {
+    let config = options.config;
+    let gluetun = target.gluetun.as_ref();
+    let outbound = gluetun.and_then(|gluetun| gluetun.env.get("FIREWALL_OUTBOUND_SUBNETS"));
+    let interface = gluetun.and_then(|gluetun| gluetun.env.get("VPN_INTERFACE")).cloned();
+    // The port may be told by the container's settings; only a configured address outranks it.
+    let control = match gluetun {
+        Some(gluetun) if config.outage.control_server == Config::default().outage.control_server => {
+            format!("http://127.0.0.1:{}", gluetun.control_port)
+        }
+        _ => config.outage.control_server.to_string(),
+    };
+    Setup {
+        protocol: PROTOCOL,
+        elapsed_ms: clock.elapsed().as_secs_f64() * 1000.0,
+        nonce: rand::random(),
+        home: config.home.ip.clone(),
+        tunnel: config.vpn.interface.clone().or(interface),
+        endpoint: config.vpn.endpoint.or_else(|| gluetun.and_then(|gluetun| gluetun.endpoint())),
+        local: config.local.subnets.clone(),
+        outbound: outbound
+            .map(|text| text.split(',').filter_map(|net| net.trim().parse::<IpNet>().ok()).collect())
+            .unwrap_or_default(),
+        resolv_conf: target.resolv_conf.text.clone(),
+        echo_http: config.echo.http.iter().map(ToString::to_string).collect(),
+        echo_dns: config.echo.dns.clone(),
+        extra_ca,
+        mullvad: config.vpn.provider == Provider::Mullvad,
+        forced: config.dns.forced.clone(),
+        canary: config.dns.canary.clone(),
+        must_reach: config.local.must_reach.iter().map(ToString::to_string).collect(),
+        control_server: control,
+        api_key,
+    }
+}
+
+fn facts(config: &Config, outside: &Outside, stack: &Stack) -> Facts {
+    let uplinks = stack.links.iter().filter(|link| link.role == Role::Uplink);
+    Facts {
+        home: if config.home.ip.is_empty() { outside.home.clone() } else { config.home.ip.clone() },
+        home_resolvers: if config.home.resolvers.is_empty() {
+            outside.resolvers.clone()
+        } else {
+            config.home.resolvers.clone()
+        },
+        provider: Some(config.vpn.provider),
+        exit: config.vpn.exit.clone(),
+        resolvers: config.dns.resolvers.clone(),
+        forced_policy: Some(config.dns.forced_policy),
+        uplink_nets: uplinks
+            .clone()
+            .flat_map(|link| link.addresses.clone())
+            .filter(|net| net.prefix_len() > 0)
+            .collect(),
+        uplinks: uplinks.map(|link| link.name.clone()).collect(),
+        tunnel: stack.tunnel.clone(),
+        endpoint_known: stack.endpoint.is_some(),
+    }
+}
+
+fn describe(stack: &Stack, target: &Target, how: &str) -> String {
+    let uplinks: Vec<&str> =
+        stack.links.iter().filter(|link| link.role == Role::Uplink).map(|link| link.name.as_str()).collect();
+    let endpoint =
+        stack.endpoint.as_ref().map_or_else(|| "unknown".to_owned(), |(address, how)| format!("{address} ({how})"));
+    let local: Vec<String> = stack.local.iter().map(ToString::to_string).collect();
+    format!(
+        "{} entered by {how}: tunnel {}, uplink {}, VPN server {endpoint}, local {}, resolv.conf from {}",
+        target.label,
+        stack.tunnel.as_deref().unwrap_or("none"),
+        if uplinks.is_empty() { "none".to_owned() } else { uplinks.join(" and ") },
+        if local.is_empty() { "none".to_owned() } else { local.join(", ") },
+        target.resolv_conf.source,
+    )
+}
+
+/// The methods to use: those that are stated, whether they are possible or not (then the outage says why not), else what is possible.
+fn methods(options: &Options<'_>, stack: &Stack, notes: &mut Vec<String>) -> Vec<String> {
+    if options.quick {
+        return Vec::new();
+    }
+    let stated = options.stated_methods();
+    if !stated.is_empty() {
+        return stated;
+    }
+    notes.extend(stack.refused_methods.iter().map(|(method, why)| format!("no outage by {method}: {why}")));
+    if stack.methods.is_empty() {
+        // One of them has to say why there was no outage: a kill switch that was not tested is no pass.
+        return vec![OutageMethod::LinkDown.to_string()];
+    }
+    stack.methods.clone()
+}
+
+fn outage_report(outage: &OutageEvidence) -> Outage {
+    let since = |at: f64| at;
+    Outage {
+        method: outage.method.clone(),
+        down_ms: 0.0,
+        blackhole_ms: outage.blackhole_ms.map(since),
+        up_ms: outage.up_ms,
+        recovered_ms: outage.recovered_ms,
+        holes: outage.holes.clone(),
+        restored: outage.restored,
+        samples: outage.samples.iter().map(|sample| sample.sent + sample.refused).sum(),
+        longest_gap_ms: outage.longest_gap_ms,
+        local: outage.local.clone(),
+        events: outage
+            .events
+            .iter()
+            .map(|event| report::EvidenceLine {
+                at_ms: outage.from_ms + event.at_ms,
+                what: event.what.clone(),
+                fields: serde_json::Map::new(),
+            })
+            .collect(),
+    }
+}
+
+fn wire(wires: &[Arc<PhaseWire>]) -> Wire {
+    let mut links: Vec<String> = wires.iter().flat_map(|wire| wire.uplinks.clone()).collect();
+    links.sort();
+    links.dedup();
+    let sightings = wires.iter().flat_map(|wire| &wire.sightings);
+    let leaks = sightings
+        .filter(|sighting| sighting.class == Class::Offence)
+        .map(|sighting| WireLeak {
+            at_ms: sighting.first_ms,
+            link: sighting.link.clone(),
+            proto: sighting.proto.to_string(),
+            src: judge::end(sighting.src),
+            dst: judge::end(sighting.dst),
+            count: sighting.count,
+            probe: sighting.probe.clone(),
+        })
+        .collect();
+    Wire {
+        links,
+        packets: wires.iter().map(|wire| wire.packets).sum(),
+        dropped: wires.iter().map(|wire| wire.dropped).sum(),
+        leaks,
+    }
+}
+
+/// Makes a result out of a ruling.
+fn result(trial: &Trial<'_>, ruling: judge::Ruling, duration: Duration) -> ProbeResult {
+    let probe = trial.probe;
+    ProbeResult {
+        id: probe.id.clone(),
+        group: probe.group.clone(),
+        title: probe.title.clone(),
+        phase: trial.phase,
+        method: trial.method.clone(),
+        verdict: ruling.verdict.into(),
+        kind: ruling.verdict.kind(),
+        summary: ruling.summary,
+        reason: ruling.reason,
+        duration_ms: duration.as_millis() as u64,
+        evidence: ruling.evidence,
+        claim: probe.claim.clone(),
+        severity: probe.severity,
+        why: probe.why.clone(),
+        fix: probe.fix.clone(),
+    }
+}
+
+fn read_ca(path: &Path) -> Result<String, RunError> {
+    std::fs::read_to_string(path).map_err(|source| RunError::ExtraCa { path: path.to_owned(), source })
+}
+
+fn read_key(path: &Path) -> Result<ApiKey, RunError> {
+    let secret = Secret::read(path).map_err(|source| RunError::ApiKey { path: path.to_owned(), source })?;
+    Ok(ApiKey(secret.expose().to_owned()))
+}

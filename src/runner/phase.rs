@@ -1,0 +1,284 @@
+//! One phase: the sensor is armed, every trial of it runs at once under libtest-mimic, the sensor is closed, and each trial gets its verdict.
+
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Instant;
+
+use libtest_mimic::{Arguments, ColorSetting, Failed, Trial as TestTrial};
+
+use super::result;
+use super::session::Session;
+use crate::agent::protocol::{OutageOrder, Reply, Request};
+use crate::catalog::Trial;
+use crate::judge::{Case, Facts, Ruling, judge};
+use crate::model::evidence::{Evidence, OutageEvidence, PhaseWire};
+use crate::model::probe::{Phase, Probe};
+use crate::model::report::{ProbeResult, VerdictWord};
+use crate::model::verdict::Verdict;
+use crate::report::progress::Progress;
+use crate::technique;
+
+/// What happens in a phase beside the probes' own techniques.
+pub(super) enum Asked {
+    /// Nothing.
+    Techniques,
+    /// An outage, which is the evidence of all probes of the phase.
+    Outage(OutageOrder),
+    /// An outage is over.
+    AfterOutage(Arc<OutageEvidence>),
+}
+
+/// What phases share, and what they leave behind.
+pub(super) struct Phases {
+    session: Arc<Session>,
+    facts: Arc<Facts>,
+    progress: Arc<dyn Progress>,
+    /// What the sensor saw in each phase so far.
+    pub wires: Vec<Arc<PhaseWire>>,
+    /// The outage of the last phase, if it had one.
+    pub outage: Option<Arc<OutageEvidence>>,
+}
+
+/// What the trials of one phase share.
+struct Shared {
+    session: Arc<Session>,
+    facts: Arc<Facts>,
+    progress: Arc<dyn Progress>,
+    asked: Asked,
+    expected: usize,
+    state: Mutex<State>,
+    closed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    arrived: usize,
+    closed: bool,
+    wire: Option<Arc<PhaseWire>>,
+    outage: Option<Arc<OutageEvidence>>,
+    problem: Option<String>,
+    results: Vec<(usize, ProbeResult)>,
+}
+
+/// One asking of a probe, owned, for a thread of its own.
+struct Asking {
+    place: usize,
+    probe: Arc<Probe>,
+    phase: Phase,
+    method: Option<String>,
+    name: String,
+}
+
+impl Phases {
+    pub(super) fn new(session: &Arc<Session>, facts: &Arc<Facts>, progress: &Arc<dyn Progress>) -> Self {
+        let (session, facts, progress) = (Arc::clone(session), Arc::clone(facts), Arc::clone(progress));
+        Phases { session, facts, progress, wires: Vec::new(), outage: None }
+    }
+
+    /// Runs one phase. `label` is for the progress line.
+    pub(super) fn run(&mut self, label: &str, trials: &[&Trial<'_>], asked: Asked) -> Vec<ProbeResult> {
+        self.outage = None;
+        if trials.is_empty() && !matches!(asked, Asked::Outage(_)) {
+            return Vec::new();
+        }
+        self.progress.phase(label);
+        let problem = match self.session.request(Request::OpenPhase) {
+            Ok(Reply::Done) => None,
+            Ok(Reply::Failed { what, .. }) => Some(what),
+            Ok(_) => Some("the agent gave an answer that does not fit".to_owned()),
+            Err(why) => Some(why),
+        };
+        let shared = Arc::new(Shared {
+            session: Arc::clone(&self.session),
+            facts: Arc::clone(&self.facts),
+            progress: Arc::clone(&self.progress),
+            asked,
+            expected: trials.len(),
+            state: Mutex::new(State { problem, ..State::default() }),
+            closed: Condvar::new(),
+        });
+        if trials.is_empty() {
+            shared.close();
+        }
+        let tests = trials.iter().enumerate().map(|(place, trial)| {
+            let asking = Asking {
+                place,
+                probe: Arc::new(trial.probe.clone()),
+                phase: trial.phase,
+                method: trial.method.clone(),
+                name: trial.name(),
+            };
+            let shared = Arc::clone(&shared);
+            TestTrial::test(asking.name.clone(), move || shared.ask(&asking))
+        });
+        // All at once: each waits for the others before the sensor is closed. What libtest-mimic prints is not for people here.
+        let arguments = Arguments {
+            test_threads: Some(trials.len().max(2)),
+            quiet: true,
+            color: Some(ColorSetting::Never),
+            logfile: Some("/dev/null".to_owned()),
+            ..Arguments::default()
+        };
+        let _ = libtest_mimic::run(&arguments, tests.collect());
+        let mut state = shared.state.lock().unwrap_or_else(PoisonError::into_inner);
+        self.wires.extend(state.wire.clone());
+        self.outage = state.outage.clone();
+        let mut results = std::mem::take(&mut state.results);
+        drop(state);
+        for (place, trial) in trials.iter().enumerate() {
+            if !results.iter().any(|(known, _)| *known == place) {
+                results.push((
+                    place,
+                    result(trial, unasked("the runner broke off while asking"), std::time::Duration::ZERO),
+                ));
+            }
+        }
+        results.sort_by_key(|(place, _)| *place);
+        results.into_iter().map(|(_, result)| result).collect()
+    }
+}
+
+fn unasked(why: &str) -> Ruling {
+    Ruling {
+        verdict: Verdict::Inconclusive,
+        summary: "not measured".to_owned(),
+        reason: Some(why.to_owned()),
+        evidence: Vec::new(),
+    }
+}
+
+impl Shared {
+    /// One trial from beginning to end.
+    fn ask(&self, asking: &Asking) -> Result<(), Failed> {
+        let began = Instant::now();
+        self.progress.started(&asking.name);
+        let arrival = Arrival(self);
+        let evidence = self.evidence(asking);
+        drop(arrival);
+        let ruling = self.rule(asking, evidence);
+        let trial = Trial { probe: &asking.probe, phase: asking.phase, method: asking.method.clone() };
+        let result = result(&trial, ruling, began.elapsed());
+        self.progress.finished(&result);
+        let verdict = result.verdict;
+        let summary = result.summary.clone();
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).results.push((asking.place, result));
+        match verdict {
+            VerdictWord::Pass | VerdictWord::Skip | VerdictWord::Warn => Ok(()),
+            VerdictWord::Fail | VerdictWord::Inconclusive => Err(Failed::from(summary)),
+        }
+    }
+
+    /// What the probe's technique brings back; in an outage the outage itself is the evidence.
+    fn evidence(&self, asking: &Asking) -> Result<Option<Evidence>, String> {
+        if let Some(problem) = &self.state.lock().unwrap_or_else(PoisonError::into_inner).problem {
+            return Err(problem.clone());
+        }
+        if asking.phase == Phase::Outage || asking.probe.technique == technique::OUTAGE_SAMPLER {
+            return Ok(None);
+        }
+        let params = serde_json::to_value(&asking.probe.params).map_err(|error| error.to_string())?;
+        let request = Request::Run { trial: asking.name.clone(), technique: asking.probe.technique.clone(), params };
+        match self.session.request(request)? {
+            Reply::Evidence(evidence) => Ok(Some(evidence)),
+            Reply::Failed { what, .. } => Err(what),
+            other => Err(format!("the agent gave an answer that does not fit: {other:?}")),
+        }
+    }
+
+    fn rule(&self, asking: &Asking, evidence: Result<Option<Evidence>, String>) -> Ruling {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        while !state.closed {
+            state = self.closed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        let (wire, outage, problem) = (state.wire.clone(), state.outage.clone(), state.problem.clone());
+        drop(state);
+        let evidence = match evidence {
+            Ok(evidence) => evidence,
+            Err(why) => return unasked(&why),
+        };
+        let outage = match &self.asked {
+            Asked::Techniques => None,
+            Asked::Outage(_) => outage,
+            Asked::AfterOutage(before) => Some(Arc::clone(before)),
+        };
+        let ruling = judge(&Case {
+            probe: &asking.probe,
+            trial: &asking.name,
+            phase: asking.phase,
+            evidence: evidence.as_ref(),
+            wire: wire.as_deref(),
+            outage: outage.as_deref(),
+            facts: &self.facts,
+        });
+        match problem {
+            // A problem of the phase is the reason behind whatever is missing.
+            Some(why) if ruling.verdict == Verdict::Inconclusive => Ruling { reason: Some(why), ..ruling },
+            Some(why) if ruling.verdict == Verdict::Pass => unasked(&why),
+            _ => ruling,
+        }
+    }
+
+    /// The last one to arrive makes the outage, if there is one, and closes the phase for all.
+    fn arrive(&self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.arrived += 1;
+        let last = state.arrived == self.expected;
+        drop(state);
+        if last {
+            self.close();
+        }
+    }
+
+    fn close(&self) {
+        let outage = match &self.asked {
+            Asked::Outage(order) if self.state.lock().unwrap_or_else(PoisonError::into_inner).problem.is_none() => {
+                Some(self.session.request_patiently(Request::Outage(order.clone()), &*self.progress))
+            }
+            _ => None,
+        };
+        let wire = self.session.request(Request::ClosePhase);
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        match outage {
+            Some(Ok(Reply::Outage(evidence))) => state.outage = Some(Arc::new(*evidence)),
+            Some(Ok(Reply::Failed { what, .. })) => state.problem = Some(what),
+            Some(Ok(_)) => state.problem = Some("the agent gave an answer that does not fit".to_owned()),
+            Some(Err(why)) => {
+                // Nobody can say any more whether the tunnel was put back.
+                let order = match &self.asked {
+                    Asked::Outage(order) => order.method.clone(),
+                    _ => String::new(),
+                };
+                let problem = format!("the agent was lost in the middle of the outage: {why}");
+                state.outage = Some(Arc::new(OutageEvidence {
+                    method: order,
+                    restored: false,
+                    problems: vec![problem.clone()],
+                    ..OutageEvidence::default()
+                }));
+                state.problem = Some(problem);
+            }
+            None => {}
+        }
+        let missing = match wire {
+            Ok(Reply::Wire(wire)) => {
+                state.wire = Some(Arc::new(wire));
+                None
+            }
+            Ok(Reply::Failed { what, .. }) => Some(what),
+            Ok(_) => Some("the agent gave an answer that does not fit".to_owned()),
+            Err(why) => Some(why),
+        };
+        state.problem = state.problem.take().or(missing);
+        state.closed = true;
+        drop(state);
+        self.closed.notify_all();
+    }
+}
+
+/// Arrives when dropped, so that a trial that panics does not keep the others waiting.
+struct Arrival<'a>(&'a Shared);
+
+impl Drop for Arrival<'_> {
+    fn drop(&mut self) {
+        self.0.arrive();
+    }
+}

@@ -1,0 +1,223 @@
+//! The runner's end of the wire to the agent: requests from any thread, answers matched by number, and an orderly end.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::runtime::{Handle, Runtime};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::RunError;
+use crate::agent::protocol::{Envelope, Reply, Request, Setup, Stack, read_frame, write_frame};
+use crate::report::progress::Progress;
+use crate::target::{AgentHandle, AgentProcess};
+
+/// How long the agent may take to put everything back when it is told to end.
+const LAST_PATIENCE: Duration = Duration::from_secs(20);
+
+/// A session with one agent.
+pub(super) struct Session {
+    handle: Handle,
+    next: AtomicU64,
+    outbox: Mutex<Option<mpsc::UnboundedSender<Envelope<Request>>>>,
+    waiting: Arc<Mutex<Waiting>>,
+    process: Mutex<Option<AgentHandle>>,
+    notes: Mutex<Option<std::sync::mpsc::Receiver<String>>>,
+    deadline: Option<Instant>,
+    /// `setns` or `container`.
+    pub how: &'static str,
+    /// A signal asked for the end.
+    interrupted: watch::Sender<bool>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    answers: HashMap<u64, oneshot::Sender<Reply>>,
+    /// Why there will be no more answers.
+    over: Option<String>,
+}
+
+impl Session {
+    /// Takes over the agent's streams.
+    pub(super) fn open(runtime: &Runtime, process: AgentProcess, deadline: Option<Instant>) -> Self {
+        let AgentProcess { mut stdin, mut stdout, how, handle } = process;
+        let (outbox, mut requests) = mpsc::unbounded_channel::<Envelope<Request>>();
+        let waiting: Arc<Mutex<Waiting>> = Arc::default();
+        let (note, notes) = std::sync::mpsc::channel();
+        runtime.spawn(async move {
+            while let Some(request) = requests.recv().await {
+                if write_frame(&mut stdin, &request).await.is_err() {
+                    break;
+                }
+            }
+            // Dropping the stream is what ends the agent.
+        });
+        let answers = Arc::clone(&waiting);
+        runtime.spawn(async move {
+            let why = loop {
+                match read_frame::<Envelope<Reply>>(&mut stdout).await {
+                    Ok(Some(Envelope { id: 0, body: Reply::Note(text) })) => {
+                        let _ = note.send(text);
+                    }
+                    Ok(Some(Envelope { id, body })) => {
+                        let sender = answers.lock().unwrap_or_else(PoisonError::into_inner).answers.remove(&id);
+                        if let Some(sender) = sender {
+                            let _ = sender.send(body);
+                        }
+                    }
+                    Ok(None) => break "the agent ended".to_owned(),
+                    Err(error) => break format!("the agent's answers broke off: {error}"),
+                }
+            };
+            let mut waiting = answers.lock().unwrap_or_else(PoisonError::into_inner);
+            waiting.over = Some(why);
+            waiting.answers.clear();
+        });
+        Session {
+            handle: runtime.handle().clone(),
+            next: AtomicU64::new(1),
+            outbox: Mutex::new(Some(outbox)),
+            waiting,
+            process: Mutex::new(Some(handle)),
+            notes: Mutex::new(Some(notes)),
+            deadline,
+            how,
+            interrupted: watch::Sender::new(false),
+        }
+    }
+
+    /// The first request of all.
+    ///
+    /// # Errors
+    /// What the agent says.
+    pub(super) fn start(&self, setup: Setup) -> Result<Stack, RunError> {
+        let failed = |what: String, help: Option<String>| RunError::Agent { what, help };
+        match self.request(Request::Start(Box::new(setup))) {
+            Ok(Reply::Started(stack)) => Ok(stack),
+            Ok(Reply::Failed { what, help }) => Err(failed(what, help)),
+            Ok(other) => Err(failed(format!("it gave an answer that does not fit: {other:?}"), None)),
+            Err(why) => Err(failed(why, None)),
+        }
+    }
+
+    /// Sends a request and waits for its answer. Must not be called from a task of the runtime.
+    ///
+    /// # Errors
+    /// Why there is no answer: the agent is gone, or time is up.
+    pub(super) fn request(&self, body: Request) -> Result<Reply, String> {
+        let receiver = self.ask(body)?;
+        let mut interrupted = self.interrupted.subscribe();
+        self.handle.block_on(async {
+            let late = async {
+                match self.deadline {
+                    Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                answer = receiver => answer.map_err(|_| self.why_gone()),
+                () = late => Err("the time of --timeout was up".to_owned()),
+                _ = interrupted.wait_for(|interrupted| *interrupted) => Err("the run was interrupted".to_owned()),
+            }
+        })
+    }
+
+    fn ask(&self, body: Request) -> Result<oneshot::Receiver<Reply>, String> {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let (sender, receiver) = oneshot::channel();
+        {
+            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(why) = &waiting.over {
+                return Err(self.gone(why));
+            }
+            waiting.answers.insert(id, sender);
+        }
+        self.post(Envelope { id, body });
+        Ok(receiver)
+    }
+
+    /// As [`Session::request`], but what is under way is waited for even when time is up: the stack is being put back.
+    pub(super) fn request_patiently(&self, body: Request, progress: &dyn Progress) -> Result<Reply, String> {
+        let mut receiver = self.ask(body)?;
+        let notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let answer = loop {
+            let step =
+                self.handle.block_on(async { tokio::time::timeout(Duration::from_millis(50), &mut receiver).await });
+            if let Some(notes) = &notes {
+                notes.try_iter().for_each(|note| progress.note(&note));
+            }
+            match step {
+                Ok(answer) => break answer,
+                Err(_) if self.deadline.is_some_and(|deadline| Instant::now() > deadline) => self.abort(),
+                Err(_) => {}
+            }
+        };
+        *self.notes.lock().unwrap_or_else(PoisonError::into_inner) = notes;
+        answer.map_err(|_| self.why_gone())
+    }
+
+    fn why_gone(&self) -> String {
+        let why = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).over.clone();
+        self.gone(why.as_deref().unwrap_or("the agent ended"))
+    }
+
+    /// Whether a signal asked for the end.
+    pub(super) fn interrupted(&self) -> bool {
+        *self.interrupted.borrow()
+    }
+
+    /// Whether the rest of the run is to be left out.
+    pub(super) fn ended_early(&self) -> bool {
+        self.interrupted()
+            || self.deadline.is_some_and(|deadline| Instant::now() > deadline)
+            || self.waiting.lock().unwrap_or_else(PoisonError::into_inner).over.is_some()
+    }
+
+    /// Tells the agent to end an outage now.
+    pub(super) fn abort(&self) {
+        self.post(Envelope { id: self.next.fetch_add(1, Ordering::Relaxed), body: Request::Abort });
+    }
+
+    /// Ends the agent and waits for it.
+    ///
+    /// # Errors
+    /// When it does not end in time.
+    pub(super) fn end(&self) -> Result<(), String> {
+        drop(self.outbox.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let Some(process) = self.process.lock().unwrap_or_else(PoisonError::into_inner).take() else { return Ok(()) };
+        self.handle.block_on(process.finish(LAST_PATIENCE)).map_err(|error| error.to_string())
+    }
+
+    fn post(&self, envelope: Envelope<Request>) {
+        if let Some(outbox) = self.outbox.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            let _ = outbox.send(envelope);
+        }
+    }
+
+    fn gone(&self, why: &str) -> String {
+        let process = self.process.lock().unwrap_or_else(PoisonError::into_inner);
+        let tail = process.as_ref().map(AgentHandle::stderr_tail).unwrap_or_default();
+        if tail.trim().is_empty() { why.to_owned() } else { format!("{why}: {}", tail.trim()) }
+    }
+}
+
+/// From here on SIGINT and SIGTERM end an outage, and the run after it, instead of the program.
+pub(super) fn watch_signals(runtime: &Runtime, session: &Arc<Session>) {
+    let session = Arc::clone(session);
+    runtime.spawn(async move {
+        let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+        else {
+            return;
+        };
+        loop {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            session.interrupted.send_replace(true);
+            session.abort();
+        }
+    });
+}
