@@ -177,6 +177,19 @@ pub struct ExplainArgs {
 pub enum LabCommand {
     /// List the classes of leaks that --leak takes
     List,
+    /// Make the Docker image of fixtures/compose from this program
+    Image {
+        /// Its name, and tag if wanted
+        #[arg(value_name = "NAME", default_value = crate::lab::role::IMAGE)]
+        name: String,
+    },
+    /// Play a part of the lab in this network namespace: what the containers of fixtures/compose run
+    #[command(hide = true)]
+    Role {
+        /// Which part
+        #[arg(value_enum, env = crate::lab::role::ROLE)]
+        role: crate::lab::role::Role,
+    },
 }
 
 /// Arguments of `agent`.

@@ -1,20 +1,28 @@
-//! `leakcheck lab list`: the classes of leaks that `demo --leak` takes.
+//! `leakcheck lab`: the classes of leaks that `demo --leak` takes, and the parts of the lab as containers.
 
+use anyhow::Context;
 use comfy_table::presets::NOTHING;
 use comfy_table::{ContentArrangement, Table};
 
 use super::print;
 use crate::cli::LabCommand;
-use crate::lab::Leak;
+use crate::lab::{Leak, role};
 use crate::report::Look;
 
 /// Does what `command` says.
 ///
 /// # Errors
-/// When a fixture is not well formed, or standard output takes nothing.
+/// When a fixture is not well formed, Docker does not take the image, a part cannot play, or standard output takes nothing.
 pub fn lab(command: &LabCommand) -> anyhow::Result<()> {
     match command {
         LabCommand::List => Ok(print(&table(&Leak::all()?, &Look::of_stdout()))?),
+        LabCommand::Image { name } => {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().context("start a runtime")?;
+            runtime.block_on(role::build_image(name))?;
+            Ok(print(&format!("{name}\n"))?)
+        }
+        LabCommand::Role { role } => role::run(*role),
     }
 }
 

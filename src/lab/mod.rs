@@ -10,6 +10,7 @@ pub mod leak;
 pub mod plan;
 pub mod provider;
 pub mod realm;
+pub mod role;
 mod run;
 pub mod stack;
 pub mod topology;

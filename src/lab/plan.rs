@@ -33,6 +33,8 @@ pub const BRIDGE_GUA: &str = "2001:db8:18::/64";
 pub const ISP_RESOLVER: &str = "203.0.113.53";
 /// The same over IPv6.
 pub const ISP_RESOLVER_V6: &str = "2001:db8:113::53";
+/// The ISP's line, on which the home's public address is.
+pub const HOME_NET: &str = "203.0.113.0/24";
 /// The home's public address.
 pub const HOME: &str = "203.0.113.10";
 /// The stack's address on the bridge.
@@ -51,6 +53,8 @@ pub const EXIT: &str = "198.51.100.3";
 pub const EXIT_V6: &str = "2001:db8:51::3";
 /// The provider's exit networks.
 pub const EXIT_NETS: [&str; 2] = ["198.51.100.0/24", "2001:db8:51::/64"];
+/// Where [`FOREIGN_EXIT`] is.
+pub const FOREIGN_NET: &str = "198.19.0.0/24";
 /// An exit that belongs neither to the home nor to the provider, but is routed to the provider's machine.
 pub const FOREIGN_EXIT: &str = "198.19.0.3";
 /// The same over IPv6.

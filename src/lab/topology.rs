@@ -125,11 +125,11 @@ impl Topology {
     }
 
     fn route(&self, ipv6: bool) -> Result<(), TopologyError> {
-        self.home.call(move || router(ipv6).and_then(|()| nat()))??;
+        self.home.call(move || router(ipv6).and_then(|()| Ok(translate("wan0")?)))??;
         self.isp.call(move || -> Result<(), TopologyError> {
             router(ipv6)?;
             let mut netlink = Rtnetlink::open()?;
-            let mut routes = vec![(plan::net("198.19.0.0/24"), plan::ip("198.51.100.2"))];
+            let mut routes = vec![(plan::net(plan::FOREIGN_NET), plan::ip("198.51.100.2"))];
             if ipv6 {
                 routes.push((plan::net(plan::BRIDGE_GUA), plan::ip("2001:db8:113::10")));
                 routes.push((plan::net("2001:db8:bad::/64"), plan::ip("2001:db8:51::2")));
@@ -173,16 +173,20 @@ fn router(ipv6: bool) -> Result<(), TopologyError> {
     Ok(())
 }
 
-fn nat() -> Result<(), TopologyError> {
+/// Lets bridge and LAN go out by `line` under its address, in the calling thread's namespace.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn translate(line: &str) -> Result<(), NftError> {
     let table = Table::new(TableFamily::Ip, "home");
     let mut batch = Batch::new();
     batch.add_table(&table);
     batch.add_chain(&table, &Chain::source_nat("nat"));
     for network in [plan::BRIDGE_NET, plan::LAN_NET] {
         let rule = Rule::new(Verdict::Masquerade).when(Match::Source(plan::net(network)));
-        batch.append_rule(&table, "nat", &rule.when(Match::Output("wan0".to_owned())));
+        batch.append_rule(&table, "nat", &rule.when(Match::Output(line.to_owned())));
     }
-    Ok(Nft::open()?.commit(batch)?)
+    Nft::open()?.commit(batch)
 }
 
 /// Puts addresses on the loopback of the calling thread's namespace, so that it answers for them.

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use crate::net::netns::NetnsError;
+
 /// A container that an error names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidate {
@@ -81,7 +83,7 @@ pub enum TargetError {
     OwnNamespace { label: String },
     /// The kernel does not let us in.
     #[error("enter the network namespace of {label}")]
-    NotPermitted { label: String, docker: bool, source: io::Error },
+    NotPermitted { label: String, docker: bool, source: NetnsError },
     /// `setns` was asked for, and the container's processes are not to be seen from here.
     #[error("enter container `{name}` by setns: its processes are not to be seen from here")]
     NotLocal { name: String },

@@ -21,7 +21,6 @@ use std::path::Path;
 use docker::Engine;
 pub use error::{Candidate, TargetError};
 pub use gluetun::{Gluetun, ROLE_LABEL};
-use netns::Namespace;
 use pid::Process;
 pub use process::{AgentHandle, AgentInput, AgentOutput, AgentProcess};
 use resolv::Place;
@@ -30,6 +29,8 @@ pub use settings::Settings;
 pub use spec::{Enter, FindOptions, TargetSpec};
 pub use stack::Dependent;
 use stack::Stack;
+
+use crate::net::netns::Netns;
 
 /// A network namespace that was found, and what could be learned of it from outside.
 #[derive(Debug)]
@@ -47,7 +48,7 @@ pub struct Target {
     /// What the user should know about how the target was found.
     pub notes: Vec<String>,
     /// The namespace, held open; `None` when it may not be opened from here.
-    namespace: Option<Namespace>,
+    namespace: Option<Netns>,
     stack: Option<Stack>,
     place: Place,
 }
@@ -87,7 +88,7 @@ impl Target {
             settings: Some(stack.settings.clone()),
             dependents: Vec::new(),
             notes,
-            namespace: process.and_then(|process| Namespace::open(&process.netns()).ok()),
+            namespace: process.and_then(|process| Netns::open(process.netns()).ok()),
             stack: Some(stack),
             place,
         })
@@ -109,7 +110,7 @@ impl Target {
     async fn of_path(spec: &TargetSpec, path: &Path, place: Place) -> Result<Self, TargetError> {
         let label = spec.to_string();
         let refused = |source| TargetError::NotPermitted { label: label.clone(), docker: false, source };
-        let namespace = Namespace::open(path).map_err(refused)?;
+        let namespace = Netns::open(path).map_err(refused)?;
         Ok(Self {
             resolv_conf: place.read().await?,
             gluetun: None,
@@ -143,22 +144,19 @@ impl Target {
 
     /// Inode of the namespace, as `lsns` shows it; `None` when it is not to be seen from here.
     pub fn namespace_inode(&self) -> Option<u64> {
-        self.namespace.as_ref().map(Namespace::inode)
+        self.namespace.as_ref()?.inode().ok()
     }
 
     /// The namespace, when the kernel lets us enter it.
-    fn enterable(&self) -> Result<&Namespace, TargetError> {
-        let namespace = match (&self.namespace, &self.stack) {
-            (Some(namespace), _) => namespace,
-            (None, Some(stack)) if stack.process.is_some() => {
-                let source = std::io::ErrorKind::PermissionDenied.into();
-                return Err(TargetError::NotPermitted { label: self.label.clone(), docker: true, source });
-            }
-            (None, _) => return Err(TargetError::NotLocal { name: self.label.clone() }),
+    fn enterable(&self) -> Result<&Netns, TargetError> {
+        let docker = self.stack.is_some();
+        let refused = |source| TargetError::NotPermitted { label: self.label.clone(), docker, source };
+        let Some(namespace) = &self.namespace else {
+            let process = self.stack.as_ref().and_then(|stack| stack.process.as_ref());
+            let error = process.and_then(|process| Netns::open(process.netns()).err());
+            return Err(error.map_or_else(|| TargetError::NotLocal { name: self.label.clone() }, refused));
         };
-        let refused =
-            |source| TargetError::NotPermitted { label: self.label.clone(), docker: self.stack.is_some(), source };
-        namespace.try_enter().map_err(refused)?;
+        netns::try_enter(namespace).map_err(refused)?;
         Ok(namespace)
     }
 }

@@ -1,77 +1,41 @@
-//! Network namespaces as the kernel shows them: opening, comparing, and finding those with a name. Nothing here stays in one.
+//! Network namespaces as targets: finding those with a name, telling them apart, and trying whether one may be entered.
 
-use std::fs::{self, File};
-use std::io;
-use std::os::fd::AsRawFd;
+use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::sched::{CloneFlags, setns};
 
 use super::error::TargetError;
+use crate::net::netns::{Netns, NetnsError, run_in};
 
 /// Where `ip netns` keeps its names.
 const NAMED: [&str; 2] = ["/run/netns", "/var/run/netns"];
 
-/// A network namespace that is held open, so that it stays the same one whatever becomes of its processes.
-#[derive(Debug)]
-pub struct Namespace {
-    file: File,
-    /// Device and inode: two files are of one namespace when these are equal.
-    id: (u64, u64),
+/// Whether both are the same namespace.
+fn same(one: &Netns, other: &Netns) -> bool {
+    matches!((one.inode(), other.inode()), (Ok(one), Ok(other)) if one == other)
 }
 
-impl Namespace {
-    /// Opens the file of a namespace. A link under /proc of somebody else's process needs CAP_SYS_PTRACE.
-    pub fn open(path: &Path) -> io::Result<Self> {
-        let file = File::open(path)?;
-        let metadata = file.metadata()?;
-        Ok(Self { file, id: (metadata.dev(), metadata.ino()) })
-    }
+/// Whether the process is in this namespace; `None` when that is not to be seen from here.
+pub fn holds(netns: &Netns, pid: u32) -> Option<bool> {
+    let inode = fs::metadata(format!("/proc/{pid}/ns/net")).ok()?.ino();
+    Some(netns.inode().ok()? == inode)
+}
 
-    /// The namespace of this process.
-    pub fn own() -> io::Result<Self> {
-        Self::open(Path::new("/proc/self/ns/net"))
-    }
-
-    /// Whether both are the same namespace.
-    pub fn is(&self, other: &Self) -> bool {
-        self.id == other.id
-    }
-
-    /// Whether the process is in this namespace; `None` when that is not to be seen from here.
-    pub fn holds(&self, pid: u32) -> Option<bool> {
-        let metadata = fs::metadata(format!("/proc/{pid}/ns/net")).ok()?;
-        Some((metadata.dev(), metadata.ino()) == self.id)
-    }
-
-    /// The inode number, by which `lsns` and `readlink /proc/PID/ns/net` name it.
-    pub fn inode(&self) -> u64 {
-        self.id.1
-    }
-
-    /// A path by which a child process opens this very namespace, as long as this value lives.
-    pub fn path_for_child(&self) -> PathBuf {
-        PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd()))
-    }
-
-    /// Tries by doing whether we may enter: capabilities alone do not tell, because a namespace belongs to a user namespace.
-    pub fn try_enter(&self) -> io::Result<()> {
-        let in_a_thread_that_ends = || setns(&self.file, CloneFlags::CLONE_NEWNET).map_err(io::Error::from);
-        std::thread::scope(|scope| scope.spawn(in_a_thread_that_ends).join())
-            .unwrap_or_else(|_| Err(io::Error::other("the thread that tried it panicked")))
-    }
+/// Tries by doing whether we may enter: capabilities alone do not tell, because a namespace belongs to a user namespace.
+pub fn try_enter(netns: &Netns) -> Result<(), NetnsError> {
+    run_in(netns, "try-netns", || ())
 }
 
 /// Refuses what is no network namespace, and the one in which we are ourselves.
-pub fn check(namespace: &Namespace, label: &str) -> Result<(), TargetError> {
-    if Namespace::own().is_ok_and(|own| own.is(namespace)) {
+pub fn check(netns: &Netns, label: &str) -> Result<(), TargetError> {
+    if Netns::current().is_ok_and(|own| same(&own, netns)) {
         return Err(TargetError::OwnNamespace { label: label.to_owned() });
     }
     // The kernel looks at the kind of file before it looks at capabilities, so this tells without any.
-    match namespace.try_enter() {
-        Err(error) if error.raw_os_error() == Some(Errno::EINVAL as i32) => {
+    match try_enter(netns) {
+        Err(NetnsError::Enter(error)) if error.raw_os_error() == Some(Errno::EINVAL as i32) => {
             Err(TargetError::NotANamespace { path: label.to_owned() })
         }
         _ => Ok(()),
@@ -115,15 +79,15 @@ mod tests {
 
     #[test]
     fn our_own_namespace_is_refused() {
-        let own = Namespace::own().expect("own namespace");
-        assert_eq!(own.holds(std::process::id()), Some(true));
+        let own = Netns::current().expect("own namespace");
+        assert_eq!(holds(&own, std::process::id()), Some(true));
         assert!(matches!(check(&own, "pid:1"), Err(TargetError::OwnNamespace { .. })));
     }
 
     #[test]
     fn another_kind_of_file_is_refused() {
         for path in ["/proc/self/ns/uts", "/etc/hostname", "/dev/null"] {
-            let file = Namespace::open(Path::new(path)).expect(path);
+            let file = Netns::open(path).expect(path);
             assert!(matches!(check(&file, path), Err(TargetError::NotANamespace { .. })), "{path}");
         }
     }

@@ -5,13 +5,13 @@ use std::process::Stdio;
 use tokio::process::Command;
 
 use super::error::TargetError;
-use super::netns::Namespace;
 use super::process::{AgentHandle, AgentProcess, Behind, Tail};
+use crate::net::netns::Netns;
 
 /// Starts this program again as the agent of the namespace.
-pub fn launch(namespace: &Namespace) -> Result<AgentProcess, TargetError> {
+pub fn launch(netns: &Netns) -> Result<AgentProcess, TargetError> {
     let mut command = Command::new("/proc/self/exe");
-    command.arg0("leakcheck").arg("agent").arg("--netns").arg(namespace.path_for_child());
+    command.arg0("leakcheck").arg("agent").arg("--netns").arg(netns.path());
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     // A session of its own: Ctrl-C and the closing of the terminal reach the runner alone, which then ends the agent in order.
     let own_session = || nix::unistd::setsid().map(drop).map_err(std::io::Error::from);

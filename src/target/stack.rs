@@ -8,11 +8,12 @@ use futures_util::future::{join_all, try_join_all};
 use super::docker::{Engine, candidate, label, name_of, runs};
 use super::error::TargetError;
 use super::gluetun::{self, Gluetun, Listed};
-use super::netns::Namespace;
+use super::netns;
 use super::pid::Process;
 use super::resolv::{Place, ResolvConf};
 use super::settings::{self, Settings};
 use super::sweep;
+use crate::net::netns::Netns;
 
 /// Label of Compose: which project a container is of.
 const PROJECT: &str = "com.docker.compose.project";
@@ -95,7 +96,7 @@ impl Stack {
     }
 
     /// The containers that joined it, and those of the same project that joined one which is gone.
-    pub(super) async fn dependents(&self, namespace: Option<&Namespace>) -> Result<Vec<Dependent>, TargetError> {
+    pub(super) async fn dependents(&self, namespace: Option<&Netns>) -> Result<Vec<Dependent>, TargetError> {
         let all = self.engine.containers().await?;
         let joined =
             all.iter().filter(|summary| !sweep::is_agent(summary)).filter(|summary| self.is_joined_by(summary, &all));
@@ -118,12 +119,12 @@ impl Stack {
         !owner_is_there && self.project.is_some() && label(summary, PROJECT) == self.project.as_deref()
     }
 
-    async fn dependent(&self, container: Inspected, namespace: Option<&Namespace>) -> Dependent {
+    async fn dependent(&self, container: Inspected, namespace: Option<&Netns>) -> Dependent {
         let pid = container.pid();
         let process = pid.filter(|_| self.engine.local).and_then(|pid| Process::of_container(pid, &container.id, None));
         let joined_this = container.joined().is_some_and(|owner| is_named(owner, &self.id, &self.name));
         let in_namespace = match (namespace, &process) {
-            (Some(namespace), Some(process)) => namespace.holds(process.pid),
+            (Some(namespace), Some(process)) => netns::holds(namespace, process.pid),
             // One that joined a container which is gone cannot be in this namespace, and one that does not run is in none.
             _ if !joined_this || pid.is_none() => Some(false),
             _ => None,

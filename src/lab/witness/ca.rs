@@ -25,11 +25,21 @@ pub struct LabCa(CertifiedIssuer<'static, KeyPair>);
 impl LabCa {
     /// Makes a key (P-256) and a root certificate for it.
     pub fn new() -> Result<Self, CaError> {
+        Self::of(KeyPair::generate()?)
+    }
+
+    /// The authority of a key that is kept elsewhere (PKCS #8, PEM). Its certificate is another each time, but has the
+    /// same name and key, which is what clients compare.
+    pub fn from_key(pem: &str) -> Result<Self, CaError> {
+        Self::of(KeyPair::from_pem(pem)?)
+    }
+
+    fn of(key: KeyPair) -> Result<Self, CaError> {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         params.distinguished_name.push(DnType::CommonName, "leakcheck lab");
-        Ok(Self(CertifiedIssuer::self_signed(params, KeyPair::generate()?)?))
+        Ok(Self(CertifiedIssuer::self_signed(params, key)?))
     }
 
     /// The root certificate, as a client's `extra_ca` wants it.

@@ -1,0 +1,72 @@
+//! The VPN container: the lab's stack with the variables of a real Gluetun, so that one can stand in its place.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+use ipnet::IpNet;
+
+use super::{Part, place};
+use crate::lab::gluetun::Version;
+use crate::lab::leak::{Action, Leak, Place};
+use crate::lab::plan;
+use crate::lab::stack::{self, GluetunConfig, ServiceConfig, Uplink};
+use crate::lab::wireguard::{PrivateKey, public_key_from_base64};
+use crate::lab::witness::Journal;
+
+const DNS: u16 = 53;
+const HTTP: u16 = 80;
+const HTTPS: u16 = 443;
+
+pub(super) async fn start(leak: Option<Leak>, journal: Journal) -> anyhow::Result<Part> {
+    let actions = || leak.iter().flat_map(Leak::actions);
+    if actions().any(|action| matches!(action, Action::OutsideResolver { at: Place::Stack, .. })) {
+        bail!(
+            "this leak has a socket in one network namespace that is served from another, which only `leakcheck demo` can do"
+        );
+    }
+    let dead = actions().any(|action| *action == Action::DeadResolver {});
+    let original = actions().find_map(|action| match action {
+        Action::LocalNames { resolver } => Some(*resolver),
+        _ => None,
+    });
+    let config = config(leak.clone())?;
+    let uplink = Uplink::discover(&config.uplink)?;
+    let stack = stack::run_gluetun(config).await.context("start the VPN stack")?;
+    let services = ServiceConfig {
+        version: Version::V3_41,
+        roles: Vec::new(),
+        upstream: (!dead).then(|| (plan::ip(plan::TUNNEL_RESOLVER), DNS).into()),
+        original,
+        echo: ((plan::ip(plan::WEB[1].1), HTTP).into(), plan::WEB[1].0.to_owned()),
+        health: (plan::ip(plan::RECURSORS[2]), HTTPS).into(),
+        journal,
+    };
+    let mut addresses: Vec<IpAddr> = vec![Ipv4Addr::LOCALHOST.into()];
+    addresses.extend(uplink.addresses.iter().map(IpNet::addr));
+    let servers = stack::serve(&stack, services, &addresses)?;
+    Ok(Part::holding(servers, stack))
+}
+
+/// Gluetun's variables, under the names of v3.41 and those of before.
+fn config(leak: Option<Leak>) -> anyhow::Result<GluetunConfig> {
+    let endpoint: IpAddr = place::required(&["WIREGUARD_ENDPOINT_IP", "VPN_ENDPOINT_IP"])?;
+    let port: u16 = place::required(&["WIREGUARD_ENDPOINT_PORT", "VPN_ENDPOINT_PORT"])?;
+    let addresses: Vec<IpNet> = place::list("WIREGUARD_ADDRESSES")?;
+    if addresses.is_empty() {
+        bail!("the variable WIREGUARD_ADDRESSES is not set");
+    }
+    Ok(GluetunConfig {
+        private_key: PrivateKey::from_base64(&place::required::<String>(&["WIREGUARD_PRIVATE_KEY"])?)?,
+        server_key: public_key_from_base64(&place::required::<String>(&["WIREGUARD_PUBLIC_KEY"])?)?,
+        endpoint: SocketAddr::new(endpoint, port),
+        addresses,
+        uplink: plan::UPLINK.to_owned(),
+        tunnel: place::variable("VPN_INTERFACE").unwrap_or_else(|| plan::TUNNEL.to_owned()),
+        mtu: plan::TUNNEL_MTU,
+        outbound: place::list("FIREWALL_OUTBOUND_SUBNETS")?,
+        input_ports: place::list("FIREWALL_INPUT_PORTS")?,
+        resolv_conf: PathBuf::from("/etc/resolv.conf"),
+        leak,
+    })
+}
