@@ -22,7 +22,7 @@ use crate::outage;
 use crate::sensor::allow::{AllowList, Endpoint, is_private};
 use crate::sensor::capture::Sensor;
 use crate::sensor::ledger::Ledger;
-use crate::technique::{self, Context};
+use crate::technique::{self, Context, Heard};
 
 /// Enters `netns`, if given, and serves standard input until it ends.
 ///
@@ -127,6 +127,7 @@ async fn work(state: &State, request: Request, aborted: watch::Receiver<bool>, r
     let Some(ready) = state.ready.borrow().clone() else { return failed("the agent was not started".to_owned()) };
     match request {
         Request::OpenPhase => {
+            ready.cx.heard.forget();
             let sensor = Arc::clone(&ready.sensor);
             match spawn_blocking(move || sensor.arm()).await {
                 Ok(phase) => {
@@ -203,7 +204,7 @@ async fn start(state: &State, setup: Setup) -> Result<Stack, Reply> {
             "the agent needs CAP_NET_RAW: run leakcheck as root, or with --enter container",
         )
     })?;
-    let cx = Context { setup, clock, ledger, links: found.clone(), gateways, routes };
+    let cx = Context { setup, clock, ledger, links: found.clone(), gateways, routes, heard: Heard::default() };
     let possible = outage::available(&cx).await;
     state.ready.replace(Some(Rc::new(Ready { cx, sensor: Arc::new(sensor) })));
     Ok(Stack {
