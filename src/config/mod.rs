@@ -184,13 +184,9 @@ impl Default for Echo {
         Echo {
             http: vec![url("https://am.i.mullvad.net/json"), url("https://api.ipify.org/?format=json")],
             stun: vec![HostPort { host: "stun.l.google.com".to_owned(), port: 19302 }],
-            dht: [
-                ("router.bittorrent.com", 6881),
-                ("dht.transmissionbt.com", 6881),
-                ("dht.libtorrent.org", 25_401),
-            ]
-            .map(|(host, port)| HostPort { host: host.to_owned(), port })
-            .into(),
+            dht: [("router.bittorrent.com", 6881), ("dht.transmissionbt.com", 6881), ("dht.libtorrent.org", 25_401)]
+                .map(|(host, port)| HostPort { host: host.to_owned(), port })
+                .into(),
             tracker: Vec::new(),
             source_ports: NonZeroU16::new(6881).into_iter().collect(),
             dns: vec!["whoami.akamai.net".to_owned()],

@@ -27,8 +27,7 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
         .flat_map(|(name, part)| exits(part, case.facts).into_iter().map(|exit| (shown(name), exit)))
         .collect();
     let all: Vec<Exit<'_>> = seen.iter().map(|(_, exit)| *exit).collect();
-    let lines: Vec<EvidenceLine> =
-        asked.iter().flat_map(|(_, part)| part.answers.iter().map(answer_line)).collect();
+    let lines: Vec<EvidenceLine> = asked.iter().flat_map(|(_, part)| part.answers.iter().map(answer_line)).collect();
     if let Some(mut found) = wrong(&all, case.facts) {
         let v6 = found.exit.ip.is_ipv6();
         if let Some((how, other)) = seen.iter().find(|(_, exit)| exit.ip.is_ipv6() == v6 && exit.ip != found.exit.ip) {
@@ -44,7 +43,8 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
     let compared: Vec<bool> = [false, true].into_iter().filter(|v6| answered(&seen, *v6).len() >= ENOUGH).collect();
     if compared.is_empty() {
         let kinds: BTreeSet<&str> = seen.iter().map(|(kind, _)| *kind).collect();
-        let silent: BTreeSet<&str> = asked.iter().map(|(name, _)| shown(name)).filter(|kind| !kinds.contains(kind)).collect();
+        let silent: BTreeSet<&str> =
+            asked.iter().map(|(name, _)| shown(name)).filter(|kind| !kinds.contains(kind)).collect();
         doubts.push(format!(
             "it takes answers of two kinds over one family to compare: {} answered, {} did not",
             list(&kinds),
@@ -68,7 +68,8 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
         );
     }
     let agreed = compared.iter().map(|v6| {
-        let address = all.iter().find(|exit| exit.ip.is_ipv6() == *v6).map(|exit| exit.ip.to_string()).unwrap_or_default();
+        let address =
+            all.iter().find(|exit| exit.ip.is_ipv6() == *v6).map(|exit| exit.ip.to_string()).unwrap_or_default();
         format!("{} agree on {address}", list(&answered(&seen, *v6)))
     });
     Ruling::pass(agreed.collect::<Vec<_>>().join("; "), lines)
@@ -104,3 +105,5 @@ fn told(seen: &[(&str, Exit<'_>)]) -> String {
     pairs.iter().map(|(ip, kind)| format!("{ip} over {kind}")).collect::<Vec<_>>().join(", ")
 }
 
+#[cfg(test)]
+mod tests;

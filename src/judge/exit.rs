@@ -163,7 +163,12 @@ fn heard_otherwise(evidence: &Evidence, facts: &Facts, doubts: &[String], lines:
         summary(&others)
     );
     let lines = lines.iter().cloned().chain(part.answers.iter().map(answer_line)).collect();
-    Some(Ruling { verdict: Verdict::Skip, summary: "nobody answered".to_owned(), reason: Some(reason), evidence: lines })
+    Some(Ruling {
+        verdict: Verdict::Skip,
+        summary: "nobody answered".to_owned(),
+        reason: Some(reason),
+        evidence: lines,
+    })
 }
 
 pub(super) fn disagree(exits: &[Exit<'_>], v6: bool) -> bool {
@@ -211,3 +216,5 @@ pub(super) fn answer_line(answer: &Answer) -> EvidenceLine {
     }
 }
 
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,8 @@
 mod agreement;
 mod dark;
 mod exit;
+#[cfg(test)]
+mod fixture;
 mod law;
 mod local;
 mod resolver;

@@ -94,7 +94,9 @@ mod tests {
     #[test]
     fn is_silent_to_anything_else() {
         let peer = "203.0.113.10:6881".parse().unwrap();
-        for question in [&b""[..], b"d1:y1:qe", b"d1:ad2:id3:abce1:q4:ping1:t2:aa1:y1:qe", b"d1:rd2:id1:ae1:t1:a1:y1:re"] {
+        for question in
+            [&b""[..], b"d1:y1:qe", b"d1:ad2:id3:abce1:q4:ping1:t2:aa1:y1:qe", b"d1:rd2:id1:ae1:t1:a1:y1:re"]
+        {
             assert_eq!(answer(question, peer), None);
         }
     }

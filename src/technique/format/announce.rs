@@ -55,9 +55,8 @@ impl Announcement {
         };
         let listed = || {
             let peers = answer.get(b"peers").and_then(Value::list).unwrap_or_default();
-            let own = peers
-                .iter()
-                .find(|peer| peer.get(b"port").and_then(Value::integer) == Some(i64::from(self.port)))?;
+            let own =
+                peers.iter().find(|peer| peer.get(b"port").and_then(Value::integer) == Some(i64::from(self.port)))?;
             std::str::from_utf8(own.get(b"ip")?.octets()?).ok()?.parse().ok()
         };
         packed(b"peers", false).or_else(|| packed(b"peers6", true)).or_else(listed).ok_or_else(|| {
@@ -137,8 +136,7 @@ mod tests {
     const OURS: Announcement = Announcement { torrent: [0xa1; 20], peer: *b"-LK0100-abcdefghijkl", port: 6881 };
     const BEP_24: &[u8] = b"d8:completei0e11:external ip4:\xc6\x33\x64\x0310:incompletei1e8:intervali1800e5:peers0:e";
     const PEERS: &[u8] = b"d8:intervali1800e5:peers12:\x01\x02\x03\x04\x00\x50\xc6\x33\x64\x03\x1a\xe1e";
-    const LISTED: &[u8] =
-        b"d8:intervali9e5:peersld2:ip7:1.2.3.44:porti80eed2:ip14:2001:db8:51::34:porti6881eeee";
+    const LISTED: &[u8] = b"d8:intervali9e5:peersld2:ip7:1.2.3.44:porti80eed2:ip14:2001:db8:51::34:porti6881eeee";
     const CONNECTED: &[u8] = &[0, 0, 0, 0, 0, 0, 0, 7, 1, 2, 3, 4, 5, 6, 7, 8];
     const ANNOUNCED: &[u8] = &[
         0, 0, 0, 1, 0, 0, 0, 7, 0, 0, 7, 8, 0, 0, 0, 1, 0, 0, 0, 0, 1, 2, 3, 4, 0, 80, 0xc6, 0x33, 0x64, 3, 0x1a, 0xe1,

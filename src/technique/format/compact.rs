@@ -4,10 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 /// An address alone, of 4 or 16 octets.
 pub fn address(octets: &[u8]) -> Option<IpAddr> {
-    <[u8; 4]>::try_from(octets)
-        .map(IpAddr::from)
-        .or_else(|_| <[u8; 16]>::try_from(octets).map(IpAddr::from))
-        .ok()
+    <[u8; 4]>::try_from(octets).map(IpAddr::from).or_else(|_| <[u8; 16]>::try_from(octets).map(IpAddr::from)).ok()
 }
 
 /// An address and a port, of 6 or 18 octets.

@@ -18,16 +18,8 @@ pub fn ping(id: &NodeId, transaction: &TransactionId) -> Vec<u8> {
 
 /// `find_node` for a number that nobody has: some nodes that only help others to begin answer nothing else.
 pub fn find_node(id: &NodeId, target: &NodeId, transaction: &TransactionId) -> Vec<u8> {
-    [
-        b"d1:ad2:id20:".as_slice(),
-        id,
-        b"6:target20:",
-        target,
-        b"e1:q9:find_node2:roi1e1:t4:",
-        transaction,
-        b"1:y1:qe",
-    ]
-    .concat()
+    [b"d1:ad2:id20:".as_slice(), id, b"6:target20:", target, b"e1:q9:find_node2:roi1e1:t4:", transaction, b"1:y1:qe"]
+        .concat()
 }
 
 /// What the answer to the question `transaction` says: the address that the node saw, or that it says none. `None`: these octets are no

@@ -37,8 +37,10 @@ pub fn response(octets: &[u8], id: &TransactionId) -> Option<Result<IpAddr, Stri
         ERROR_RESPONSE => {
             let code = find(attributes, ERROR_CODE)
                 .and_then(|value| Some(u16::from(value.get(2)? & 7) * 100 + u16::from(*value.get(3)?)));
-            Some(Err(code
-                .map_or_else(|| "it answered with an error".to_owned(), |code| format!("it answered with error {code}"))))
+            Some(Err(code.map_or_else(
+                || "it answered with an error".to_owned(),
+                |code| format!("it answered with error {code}"),
+            )))
         }
         _ => None,
     }
@@ -85,10 +87,7 @@ mod tests {
     #[test]
     fn the_vectors_of_rfc_5769() {
         assert_eq!(response(&octets(V4), &ID), Some(Ok("192.0.2.1".parse().unwrap())));
-        assert_eq!(
-            response(&octets(V6), &ID),
-            Some(Ok("2001:db8:1234:5678:11:2233:4455:6677".parse().unwrap()))
-        );
+        assert_eq!(response(&octets(V6), &ID), Some(Ok("2001:db8:1234:5678:11:2233:4455:6677".parse().unwrap())));
         assert_eq!(request(&ID), octets("000100002112a442b7e7a701bc34d686fa87dfae"));
     }
 
