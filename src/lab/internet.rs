@@ -65,7 +65,8 @@ pub fn run(config: &InternetConfig<'_>) -> Result<Servers, ServerError> {
         [plan::AUTHORITY, plan::AUTHORITY_V6].map(plan::ip).into_iter().filter(here).collect();
     let authority = Authority::new(AUTHORITY_SERVICE, config.journal.clone(), Zone::internet());
     servers.dns(&authorities, None, Arc::new(authority))?;
-    let web = HttpWitness::echo("web", config.journal.clone(), Provider::new(config.provider.clone()), AUTHORITY_SERVICE);
+    let web =
+        HttpWitness::echo("web", config.journal.clone(), Provider::new(config.provider.clone()), AUTHORITY_SERVICE);
     for address in plan::RECURSORS.map(plan::ip).into_iter().filter(here) {
         let resolver = recursor(&format!("recursor {address}"), &config.journal, address);
         servers.dns(&[address], Some(&tls), Arc::clone(&resolver))?;
@@ -85,7 +86,7 @@ pub fn run(config: &InternetConfig<'_>) -> Result<Servers, ServerError> {
 
 fn certificate_names() -> Vec<String> {
     let mut names: Vec<String> = [
-        "*.mullvad.net",
+        "am.i.mullvad.net",
         "*.am.i.mullvad.net",
         "*.dnsleak.am.i.mullvad.net",
         "*.ipify.org",

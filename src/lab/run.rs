@@ -44,6 +44,17 @@ pub enum LabError {
     File(&'static str, #[source] io::Error),
 }
 
+impl LabError {
+    /// What the user can do about it.
+    #[must_use]
+    pub fn help(&self) -> Option<&'static str> {
+        match self {
+            Self::Provider(ProviderError::Tunnel(error)) | Self::Stack(StackError::Tunnel(error)) => error.help(),
+            _ => None,
+        }
+    }
+}
+
 /// What lab to make.
 #[derive(Debug, Clone)]
 pub struct LabSpec {
@@ -88,11 +99,13 @@ impl Lab {
     pub fn start(world: &PrivateDir, spec: LabSpec) -> Result<Self, LabError> {
         let ipv6 = spec.ipv6;
         let topology = Topology::build(ipv6)?;
+        if spec.leak.iter().flat_map(Leak::actions).any(|action| *action == Action::SecondNetwork {}) {
+            topology.add_second_network()?;
+        }
         let journal = Journal::new();
         let authority = LabCa::new()?;
         let ca = world.write("lab-ca.pem", &authority.pem()).map_err(|e| LabError::File("lab-ca.pem", e))?;
-        let resolv_conf =
-            world.write("stack-resolv.conf", "").map_err(|e| LabError::File("stack-resolv.conf", e))?;
+        let resolv_conf = world.write("stack-resolv.conf", "").map_err(|e| LabError::File("stack-resolv.conf", e))?;
         let mut servers = vec![start_internet(&topology.internet, authority, &journal, ipv6)?];
         servers.extend(start_home(&topology, &journal, ipv6)?);
         let (server_key, client_key) = (PrivateKey::generate(), PrivateKey::generate());

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum UsernsError {
     /// The kernel or its policy refuses user namespaces.
-    #[error("create a user namespace\nhelp: {help}")]
+    #[error("create a user namespace")]
     Refused {
         /// What to do about it.
         help: String,
@@ -32,6 +32,17 @@ pub enum UsernsError {
     /// A private mount could not be made.
     #[error("make a private mount ({0})")]
     Mount(&'static str, #[source] io::Error),
+}
+
+impl UsernsError {
+    /// What the user can do about it.
+    #[must_use]
+    pub fn help(&self) -> Option<&str> {
+        match self {
+            Self::Refused { help, .. } => Some(help),
+            Self::Threads(_) | Self::Map(..) | Self::Mount(..) => None,
+        }
+    }
 }
 
 /// A directory in memory that only this process and those it tells can see; it ends with the process.
@@ -111,9 +122,8 @@ fn fill(at: &Path, resolv_conf: &str) -> Result<PrivateDir, UsernsError> {
         .open(at)
         .map(PrivateDir)
         .map_err(|e| UsernsError::Mount("open tmpfs", e))?;
-    let source = directory
-        .write("home-resolv.conf", resolv_conf)
-        .map_err(|e| UsernsError::Mount("write resolv.conf", e))?;
+    let source =
+        directory.write("home-resolv.conf", resolv_conf).map_err(|e| UsernsError::Mount("write resolv.conf", e))?;
     let target = Path::new("/etc/resolv.conf");
     // A container from an empty image has none, and then nothing in it reads one.
     if target.exists() {
@@ -130,7 +140,6 @@ fn setting(path: &str) -> Option<String> {
 fn restricted_by_apparmor() -> bool {
     setting("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").as_deref() == Some("1")
 }
-
 
 fn advice() -> String {
     let zero = |path| setting(path).as_deref() == Some("0");

@@ -22,7 +22,7 @@ use tokio::io::unix::AsyncFd;
 #[derive(Debug, thiserror::Error)]
 pub enum WireguardError {
     /// `/dev/net/tun` cannot be opened.
-    #[error("open /dev/net/tun\nhelp: {help}")]
+    #[error("open /dev/net/tun")]
     Device {
         /// What to do about it.
         help: &'static str,
@@ -39,6 +39,17 @@ pub enum WireguardError {
     /// A key is not 32 bytes in base64.
     #[error("read a WireGuard key")]
     Key,
+}
+
+impl WireguardError {
+    /// What the user can do about it.
+    #[must_use]
+    pub fn help(&self) -> Option<&'static str> {
+        match self {
+            Self::Device { help, .. } => Some(help),
+            Self::Link(..) | Self::Start(_) | Self::Key => None,
+        }
+    }
 }
 
 /// A private key; never shown.

@@ -269,7 +269,8 @@ fn acknowledgement(message: &Message) -> Result<(), NetlinkError> {
     let explanation = (message.flags & NLM_F_ACK_TLVS != 0)
         .then(|| {
             // Unless NLM_F_CAPPED is set the refused request is echoed in full before the attributes.
-            let echoed = message.payload.get(4..8).map_or(0, |_| u32::from_ne_bytes(field(&message.payload, 4)) as usize);
+            let echoed =
+                message.payload.get(4..8).map_or(0, |_| u32::from_ne_bytes(field(&message.payload, 4)) as usize);
             let capped = message.flags & netlink_packet_core::NLM_F_CAPPED != 0;
             let start = if capped { ERROR_FIXED } else { 4 + echoed.next_multiple_of(4) };
             attributes(message.payload.get(start..).unwrap_or_default())

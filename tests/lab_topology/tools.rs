@@ -218,11 +218,9 @@ fn decode(packet: &[u8]) -> Option<Seen> {
         etherparse::NetSlice::Ipv4(ip) => {
             (ip.header().source_addr().into(), ip.header().destination_addr().into(), ip.header().protocol().0)
         }
-        etherparse::NetSlice::Ipv6(ip) => (
-            ip.header().source_addr().into(),
-            ip.header().destination_addr().into(),
-            ip.header().next_header().0,
-        ),
+        etherparse::NetSlice::Ipv6(ip) => {
+            (ip.header().source_addr().into(), ip.header().destination_addr().into(), ip.header().next_header().0)
+        }
         _ => return None,
     };
     let own: [IpAddr; 3] = ["172.18.0.10".parse().ok()?, "2001:db8:18::10".parse().ok()?, "fd18::10".parse().ok()?];

@@ -38,9 +38,10 @@ impl Uplink {
         let index = snapshot.link(link).ok_or_else(|| RouteError::NoLink(link.to_owned()))?.index;
         let of_link = snapshot.addresses.iter().filter(|a| a.link == index && a.scope == SCOPE_GLOBAL);
         let addresses = of_link.map(|a| a.address).collect();
-        let defaults = snapshot.routes.iter().filter(|r| {
-            r.table == MAIN && r.destination.prefix_len() == 0 && r.link == Some(index)
-        });
+        let defaults = snapshot
+            .routes
+            .iter()
+            .filter(|r| r.table == MAIN && r.destination.prefix_len() == 0 && r.link == Some(index));
         let mut gateways: Vec<IpAddr> = Vec::new();
         for gateway in defaults.filter_map(|route| route.gateway) {
             if !gateways.iter().any(|known| known.is_ipv4() == gateway.is_ipv4()) {

@@ -194,6 +194,8 @@ async fn public_ip(at: SocketAddr, host: &str) -> io::Result<IpAddr> {
     let mut answer = String::new();
     stream.take(LIMIT).read_to_string(&mut answer).await?;
     let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body).trim();
-    let ip = serde_json::from_str::<serde_json::Value>(body).ok().and_then(|json| Some(json.get("ip")?.as_str()?.to_owned()));
+    let ip = serde_json::from_str::<serde_json::Value>(body)
+        .ok()
+        .and_then(|json| Some(json.get("ip")?.as_str()?.to_owned()));
     ip.as_deref().unwrap_or(body).parse().map_err(|_| io::ErrorKind::InvalidData.into())
 }

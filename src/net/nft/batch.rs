@@ -173,9 +173,7 @@ impl Nft {
         let mut acknowledge = vec![NLM_F_ACK; messages.len()];
         (acknowledge[0], acknowledge[messages.len() - 1]) = (0, 0);
         let mut refused = Vec::new();
-        self.0
-            .batch(&messages, &acknowledge, &mut refused)
-            .map_err(|e| NftError::Netlink("change the firewall", e))?;
+        self.0.batch(&messages, &acknowledge, &mut refused).map_err(|e| NftError::Netlink("change the firewall", e))?;
         let Some((index, source)) = refused.into_iter().next() else { return Ok(()) };
         let step = index.checked_sub(1).and_then(|at| names.get(at).cloned());
         Err(NftError::Refused { step: step.unwrap_or_else(|| "change the firewall".to_owned()), source })

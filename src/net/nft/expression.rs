@@ -70,8 +70,12 @@ fn matching(family: TableFamily, condition: &Match, out: &mut Vec<Expressions>) 
 
 fn address(family: TableFamily, net: IpNet, offset4: u32, offset6: u32, out: &mut Vec<Expressions>) {
     let (protocol, offset, bytes, mask) = match net {
-        IpNet::V4(net) => (libc::NFPROTO_IPV4, offset4, net.network().octets().to_vec(), net.netmask().octets().to_vec()),
-        IpNet::V6(net) => (libc::NFPROTO_IPV6, offset6, net.network().octets().to_vec(), net.netmask().octets().to_vec()),
+        IpNet::V4(net) => {
+            (libc::NFPROTO_IPV4, offset4, net.network().octets().to_vec(), net.netmask().octets().to_vec())
+        }
+        IpNet::V6(net) => {
+            (libc::NFPROTO_IPV6, offset6, net.network().octets().to_vec(), net.netmask().octets().to_vec())
+        }
     };
     if family == TableFamily::Inet {
         out.extend([meta(MetaKey::Nfproto), compare(Operator::Equal, vec![protocol as u8])]);

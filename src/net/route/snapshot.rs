@@ -42,9 +42,8 @@ impl Snapshot {
             for family in [libc::AF_INET, libc::AF_INET6] {
                 let mut payload = vec![0; header];
                 payload[0] = if ask == RTM_GETLINK { 0 } else { family as u8 };
-                let found = client
-                    .dump(ask, &payload)
-                    .map_err(|e| RouteError::Netlink(format!("read the {what}"), e))?;
+                let found =
+                    client.dump(ask, &payload).map_err(|e| RouteError::Netlink(format!("read the {what}"), e))?;
                 entries.extend(found.into_iter().filter(|message| message.kind == answer));
                 if ask == RTM_GETLINK {
                     break;
@@ -52,12 +51,14 @@ impl Snapshot {
             }
             Ok(entries)
         };
-        let links = dump(RTM_GETLINK, RTM_NEWLINK, "links", 16)?.into_iter().map(Link::parse).collect::<Result<_, _>>()?;
+        let links =
+            dump(RTM_GETLINK, RTM_NEWLINK, "links", 16)?.into_iter().map(Link::parse).collect::<Result<_, _>>()?;
         let addresses = dump(RTM_GETADDR, RTM_NEWADDR, "addresses", 8)?
             .into_iter()
             .filter_map(|message| Address::parse(message).transpose())
             .collect::<Result<_, _>>()?;
-        let rules = dump(RTM_GETRULE, RTM_NEWRULE, "rules", 12)?.into_iter().map(Rule::parse).collect::<Result<_, _>>()?;
+        let rules =
+            dump(RTM_GETRULE, RTM_NEWRULE, "rules", 12)?.into_iter().map(Rule::parse).collect::<Result<_, _>>()?;
         let routes = dump(RTM_GETROUTE, RTM_NEWROUTE, "routes", 12)?
             .into_iter()
             .filter_map(|message| Route::parse(message).transpose())
