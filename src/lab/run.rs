@@ -17,6 +17,10 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How long the first WireGuard handshake may take; one that gets lost is repeated after 5 s.
+const PATIENCE: Duration = Duration::from_secs(12);
 
 /// Why a lab does not stand.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +43,9 @@ pub enum LabError {
     /// The certificate authority.
     #[error("make the lab's certificates")]
     Ca(#[from] CaError),
+    /// The stack did not get through to the provider.
+    #[error("connect the lab's VPN stack with its provider")]
+    NotConnected,
     /// A file of the lab.
     #[error("write the lab's file {0}")]
     File(&'static str, #[source] io::Error),
@@ -128,6 +135,12 @@ impl Lab {
         };
         let (gluetun, stack) = start_stack(&topology.stack, config, &journal)?;
         servers.push(stack);
+        if !spec.leak.as_ref().is_some_and(Leak::without_tunnel) {
+            let waiting = gluetun.clone();
+            if !topology.stack.run(move || async move { waiting.connected(PATIENCE).await })?? {
+                return Err(LabError::NotConnected);
+            }
+        }
         servers.extend(start_outside(&topology, spec.leak.as_ref(), &journal)?);
         Ok(Self { servers, gluetun, _provider: provider, topology, journal, resolv_conf, ca, ipv6 })
     }

@@ -155,6 +155,22 @@ impl Gluetun {
         self.inside(|inner| async move { inner.bring_up().await }).await
     }
 
+    /// Waits until the tunnel is connected to its server, and tells whether it is within `limit`.
+    ///
+    /// # Errors
+    /// When the stack has ended, or the server cannot be asked.
+    pub async fn connected(&self, limit: Duration) -> Result<bool, StackError> {
+        let wait = |inner: Arc<Inner>| async move {
+            let place = inner.tunnel.lock().await;
+            let Some(tunnel) = place.as_ref() else { return Ok(false) };
+            match tokio::time::timeout(limit, tunnel.connected()).await {
+                Ok(outcome) => Ok(outcome.map(|()| true)?),
+                Err(_) => Ok(false),
+            }
+        };
+        self.inside(wait).await
+    }
+
     /// Whether there is a tunnel, working or not.
     pub async fn is_running(&self) -> bool {
         self.0.tunnel.lock().await.is_some()
