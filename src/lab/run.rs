@@ -88,7 +88,7 @@ impl LabSpec {
 /// A running lab. Dropping it ends all of it.
 pub struct Lab {
     // In the order in which they have to end: what runs in a namespace before its thread.
-    servers: Vec<Servers>,
+    _servers: Vec<Servers>,
     gluetun: Gluetun,
     _provider: Provider,
     topology: Topology,
@@ -142,7 +142,7 @@ impl Lab {
             }
         }
         servers.extend(start_outside(&topology, spec.leak.as_ref(), &journal)?);
-        Ok(Self { servers, gluetun, _provider: provider, topology, journal, resolv_conf, ca, ipv6 })
+        Ok(Self { _servers: servers, gluetun, _provider: provider, topology, journal, resolv_conf, ca, ipv6 })
     }
 
     /// The stack, to be stopped and started.
@@ -185,12 +185,6 @@ impl Lab {
     #[must_use]
     pub fn control_server(&self) -> &'static str {
         "http://127.0.0.1:8000"
-    }
-
-    /// How many servers run; each ends with the lab.
-    #[must_use]
-    pub fn server_groups(&self) -> usize {
-        self.servers.len()
     }
 
     /// A `leakcheck.toml` for this lab.

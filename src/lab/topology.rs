@@ -197,11 +197,23 @@ impl Topology {
     }
 }
 
+/// What a new namespace takes over from the host, or from the kernel's defaults, and what would be in the way.
+const SETTINGS: &[(&str, &str)] = &[
+    // Link-local addresses are usable at once, without a second of asking for duplicates.
+    ("ipv6/conf/default/accept_dad", "0"),
+    ("ipv6/conf/all/accept_dad", "0"),
+    ("ipv6/conf/default/dad_transmits", "0"),
+    ("ipv6/conf/default/disable_ipv6", "0"),
+    ("ipv6/conf/all/disable_ipv6", "0"),
+    // A strict host would drop WireGuard's packets: by the unmarked route their sender is behind the tunnel.
+    ("ipv4/conf/all/rp_filter", "0"),
+    ("ipv4/conf/default/rp_filter", "0"),
+];
+
 /// What every namespace needs before it has links.
 fn prepare() -> Result<(), TopologyError> {
-    // Link-local addresses are usable at once, without a second of asking for duplicates.
-    for setting in ["ipv6/conf/default/accept_dad", "ipv6/conf/all/accept_dad", "ipv6/conf/default/dad_transmits"] {
-        sysctl::set(setting, "0")?;
+    for (setting, value) in SETTINGS {
+        sysctl::set(setting, value)?;
     }
     Ok(Rtnetlink::open()?.set_link("lo", true)?)
 }
