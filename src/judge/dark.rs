@@ -7,8 +7,10 @@ use crate::model::evidence::{Answer, Class, OutageEvidence, Said};
 use crate::model::report::EvidenceLine;
 use crate::model::verdict::FailKind;
 
-/// Two samples further apart than this leave room for holes that leakcheck promises to find.
-const MAX_GAP_MS: f64 = 25.0;
+/// Two samples further apart than this show a machine on which nothing can be said of milliseconds.
+const MAX_GAP_MS: f64 = 500.0;
+/// Samples come about this often; a longer gap is told as the resolution that was reached.
+const FINE_MS: f64 = 2.0;
 
 pub(super) fn judge(case: &Case<'_>) -> Ruling {
     let Some(outage) = case.outage else {
@@ -99,10 +101,18 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
     }
     let dark = outage.blackhole_ms.unwrap_or_default();
     let back = match (outage.recovered_ms, outage.up_ms) {
-        (Some(recovered), Some(up)) => format!(", back after {:.1} s", (recovered - up).max(0.0) / 1000.0),
+        (Some(recovered), Some(up)) if recovered - up < 1000.0 => {
+            format!(", back after {:.0} ms", (recovered - up).max(0.0))
+        }
+        (Some(recovered), Some(up)) => format!(", back after {:.1} s", (recovered - up) / 1000.0),
         _ => String::new(),
     };
-    Ruling::pass(format!("dark after {dark:.1} ms, 0 packets out{back}"), lines)
+    let resolution = if outage.longest_gap_ms < FINE_MS {
+        String::new()
+    } else {
+        format!(" (gaps of up to {:.0} ms)", outage.longest_gap_ms)
+    };
+    Ruling::pass(format!("dark after {dark:.1} ms, 0 packets out{resolution}{back}"), lines)
 }
 
 fn ended_early(outage: &OutageEvidence) -> bool {

@@ -14,7 +14,7 @@ use crate::agent::protocol::OutageOrder;
 use crate::model::evidence::{Answer, Event, OutageEvidence, Said};
 use crate::model::report::{Hole, LocalReach};
 use crate::sensor::capture::Sensor;
-use crate::technique::{Context, ask_exits, lookup_marked, nameservers, reach, targets};
+use crate::technique::{Context, Target, ask_exits, lookup_marked, nameservers, reach, targets};
 
 /// Sampling goes on for so long before the kill and after recovery.
 const LEAD: Duration = Duration::from_millis(150);
@@ -171,18 +171,13 @@ async fn until_healthy(cx: &Context) {
     }
 }
 
-/// Asks every nameserver for fresh names, again and again, and keeps each kind of answer once.
+/// Asks every nameserver for fresh names, again and again.
 async fn watch_names(cx: &Context, trial: &Arc<str>, watched: &Watched) {
     let (servers, _) = nameservers(&cx.setup.resolv_conf);
     let ask = |server: IpAddr| async move {
         loop {
             let name = format!("{}.{}", cx.ledger.enter(trial).marker(), cx.setup.canary);
-            let answer = cx.answer(server.to_string(), lookup_marked(server, &name).await);
-            let mut kept = watched.names.lock().unwrap_or_else(PoisonError::into_inner);
-            if !kept.iter().any(|known| known.witness == answer.witness && known.said == answer.said) {
-                kept.push(answer);
-            }
-            drop(kept);
+            watched.name(cx.answer(server.to_string(), lookup_marked(server, &name).await));
             sleep(ASK_EVERY).await;
         }
     };
@@ -193,24 +188,36 @@ async fn watch_names(cx: &Context, trial: &Arc<str>, watched: &Watched) {
 
 /// Asks every local target again and again.
 async fn watch_local(cx: &Context, watched: &Watched) {
-    let ask = |target: crate::technique::Target| async move {
-        let label = target.label();
+    let ask = |target: Target| async move {
         loop {
             let reached = matches!(reach(cx, &target, LOCAL_PATIENCE).await, Said::Reached { .. });
-            let mut counts = watched.local.lock().unwrap_or_else(PoisonError::into_inner);
-            match counts.iter_mut().find(|count| count.target == label) {
-                Some(count) => {
-                    count.asked += 1;
-                    count.answered += u64::from(reached);
-                }
-                None => counts.push(LocalReach { target: label.clone(), asked: 1, answered: u64::from(reached) }),
-            }
-            drop(counts);
+            watched.local(&target.label(), reached);
             sleep(ASK_EVERY).await;
         }
     };
     futures_util::future::join_all(targets(cx).into_iter().map(ask)).await;
     std::future::pending::<()>().await;
+}
+
+impl Watched {
+    /// Keeps each kind of answer once.
+    fn name(&self, answer: Answer) {
+        let mut kept = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        if !kept.iter().any(|known| known.witness == answer.witness && known.said == answer.said) {
+            kept.push(answer);
+        }
+    }
+
+    fn local(&self, label: &str, reached: bool) {
+        let mut counts = self.local.lock().unwrap_or_else(PoisonError::into_inner);
+        match counts.iter_mut().find(|count| count.target == label) {
+            Some(count) => {
+                count.asked += 1;
+                count.answered += u64::from(reached);
+            }
+            None => counts.push(LocalReach { target: label.to_owned(), asked: 1, answered: u64::from(reached) }),
+        }
+    }
 }
 
 async fn put_back(method: &mut Method, evidence: &mut OutageEvidence) {

@@ -136,7 +136,7 @@ pub(super) fn conclusion(report: &Report) -> (&'static str, String) {
                 if report.strict { &[VerdictWord::Fail, VerdictWord::Warn] } else { &[VerdictWord::Fail] };
             let failed = report.probes.iter().filter(|probe| wanted.contains(&probe.verdict)).count();
             let text = format!(
-                "{failed} of {} did not hold. Mend what stands above, then ask again for {}",
+                "{failed} of {} did not hold. Mend what stands above, then ask again for {}.",
                 count(total, "check"),
                 names(wanted)
             );
@@ -148,7 +148,7 @@ pub(super) fn conclusion(report: &Report) -> (&'static str, String) {
         RunVerdict::Inconclusive => {
             let text = format!(
                 "Nothing failed, but {} of {} could not be decided, so the stack is not proven tight. Remove what stood \
-                 in the way, then ask again for {}",
+                 in the way, then ask again for {}.",
                 report.summary.inconclusive,
                 count(total, "check"),
                 names(&[VerdictWord::Inconclusive])

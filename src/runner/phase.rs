@@ -153,10 +153,13 @@ impl Shared {
         self.progress.started(&asking.name);
         let arrival = Arrival(self);
         let evidence = self.evidence(asking);
+        // What a probe took is its own time; then it waits for the others, but for an outage, which is its own.
+        let alone = began.elapsed();
         drop(arrival);
         let ruling = self.rule(asking, evidence);
+        let took = if asking.phase == Phase::Outage { began.elapsed() } else { alone };
         let trial = Trial { probe: &asking.probe, phase: asking.phase, method: asking.method.clone() };
-        let result = result(&trial, ruling, began.elapsed());
+        let result = result(&trial, ruling, took);
         self.progress.finished(&result);
         let verdict = result.verdict;
         let summary = result.summary.clone();

@@ -33,6 +33,10 @@ pub struct AllowList {
 pub const DNS_PORTS: [u16; 2] = [53, 853];
 /// ICMPv6 types of neighbour discovery and multicast listener discovery, link-local by nature (RFC 4861, RFC 2710, RFC 3810).
 pub const LINK_ICMPV6: [u8; 8] = [130, 131, 132, 133, 134, 135, 136, 143];
+/// Destination unreachable, time exceeded, parameter problem (RFC 792).
+const ICMP_ERRORS: [u8; 3] = [3, 11, 12];
+/// Destination unreachable, packet too big, time exceeded, parameter problem (RFC 4443).
+const ICMPV6_ERRORS: [u8; 4] = [1, 2, 3, 4];
 /// IGMP (RFC 3376): link-local by nature.
 pub const IGMP: u8 = 2;
 
@@ -74,8 +78,17 @@ impl AllowList {
 impl Endpoint {
     /// Whether `packet` is one of the tunnel's own. A later fragment carries no ports and is known by address and protocol alone.
     fn allows(&self, packet: &Packet<'_>) -> bool {
-        if packet.dst.ip() != self.address.ip() || packet.proto != self.proto {
+        if packet.dst.ip() != self.address.ip() {
             return false;
+        }
+        // The server's packets that come when nobody listens any more are answered by the kernel; the server knows the home anyway.
+        let error = match packet.proto {
+            Proto::Icmp => packet.icmp_type.is_some_and(|kind| ICMP_ERRORS.contains(&kind)),
+            Proto::Icmpv6 => packet.icmp_type.is_some_and(|kind| ICMPV6_ERRORS.contains(&kind)),
+            _ => false,
+        };
+        if error || packet.proto != self.proto {
+            return error;
         }
         if packet.fragment {
             return packet.dst.port() == 0 || packet.dst.port() == self.address.port();
@@ -153,6 +166,22 @@ mod tests {
         assert_eq!(udp([198, 51, 100, 2], 51820, b"plain text to the endpoint"), Some(Class::Offence));
         assert_eq!(udp([198, 51, 100, 2], 51821, &[&[4, 0, 0, 0][..], &[7; 92]].concat()), Some(Class::Offence));
         assert_eq!(udp([198, 51, 100, 3], 51820, &[&[4, 0, 0, 0][..], &[7; 92]].concat()), Some(Class::Offence));
+    }
+
+    #[test]
+    fn errors_may_go_to_the_endpoint_and_echo_requests_may_not() {
+        for (kind, to, expected) in [
+            (3u8, [198, 51, 100, 2], None),
+            (8, [198, 51, 100, 2], Some(Class::Offence)),
+            (3, [8, 8, 8, 8], Some(Class::Offence)),
+        ] {
+            let mut octets = Vec::new();
+            PacketBuilder::ipv4([172, 18, 0, 10], to, 64)
+                .icmpv4_raw(kind, 3, [0; 4])
+                .write(&mut octets, &[0; 28])
+                .unwrap();
+            assert_eq!(list().classify(&Packet::decode(ETHERTYPE_IPV4, &octets)), expected, "type {kind} to {to:?}");
+        }
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Threat: a program asks a resolver of its own choice, past resolv.conf, and the question leaves by the uplink.
-//! Procedure: a real, marked DNS question with TTL 1 to each foreign resolver, over UDP and as a connection to port 53, by the default
-//! route, bound to each uplink and from each of its addresses. The sensor tells its fate: refused, in the tunnel, on the uplink.
-//! Limits: DNS in the clear; DNS over TLS and HTTPS look like any other connection.
+//! Procedure: a real, marked DNS question with TTL 1 to each foreign resolver over UDP, and the beginning of a connection to its ports for
+//! DNS, DNS over TLS and DNS over HTTPS, by the default route, bound to each uplink and from each of its addresses. The sensor tells the
+//! fate of each: refused, in the tunnel, on the uplink.
+//! Limits: of encrypted DNS only the SYN is sent, which is what would show the home address.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -18,6 +19,8 @@ use crate::sensor::ledger::Entry;
 const ROUNDS: usize = 3;
 const PAUSE: Duration = Duration::from_millis(60);
 const DNS: u16 = 53;
+/// Ports to which a connection is begun, and what it would be for (RFC 7766, RFC 7858, RFC 8484).
+const CONNECTIONS: [(u16, &str); 3] = [(DNS, "DNS connection"), (853, "DNS over TLS"), (443, "DNS over HTTPS")];
 
 /// See the head of this file.
 pub struct ForcedDns;
@@ -43,10 +46,13 @@ impl Technique for ForcedDns {
                         let outcome =
                             sender.udp(to, &via, "DNS question", |entry| question(entry, &cx.setup.canary, *server));
                         evidence.stimuli.push(outcome.stimulus);
-                        evidence.stimuli.push(sender.syn(to, &via).stimulus);
-                        let outcome = sender.connect(to, &via, "DNS connection");
-                        evidence.stimuli.push(outcome.stimulus);
-                        open.extend(outcome.socket);
+                        for (port, what) in CONNECTIONS {
+                            let to = SocketAddr::new(*server, port);
+                            evidence.stimuli.push(sender.syn(to, &via).stimulus);
+                            let outcome = sender.connect(to, &via, what);
+                            evidence.stimuli.push(outcome.stimulus);
+                            open.extend(outcome.socket);
+                        }
                     }
                 }
                 tokio::time::sleep(PAUSE).await;

@@ -1,6 +1,6 @@
 //! The shared access to the kernel: what is listed, changed, compared and restored.
 
-use super::tools::{exit, in_stack};
+use super::tools::{Body, exit, in_stack};
 use anyhow::{Context, Result, bail, ensure};
 use leakcheck::lab::{Lab, LabSpec, PrivateDir};
 use leakcheck::net::netns::Netns;
@@ -8,7 +8,7 @@ use leakcheck::net::nft::{Batch, Chain, HookPoint, Match, Nft, Policy, Rule, Tab
 use leakcheck::net::route::{Family, RouteSpec, Rtnetlink, Snapshot, restore_link};
 use std::net::UdpSocket;
 
-pub const TRIALS: &[(&str, fn(PrivateDir) -> Result<()>)] = &[
+pub const TRIALS: &[(&str, Body)] = &[
     ("kernel::tunnel_is_restored", tunnel_is_restored),
     ("kernel::uplink_is_restored", uplink_is_restored),
     ("kernel::every_match_and_verdict", every_match_and_verdict),

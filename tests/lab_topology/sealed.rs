@@ -1,11 +1,11 @@
 //! A sealed stack is sealed, and works.
 
-use super::tools::{Wire, ask, exit, get, in_stack, ping_bound, put_status, send_bound};
+use super::tools::{Body, Wire, ask, exit, get, in_stack, ping_bound, put_status, send_bound};
 use anyhow::{Result, ensure};
 use leakcheck::lab::{Lab, LabSpec, PrivateDir};
 use std::time::{Duration, Instant};
 
-pub const TRIALS: &[(&str, fn(PrivateDir) -> Result<()>)] = &[
+pub const TRIALS: &[(&str, Body)] = &[
     ("sealed::starts", starts),
     ("sealed::exit_is_the_providers", exit_is_the_providers),
     ("sealed::uplink_is_closed", uplink_is_closed),

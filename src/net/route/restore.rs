@@ -10,6 +10,7 @@ const NLM_F_EXCL: u16 = 0x200;
 const NLM_F_CREATE: u16 = 0x400;
 const NLM_F_APPEND: u16 = 0x800;
 const RTA_CACHEINFO: u16 = 12;
+const RTPROT_KERNEL: u8 = 2;
 const RTA_NH_ID: u16 = 30;
 /// What a route with a next-hop object shows of it, and the kernel refuses to be told again.
 const NEXT_HOP_DETAILS: &[u16] = &[4, 5, 9, 18];
@@ -57,7 +58,8 @@ pub fn restore_link(before: &Snapshot, name: &str) -> Result<RestoreReport, Rout
 /// succeeds.
 fn routes(before: &Snapshot, netlink: &mut Rtnetlink, report: &mut RestoreReport) -> Result<(), RouteError> {
     let present: HashSet<Vec<u8>> = Snapshot::take()?.routes.iter().map(Object::identity).collect();
-    let mut missing: Vec<&Route> = before.routes.iter().filter(|r| !present.contains(&r.identity())).collect();
+    let gone = |route: &&Route| !present.contains(&route.identity()) && !is_kernels_own(route);
+    let mut missing: Vec<&Route> = before.routes.iter().filter(gone).collect();
     loop {
         let mut refused = Vec::new();
         let count = missing.len();
@@ -73,6 +75,13 @@ fn routes(before: &Snapshot, netlink: &mut Rtnetlink, report: &mut RestoreReport
         }
         missing = refused.into_iter().map(|(route, _)| route).collect();
     }
+}
+
+/// Whether the kernel makes and removes the route by itself with the address it belongs to: local, broadcast, anycast and
+/// multicast entries. A copy made by hand would stand beside its own, which comes a moment later over IPv6.
+fn is_kernels_own(route: &Route) -> bool {
+    route.protocol == RTPROT_KERNEL
+        && matches!(route.kind, libc::RTN_LOCAL | libc::RTN_BROADCAST | libc::RTN_ANYCAST | libc::RTN_MULTICAST)
 }
 
 /// The message with which the kernel told of the route, as a request to make it.
