@@ -2,6 +2,9 @@
 //! ways in, and broken ones fail where they should. `LEAKCHECK_DOCKER=required` makes a missing engine or Compose a failure; without it
 //! the trials are shown as ignored.
 
+#[path = "support/docker_lock.rs"]
+mod docker_lock;
+
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Output, Stdio};
@@ -164,6 +167,7 @@ fn succeed(command: &mut Command) -> Result<Output, Failed> {
 }
 
 fn on_stack(compose: &[&'static str], leak: Option<&'static str>, body: impl FnOnce(&Stack)) -> Result<(), Failed> {
+    let _turn = docker_lock::wait_for_turn();
     let stack = Stack::up(compose, leak)?;
     body(&stack);
     Ok(())
