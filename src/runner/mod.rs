@@ -192,6 +192,7 @@ fn audit(
             method: method.clone(),
             window_ms: window.as_millis() as u64,
             recovery_ms: options.config.outage.recovery_timeout.as_millis() as u64,
+            home: facts.home.clone(),
             trial: owner.map_or_else(|| format!("outage/{method}"), |trial| trial.name()),
         };
         results.extend(phases.run(&format!("outage {method}"), &down, Asked::Outage(order)));
@@ -243,7 +244,6 @@ fn setup(
         protocol: PROTOCOL,
         elapsed_ms: clock.elapsed().as_secs_f64() * 1000.0,
         nonce: rand::random(),
-        home: config.home.ip.clone(),
         tunnel: config.vpn.interface.clone().or(interface),
         endpoint: config.vpn.endpoint.or_else(|| gluetun.and_then(|gluetun| gluetun.endpoint())),
         local: config.local.subnets.clone(),
