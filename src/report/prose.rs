@@ -233,7 +233,7 @@ mod tests {
         report = sample::failing();
         assert!(
             conclusion(&report).1.contains("3 of 7 checks")
-                && conclusion(&report).1.ends_with("exit-address kill-switch")
+                && conclusion(&report).1.ends_with("exit-address kill-switch.")
         );
         report.outages[0].restored = false;
         report.settle();
