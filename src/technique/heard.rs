@@ -58,7 +58,7 @@ pub(super) fn note_taken(cx: &Context, ports: &SourcePorts, answers: &mut Vec<An
     }));
 }
 
-/// Has Mullvad say of each address whether it is one of its own, where the witness itself did not. The home's are known without.
+/// Has Mullvad say of each address whether it is one of its own, where the witness itself did not.
 pub(super) async fn confirm(cx: &Context, answers: &mut Vec<Answer>) {
     if !cx.setup.mullvad {
         return;
@@ -70,7 +70,7 @@ pub(super) async fn confirm(cx: &Context, answers: &mut Vec<Answer>) {
         }
     }
     let mut unknown: Vec<IpAddr> = answers.iter().filter_map(|answer| answer.said.exit()).collect();
-    unknown.retain(|ip| !known.contains_key(ip) && !cx.setup.home.contains(ip) && !is_private(*ip));
+    unknown.retain(|ip| !known.contains_key(ip) && !is_private(*ip));
     unknown.sort();
     unknown.dedup();
     let phase = cx.heard.now();
