@@ -18,6 +18,9 @@ use crate::sensor::allow::is_private;
 const CHECK: &str = "https://am.i.mullvad.net/check-ip";
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Whether an address is the provider's, or why it does not say.
+type Opinion = OnceCell<Result<bool, String>>;
+
 /// The memory of the phase that is open.
 #[derive(Default)]
 pub struct Heard(Mutex<Arc<Phase>>);
@@ -30,7 +33,7 @@ pub(super) struct Phase {
     pub dht: OnceCell<Evidence>,
     pub tracker: OnceCell<Evidence>,
     ports: OnceCell<SourcePorts>,
-    checks: Mutex<HashMap<IpAddr, Arc<OnceCell<Result<bool, String>>>>>,
+    checks: Mutex<HashMap<IpAddr, Arc<Opinion>>>,
 }
 
 impl Heard {

@@ -113,7 +113,13 @@ pub struct Line {
 
 impl Line {
     /// A socket to `to`. When there is none, the reason and what goes on record.
-    fn open(cx: &Context, trial: &Arc<str>, to: SocketAddr, from: u16, what: &str) -> Result<Self, (Stimulus, String)> {
+    fn open(
+        cx: &Context,
+        trial: &Arc<str>,
+        to: SocketAddr,
+        from: u16,
+        what: &str,
+    ) -> Result<Self, Box<(Stimulus, String)>> {
         let entry = cx.ledger.enter(trial);
         let at_ms = cx.clock.now_ms();
         let record = |fate| stimulus(&entry, at_ms, to, what, fate);
@@ -130,7 +136,7 @@ impl Line {
                 let fate = Fate::NotSent { reason: "it did not come to that".to_owned() };
                 Ok(Line { socket, stimulus: record(fate), port, v6: to.is_ipv6() })
             }
-            Err(error) => Err((record(super::fate_of(&error)), reason(&error))),
+            Err(error) => Err(Box::new((record(super::fate_of(&error)), reason(&error)))),
         }
     }
 
@@ -247,7 +253,7 @@ pub async fn ask_witness(
                     let said = question(&mut line).await;
                     (line.stimulus, said)
                 }
-                Err((stimulus, why)) => (stimulus, Err(why)),
+                Err(refused) => (refused.0, Err(refused.1)),
             };
             let said = match said {
                 Ok(ip) => Said::Exit { ip: ip.to_canonical(), of_provider: None },
