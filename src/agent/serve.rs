@@ -203,7 +203,7 @@ async fn start(state: &State, setup: Setup) -> Result<Stack, Reply> {
             "the agent needs CAP_NET_RAW: run leakcheck as root, or with --enter container",
         )
     })?;
-    let cx = Context { setup, clock, ledger, links: found.clone(), gateways, routes };
+    let cx = Context { setup, clock, ledger, links: found.clone(), local: local.clone(), gateways, routes };
     let possible = outage::available(&cx).await;
     state.ready.replace(Some(Rc::new(Ready { cx, sensor: Arc::new(sensor) })));
     Ok(Stack {

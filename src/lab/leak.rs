@@ -35,7 +35,11 @@ pub struct Leak {
     /// Why it matters.
     pub threat: String,
     /// Ids of the probes that must fail on it.
+    #[serde(default)]
     pub red: Vec<String>,
+    /// Ids of the probes that must warn of it.
+    #[serde(default)]
+    pub amber: Vec<String>,
     /// What is done to the sealed stack, in this order.
     #[serde(rename = "change")]
     pub changes: Vec<Change>,

@@ -122,7 +122,7 @@ pub fn run(options: &Options<'_>) -> Result<Report, RunError> {
     if let Err(why) = ended {
         report.notes.push(format!("the agent did not end as it should: {why}"));
     }
-    report.started = started.to_string();
+    report.started = started.round(jiff::Unit::Millisecond).unwrap_or(started).to_string();
     report.duration_ms = clock.elapsed().as_millis() as u64;
     report.target = target.label.clone();
     report.settle();
