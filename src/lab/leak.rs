@@ -376,7 +376,8 @@ mod tests {
         let leaks = Leak::all().unwrap();
         assert!(!leaks.is_empty());
         for leak in leaks {
-            assert!(!leak.red.is_empty() && !leak.changes.is_empty() && !leak.threat.is_empty(), "{leak}");
+            let noticed = leak.red.len() + leak.amber.len() > 0;
+            assert!(noticed && !leak.changes.is_empty() && !leak.threat.is_empty(), "{leak}");
         }
     }
 

@@ -227,7 +227,7 @@ canary = "example.com"
 [outage]
 methods = ["vpn-stop", "link-down"]
 window = "3s"
-recovery_timeout = "15s"
+recovery_timeout = "30s"
 control_server = "{control}"
 "#,
             netns = self.stack_netns(),
