@@ -3,6 +3,8 @@
 //!
 //! Where no lab can be made the trials are shown as ignored; with `LEAKCHECK_LAB=required` they fail.
 
+use std::fs;
+use std::path::Path;
 use std::process::{Command, ExitCode, Output};
 
 use leakcheck::lab::Leak;
@@ -18,6 +20,7 @@ fn main() -> ExitCode {
     let ignored = cannot_run();
     let mut trials: Vec<Trial> =
         SEALED.iter().map(|(name, args)| Trial::test(*name, move || sealed(args)).with_ignored_flag(ignored)).collect();
+    trials.push(Trial::test("readme-shows-the-demo", readme_shows_the_demo).with_ignored_flag(ignored));
     let leaks = Leak::all().unwrap_or_else(|error| panic!("the leak fixtures are not sound: {error}"));
     trials.extend(
         leaks.into_iter().map(|leak| Trial::test(leak.id.clone(), move || broken(&leak)).with_ignored_flag(ignored)),
@@ -98,4 +101,31 @@ fn broken(leak: &Leak) -> Result<(), Failed> {
         }
     }
     Ok(())
+}
+
+/// The block of the README between its `demo` comments; `LEAKCHECK_BLESS=1` writes it anew.
+fn readme_shows_the_demo() -> Result<(), Failed> {
+    let output = Command::new(env!("CARGO_BIN_EXE_leakcheck")).args(["demo", "--report-dir", "none"]).output()?;
+    let table = String::from_utf8_lossy(&output.stdout);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let text = fs::read_to_string(&path)?;
+    let (begin, end) = ("<!-- demo:begin -->\n", "<!-- demo:end -->");
+    let (head, rest) = text.split_once(begin).ok_or("the README has no place for the demo")?;
+    let (shown, tail) = rest.split_once(end).ok_or("the README's place for the demo has no end")?;
+    if std::env::var_os("LEAKCHECK_BLESS").is_some() {
+        fs::write(&path, format!("{head}{begin}```text\n{table}```\n{end}{tail}"))?;
+    } else if rows(shown) != rows(&table) || rows(shown).is_empty() {
+        return Err(format!("LEAKCHECK_BLESS=1 cargo test --test lab_matrix readme\n{table}").into());
+    }
+    Ok(())
+}
+
+/// Verdict and name of each row of a table; times and counts differ from run to run.
+fn rows(table: &str) -> Vec<(String, String)> {
+    const VERDICTS: [&str; 5] = ["pass", "fail", "warn", "inconclusive", "skip"];
+    let rows = table.lines().filter_map(|line| {
+        let mut words = line.split_whitespace();
+        Some((words.next()?.to_owned(), words.next()?.to_owned()))
+    });
+    rows.filter(|(verdict, _)| VERDICTS.contains(&verdict.as_str())).collect()
 }
