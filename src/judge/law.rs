@@ -1,6 +1,6 @@
 //! The law of pass: what has to be there before silence means anything.
 
-use crate::model::evidence::{Class, Evidence, Fate, PhaseWire, Sighting};
+use crate::model::evidence::{Class, Control, Evidence, Fate, PhaseWire, Sighting};
 use crate::model::probe::Phase;
 
 use super::Case;
@@ -40,11 +40,12 @@ fn unseen_controls(wire: &PhaseWire) -> Vec<String> {
             doubts.push(doubt);
         }
     }
-    // Each uplink needs one control at the beginning and one at the end, of each kind.
+    // Each uplink that can carry packets needs one control at the beginning and one at the end, of each kind.
     for link in &wire.uplinks {
-        let on = wire.controls.iter().filter(|control| &control.link == link).count();
-        if on == 1 {
-            doubts.push(format!("{link} had one control only"));
+        let on: Vec<_> = wire.controls.iter().filter(|control| &control.link == link).collect();
+        let once = |one: &&Control| on.iter().filter(|other| (other.proto, other.v6) == (one.proto, one.v6)).count() == 1;
+        if on.iter().any(once) {
+            doubts.push(format!("{link} came or went meanwhile: it had a control at one end of the phase only"));
         }
     }
     doubts
