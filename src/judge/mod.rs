@@ -6,6 +6,8 @@ mod exit;
 mod law;
 mod local;
 mod resolver;
+#[cfg(test)]
+mod tests;
 mod uplink;
 mod wire;
 
@@ -20,6 +22,8 @@ use crate::model::probe::{Expectation, Phase, Probe};
 use crate::model::report::EvidenceLine;
 use crate::model::verdict::{FailKind, Verdict};
 
+/// What the name begins with under which an outage sends its samples when no probe that is asked watches it.
+pub const UNWATCHED_OUTAGE: &str = "outage/";
 /// Lines of evidence that one verdict shows at most.
 const MAX_LINES: usize = 40;
 
