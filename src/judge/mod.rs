@@ -7,6 +7,8 @@ mod law;
 mod local;
 mod local_resolvers;
 mod resolver;
+#[cfg(test)]
+mod tests;
 mod uplink;
 mod wire;
 
@@ -21,6 +23,8 @@ use crate::model::probe::{Expectation, Phase, Probe};
 use crate::model::report::EvidenceLine;
 use crate::model::verdict::{FailKind, Verdict};
 
+/// What the name begins with under which an outage sends its samples when no probe that is asked watches it.
+pub const UNWATCHED_OUTAGE: &str = "outage/";
 /// Lines of evidence that one verdict shows at most.
 const MAX_LINES: usize = 40;
 

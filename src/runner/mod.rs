@@ -234,7 +234,7 @@ fn audit(
             window_ms: window.as_millis() as u64,
             recovery_ms: options.config.outage.recovery_timeout.as_millis() as u64,
             home: facts.home.clone(),
-            trial: owner.map_or_else(|| format!("outage/{method}"), |trial| trial.name()),
+            trial: owner.map_or_else(|| format!("{}{method}", judge::UNWATCHED_OUTAGE), |trial| trial.name()),
         };
         results.extend(phases.run(&format!("outage {method}"), &down, Asked::Outage(order)));
         let Some(outage) = phases.outage.take() else { continue };
