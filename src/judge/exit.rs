@@ -55,13 +55,7 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
         doubts.push(format!("no witness answered ({})", if said.is_empty() { "none is configured" } else { &said }));
         return Ruling::inconclusive("no witness answered", &doubts, lines);
     }
-    let mullvad = facts.provider == Some(Provider::Mullvad);
-    if mullvad && facts.exit.is_empty() && !exits.iter().any(|exit| exit.of_provider == Some(true)) {
-        doubts.push("Mullvad's own check did not answer, and no other witness can tell whose exit it is".to_owned());
-    }
-    if facts.home.is_empty() && !mullvad && facts.exit.is_empty() {
-        doubts.push("the home address is not known, so an exit cannot be told from it: set home.ip".to_owned());
-    }
+    doubts.extend([false, true].into_iter().filter_map(|v6| unproven(facts, &exits, v6)));
     let shown = summary(&exits);
     if !doubts.is_empty() {
         return Ruling::inconclusive(&shown, &doubts, lines);
@@ -80,12 +74,42 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
 /// somebody's network.
 pub(super) fn exits<'a>(evidence: &'a Evidence, facts: &Facts) -> Vec<Exit<'a>> {
     let seen = evidence.answers.iter().filter_map(|answer| match &answer.said {
-        Said::Exit { ip, of_provider } => {
-            Some(Exit { witness: &answer.witness, ip: *ip, of_provider: *of_provider, at_ms: answer.at_ms })
-        }
+        // A server with one socket for both families says ::ffff:203.0.113.10 (RFC 4291, 2.5.5.2).
+        Said::Exit { ip, of_provider } => Some(Exit {
+            witness: &answer.witness,
+            ip: ip.to_canonical(),
+            of_provider: *of_provider,
+            at_ms: answer.at_ms,
+        }),
         _ => None,
     });
     seen.filter(|exit| !is_private(exit.ip) || of_uplink(exit.ip, facts)).collect()
+}
+
+/// Why the exits of one address family are not proven to be the VPN's. What is proven of one family says nothing of the other.
+fn unproven(facts: &Facts, exits: &[Exit<'_>], v6: bool) -> Option<String> {
+    let mut of_family = exits.iter().filter(|exit| exit.ip.is_ipv6() == v6).peekable();
+    of_family.peek()?;
+    // Where it is stated where exits lie, each of them has been held against it.
+    if !facts.exit.is_empty() {
+        return None;
+    }
+    let family = if v6 { "IPv6" } else { "IPv4" };
+    if facts.provider == Some(Provider::Mullvad) {
+        let confirmed = of_family.any(|exit| exit.of_provider == Some(true));
+        return (!confirmed).then(|| {
+            format!("Mullvad's own check did not answer over {family}, and no other witness can tell whose exit it is")
+        });
+    }
+    let known = facts.home.iter().any(|home| home.is_ipv6() == v6);
+    // Without a public IPv6 address on the uplink a home may well have none at all.
+    let possible = !v6 || facts.uplink_nets.iter().any(|net| is_public_v6(net.addr()));
+    (!known && possible)
+        .then(|| format!("the home's {family} address is not known, so an exit cannot be told from it: set home.ip"))
+}
+
+fn is_public_v6(ip: IpAddr) -> bool {
+    matches!(ip, IpAddr::V6(v6) if !v6.is_unicast_link_local()) && !is_private(ip)
 }
 
 fn of_uplink(ip: IpAddr, facts: &Facts) -> bool {

@@ -7,6 +7,7 @@ use crate::catalog::Catalog;
 use crate::config::Provider;
 use crate::model::evidence::{Answer, Class, Control, Evidence, Fate, PhaseWire, Proto, Said, Sighting, Stimulus, Via};
 use crate::model::probe::Phase;
+use crate::sensor::control::KINDS;
 
 pub(super) const EXIT: &str = "198.51.100.3";
 pub(super) const EXIT_V6: &str = "2001:db8:51::3";
@@ -27,19 +28,21 @@ pub(super) fn facts() -> Facts {
 
 /// A phase from 10 to 100 ms in which all controls were seen and nothing else.
 pub(super) fn quiet() -> PhaseWire {
-    let control = |sent_ms| Control {
-        link: "eth0".to_owned(),
-        proto: Proto::Udp,
-        v6: false,
-        sent_ms,
-        seen_ms: Some(sent_ms + 0.1),
-        error: None,
+    let controls = |sent_ms: f64| {
+        KINDS.map(|(proto, v6)| Control {
+            link: "eth0".to_owned(),
+            proto,
+            v6,
+            sent_ms,
+            seen_ms: Some(sent_ms + 0.1),
+            error: None,
+        })
     };
     PhaseWire {
         armed_ms: 10.0,
         closed_ms: 100.0,
         uplinks: vec!["eth0".to_owned()],
-        controls: vec![control(5.0), control(95.0)],
+        controls: [controls(5.0), controls(95.0)].concat(),
         ..PhaseWire::default()
     }
 }

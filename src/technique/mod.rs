@@ -10,6 +10,8 @@ pub mod format;
 mod heard;
 mod http;
 mod listen;
+mod local_names;
+mod local_resolvers;
 mod local_targets;
 mod names;
 mod resolver_path;
@@ -22,6 +24,7 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -49,6 +52,8 @@ pub struct Context {
     pub ledger: Ledger,
     /// Links of the namespace.
     pub links: Vec<Link>,
+    /// What may be talked to past the tunnel.
+    pub local: Vec<IpNet>,
     /// Gateways of the uplinks' default routes.
     pub gateways: Vec<IpAddr>,
     /// The kernel's routes, for asking.
@@ -122,6 +127,8 @@ pub const TECHNIQUES: &[&dyn Technique] = &[
     &exit_all::ExitAll,
     &resolver_path::ResolverPath,
     &forced_dns::ForcedDns,
+    &local_names::LocalNames,
+    &local_resolvers::LocalResolvers,
     &uplink::Uplink,
     &local_targets::LocalTargets,
     &listen::Listen,
