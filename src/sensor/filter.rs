@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use libc::sock_filter;
 
-use super::allow::{AllowList, DNS_PORTS, Endpoint, LINK_ICMPV6};
+use super::allow::{ARP_HEAD, ARP_LENGTH, AllowList, DNS_PORTS, Endpoint, LINK_ICMPV6, Shape};
 use super::decode::{ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6};
 use crate::model::evidence::Proto;
 
@@ -18,6 +18,7 @@ pub const SNAP: u32 = 512;
 const LD_W_ABS: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
 const LD_H_ABS: u16 = (libc::BPF_LD | libc::BPF_H | libc::BPF_ABS) as u16;
 const LD_B_ABS: u16 = (libc::BPF_LD | libc::BPF_B | libc::BPF_ABS) as u16;
+const LD_LEN: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_LEN) as u16;
 const LD_H_IND: u16 = (libc::BPF_LD | libc::BPF_H | libc::BPF_IND) as u16;
 const LD_B_IND: u16 = (libc::BPF_LD | libc::BPF_B | libc::BPF_IND) as u16;
 const LDX_MSH: u16 = (libc::BPF_LDX | libc::BPF_B | libc::BPF_MSH) as u16;
@@ -57,10 +58,21 @@ pub fn compile(allow: &AllowList, loopback: &[u32], tunnels: &[u32]) -> Vec<sock
         asm.when(JEQ, *index, Label::Tunnel);
     }
     asm.load(LD_H_ABS, AD_PROTOCOL);
-    asm.when(JEQ, u32::from(ETHERTYPE_ARP), Label::Drop);
+    asm.when(JEQ, u32::from(ETHERTYPE_ARP), Label::Arp);
     asm.when(JEQ, u32::from(ETHERTYPE_IPV4), Label::V4);
     asm.when(JEQ, u32::from(ETHERTYPE_IPV6), Label::V6);
     asm.jump(Label::Accept);
+
+    asm.place(Label::Arp);
+    asm.load(LD_LEN, 0);
+    asm.unless(JGE, *ARP_LENGTH.start() as u32, Label::Accept);
+    asm.when(JGE, *ARP_LENGTH.end() as u32 + 1, Label::Accept);
+    let [a, b, c, d, e, f] = ARP_HEAD;
+    asm.load(LD_W_ABS, 0);
+    asm.unless(JEQ, u32::from_be_bytes([a, b, c, d]), Label::Accept);
+    asm.load(LD_H_ABS, 4);
+    asm.unless(JEQ, u32::from(u16::from_be_bytes([e, f])), Label::Accept);
+    asm.jump(Label::Drop);
 
     asm.place(Label::Tunnel);
     asm.load(LD_B_ABS, 0);
@@ -179,6 +191,7 @@ fn words(octets: [u8; 16]) -> Vec<(u32, u32)> {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Label {
+    Arp,
     Tunnel,
     Tunnel6,
     V4,
@@ -241,17 +254,35 @@ impl Assembler {
         self.unless(JEQ, proto as u32, other);
         self.load(LD_H_IND, 2);
         self.unless(JEQ, u32::from(endpoint.address.port()), other);
-        if !endpoint.wireguard {
-            self.jump(Label::Drop);
-            return;
-        }
         // Transport data alone is frequent; handshakes pass and are judged by the allow-list.
-        self.load(LD_B_IND, 8);
-        self.unless(JEQ, 4, other);
-        self.load(LD_H_IND, 4);
-        self.unless(JGE, 8 + 32, other);
-        self.op(AND, 0x0f);
-        self.unless(JEQ, 8, other);
+        match (endpoint.shape, endpoint.flow) {
+            (Shape::Wireguard, _) => {
+                self.load(LD_B_IND, 8);
+                self.unless(JEQ, 4, other);
+                self.load(LD_H_IND, 4);
+                self.unless(JGE, 8 + 32, other);
+                self.op(AND, 0x0f);
+                self.unless(JEQ, 8, other);
+            }
+            (Shape::Openvpn, _) if endpoint.proto == Proto::Udp => {
+                self.load(LD_H_IND, 4);
+                self.unless(JGE, 8 + 20, other);
+                self.load(LD_B_IND, 8);
+                self.op(AND, 0xf8);
+                // Opcodes 6 and 9, in the upper five bits.
+                self.when(JEQ, 6 << 3, Label::Drop);
+                self.unless(JEQ, 9 << 3, other);
+            }
+            (Shape::Openvpn, Some(flow)) => {
+                self.load(LD_H_IND, 0);
+                self.unless(JEQ, u32::from(flow), other);
+            }
+            (Shape::Openvpn, None) => {
+                self.jump(other);
+                return;
+            }
+            (Shape::Unknown, _) => {}
+        }
         self.jump(Label::Drop);
     }
 
@@ -276,12 +307,19 @@ mod tests {
     const ETH: u32 = 2;
     const TUN: u32 = 3;
 
+    fn endpoint(address: &str, proto: Proto, shape: Shape, flow: Option<u16>) -> Endpoint {
+        Endpoint { address: address.parse().unwrap(), proto, shape, flow }
+    }
+
     fn list() -> AllowList {
         AllowList {
             endpoints: vec![
-                Endpoint { address: "198.51.100.2:51820".parse().unwrap(), proto: Proto::Udp, wireguard: true },
-                Endpoint { address: "198.51.100.7:443".parse().unwrap(), proto: Proto::Tcp, wireguard: false },
-                Endpoint { address: "[2001:db8:51::2]:51820".parse().unwrap(), proto: Proto::Udp, wireguard: true },
+                endpoint("198.51.100.2:51820", Proto::Udp, Shape::Wireguard, None),
+                endpoint("198.51.100.7:443", Proto::Tcp, Shape::Openvpn, Some(4000)),
+                endpoint("198.51.100.8:1194", Proto::Udp, Shape::Openvpn, None),
+                endpoint("198.51.100.9:443", Proto::Tcp, Shape::Unknown, None),
+                endpoint("[2001:db8:51::2]:51820", Proto::Udp, Shape::Wireguard, None),
+                endpoint("[2001:db8:51::2]:1194", Proto::Tcp, Shape::Openvpn, None),
             ],
             local: ["172.18.0.0/16", "192.168.1.0/24", "fd18::/64", "2001:db8:18::/64"]
                 .map(|net| net.parse().unwrap())
@@ -304,6 +342,7 @@ mod tests {
                 LD_H_ABS if step.k == AD_PROTOCOL => Some(u32::from(ether_type)),
                 LD_W_ABS if step.k == AD_PKTTYPE => Some(pkttype),
                 LD_W_ABS if step.k == AD_IFINDEX => Some(index),
+                LD_LEN => Some(octets.len() as u32),
                 LD_W_ABS => read(step.k, 4),
                 LD_H_ABS => read(step.k, 2),
                 LD_B_ABS => read(step.k, 1),
@@ -377,6 +416,8 @@ mod tests {
         prop_oneof![
             Just([198, 51, 100, 2]),
             Just([198, 51, 100, 7]),
+            Just([198, 51, 100, 8]),
+            Just([198, 51, 100, 9]),
             Just([172, 18, 0, 1]),
             Just([192, 168, 1, 9]),
             Just([224, 0, 0, 251]),
@@ -396,40 +437,164 @@ mod tests {
         ]
     }
 
+    /// One packet of the kinds that matter here.
+    #[derive(Debug, Clone)]
+    struct Made {
+        six: bool,
+        v4: [u8; 4],
+        v6: [u8; 16],
+        ttl: u8,
+        number: u8,
+        ports: (u16, u16),
+        icmp: u8,
+        first: u8,
+        length: usize,
+        fragment: Option<u16>,
+        extension: Option<u8>,
+        options: usize,
+    }
+
+    fn made() -> impl Strategy<Value = Made> {
+        let port = prop_oneof![Just(51820u16), Just(443), Just(53), Just(853), Just(1194), any::<u16>()];
+        let number = prop_oneof![
+            Just(17u8),
+            Just(17),
+            Just(6),
+            Just(6),
+            Just(1),
+            Just(58),
+            Just(2),
+            Just(4),
+            Just(41),
+            Just(47),
+            any::<u8>()
+        ];
+        let head =
+            (any::<bool>(), address4(), address6(), prop_oneof![Just(1u8), Just(64), Just(255), any::<u8>()], number);
+        let transport = (
+            prop_oneof![Just(4000u16), any::<u16>()],
+            port,
+            prop_oneof![128u8..145, any::<u8>()],
+            prop_oneof![0u8..6, Just(0x38), Just(0x48), Just(0x30), any::<u8>()],
+            prop_oneof![Just(148usize), Just(92), Just(64), Just(32), 0usize..300],
+        );
+        let odd = (
+            proptest::option::weighted(0.2, any::<u16>()),
+            proptest::option::weighted(0.2, prop_oneof![Just(0u8), Just(43), Just(44), Just(60)]),
+            0usize..3,
+        );
+        (head, transport, odd).prop_map(
+            |((six, v4, v6, ttl, number), (from, to, icmp, first, length), (fragment, extension, options))| Made {
+                six,
+                v4,
+                v6,
+                ttl,
+                number,
+                ports: (from, to),
+                icmp,
+                first,
+                length,
+                fragment,
+                extension,
+                options,
+            },
+        )
+    }
+
+    impl Made {
+        fn transport(&self) -> Vec<u8> {
+            let [a, b] = self.ports.0.to_be_bytes();
+            let [c, d] = self.ports.1.to_be_bytes();
+            let head = match self.number {
+                17 => {
+                    let [e, f] = (8 + self.length as u16).to_be_bytes();
+                    vec![a, b, c, d, e, f, 0, 0]
+                }
+                6 => vec![a, b, c, d, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, 2, 0, 0, 0, 0, 0, 0],
+                1 | 58 => vec![self.icmp, 0, 0, 0, 0, 0, 0, 0],
+                _ => Vec::new(),
+            };
+            [head, vec![self.first; self.length]].concat()
+        }
+
+        fn octets(&self) -> Vec<u8> {
+            let transport = self.transport();
+            if self.six {
+                let extension: Vec<u8> = match self.extension {
+                    // A fragment header has its own shape; the others are eight octets of padding.
+                    Some(44) => {
+                        let [offset, bits] = self.fragment.unwrap_or(0).to_be_bytes();
+                        vec![self.number, 0, offset, bits, 0, 0, 0, 7]
+                    }
+                    Some(43) => vec![self.number, 0, 0, 0, 0, 0, 0, 0],
+                    Some(_) => vec![self.number, 0, 1, 4, 0, 0, 0, 0],
+                    None => Vec::new(),
+                };
+                let length = ((extension.len() + transport.len()) as u16).to_be_bytes();
+                let next = self.extension.unwrap_or(self.number);
+                let head = [&[0x60, 0, 0, 0, length[0], length[1], next, self.ttl][..], &[0xfd; 16], &self.v6].concat();
+                return [head, extension, transport].concat();
+            }
+            let length = ((20 + self.options * 4 + transport.len()) as u16).to_be_bytes();
+            let [bits, offset] = self.fragment.unwrap_or(0).to_be_bytes();
+            let head =
+                [0x45 + self.options as u8, 0, length[0], length[1], 0, 7, bits, offset, self.ttl, self.number, 0, 0];
+            [&head[..], &[172, 18, 0, 10], &self.v4, &vec![1; self.options * 4], &transport].concat()
+        }
+    }
+
+    fn lawful(ether_type: u16, octets: &[u8]) -> Result<(), TestCaseError> {
+        if !passes(ether_type, ETH, octets) {
+            let packet = Packet::decode(ether_type, octets);
+            prop_assert_eq!(list().classify(&packet), None, "dropped {:?}", packet);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn openvpn_data_costs_nothing_and_the_rest_is_looked_at() {
+        let data = [&[0x48, 0, 0, 1][..], &[7; 1300]].concat();
+        assert!(!passes(ETHERTYPE_IPV4, ETH, &udp4([198, 51, 100, 8], 64, 1194, &data)));
+        assert!(passes(ETHERTYPE_IPV4, ETH, &udp4([198, 51, 100, 8], 64, 1194, b"plain text to the endpoint")));
+        for (from, expected) in [(4000, false), (4001, true)] {
+            let mut octets = Vec::new();
+            let packet = PacketBuilder::ipv4([172, 18, 0, 10], [198, 51, 100, 7], 64).tcp(from, 443, 1, 1);
+            packet.write(&mut octets, b"a piece of a stream").unwrap();
+            assert_eq!(passes(ETHERTYPE_IPV4, ETH, &octets), expected);
+        }
+    }
+
+    #[test]
+    fn a_segmented_giant_of_the_tunnel_costs_nothing() {
+        let data = [&[4u8, 0, 0, 0][..], &[7; 44 * 1456 - 4]].concat();
+        assert!(!passes(ETHERTYPE_IPV4, ETH, &udp4([198, 51, 100, 2], 64, 51820, &data)));
+    }
+
+    #[test]
+    fn arp_is_dropped_and_what_only_calls_itself_so_is_not() {
+        let arp = [&ARP_HEAD[..], &[0; 22]].concat();
+        assert!(!passes(ETHERTYPE_ARP, ETH, &arp));
+        assert!(passes(ETHERTYPE_ARP, ETH, &[0; 28]));
+        assert!(passes(ETHERTYPE_ARP, ETH, &[&arp[..], &[0; 100]].concat()));
+    }
+
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4096))]
+
         /// The law that matters: what the kernel filter drops on an uplink, the allow-list allows.
         #[test]
-        fn what_the_filter_drops_is_allowed(
-            v4 in address4(), v6 in address6(), six in any::<bool>(), ttl in prop_oneof![Just(1u8), Just(64), Just(255), any::<u8>()],
-            kind in 0u8..5, port in prop_oneof![Just(51820u16), Just(443), Just(53), any::<u16>()], icmp in prop_oneof![128u8..145, any::<u8>()],
-            first in 0u8..6, length in prop_oneof![Just(148usize), Just(92), Just(64), Just(32), 0usize..300], bits in any::<u16>(), fragmented in any::<bool>(),
+        fn what_the_filter_drops_is_allowed(made in made()) {
+            lawful(if made.six { ETHERTYPE_IPV6 } else { ETHERTYPE_IPV4 }, &made.octets())?;
+        }
+
+        #[test]
+        fn so_it_is_of_frames_that_are_no_ip(
+            ether_type in prop_oneof![Just(ETHERTYPE_ARP), Just(0x8100u16), Just(0x88a8), Just(0x8864), Just(0x88cc)],
+            octets in proptest::collection::vec(any::<u8>(), 0..80), arp in any::<bool>(),
         ) {
-            let payload = vec![first; length];
-            let mut octets = Vec::new();
-            let result = if six {
-                let packet = PacketBuilder::ipv6([0xfd; 16], v6, ttl);
-                match kind {
-                    0 | 1 => packet.udp(4000, port).write(&mut octets, &payload),
-                    2 => packet.tcp(4000, port, 1, 1).write(&mut octets, &payload),
-                    _ => packet.icmpv6_raw(icmp, 0, [0; 4]).write(&mut octets, &payload),
-                }
-            } else {
-                let packet = PacketBuilder::ipv4([172, 18, 0, 10], v4, ttl);
-                match kind {
-                    0 | 1 => packet.udp(4000, port).write(&mut octets, &payload),
-                    2 => packet.tcp(4000, port, 1, 1).write(&mut octets, &payload),
-                    _ => packet.icmpv4_raw(icmp, 0, [0; 4]).write(&mut octets, &payload),
-                }
-            };
-            prop_assert!(result.is_ok());
-            if fragmented && !six {
-                octets[6..8].copy_from_slice(&bits.to_be_bytes());
-            }
-            let ether_type = if six { ETHERTYPE_IPV6 } else { ETHERTYPE_IPV4 };
-            if !passes(ether_type, ETH, &octets) {
-                let packet = Packet::decode(ether_type, &octets);
-                prop_assert_eq!(list().classify(&packet), None, "dropped {:?}", packet);
-            }
+            prop_assume!(![ETHERTYPE_IPV4, ETHERTYPE_IPV6].contains(&ether_type));
+            let octets = if arp { [&ARP_HEAD[..], &octets].concat() } else { octets };
+            lawful(ether_type, &octets)?;
         }
     }
 }

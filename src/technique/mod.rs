@@ -21,6 +21,7 @@ use serde_json::Value;
 use crate::agent::protocol::Setup;
 use crate::clock::Clock;
 use crate::model::evidence::{Answer, Evidence, Link, Role, Said, Via};
+use crate::sensor::allow::Endpoint;
 use crate::sensor::ledger::Ledger;
 
 pub use exit_http::{ask_exits, exit_in};
@@ -43,6 +44,8 @@ pub struct Context {
     pub links: Vec<Link>,
     /// Gateways of the uplinks' default routes.
     pub gateways: Vec<IpAddr>,
+    /// The VPN server, if it is known.
+    pub endpoint: Option<Endpoint>,
     /// The kernel's routes, for asking.
     pub routes: rtnetlink::Handle,
 }
