@@ -220,7 +220,8 @@ impl Record {
 
     fn classify(&mut self, role: Role, packet: &Packet<'_>, owner: &mut Option<Stimulus>) -> Option<Class> {
         let known = packet.fragment.filter(|fragment| !fragment.first).map(|fragment| {
-            self.datagrams.iter().find(|datagram| {
+            // The newest first: identifications come round again.
+            self.datagrams.iter().rev().find(|datagram| {
                 (datagram.id, datagram.proto) == (fragment.id, packet.proto)
                     && (datagram.from, datagram.to) == (packet.src.ip(), packet.dst.ip())
             })
@@ -347,3 +348,6 @@ fn comment(sighting: &Sighting) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests;
