@@ -54,6 +54,8 @@ const ICMP_ERRORS: [u8; 3] = [3, 11, 12];
 const ICMPV6_ERRORS: [u8; 4] = [1, 2, 3, 4];
 /// IGMP (RFC 3376).
 pub const IGMP: u8 = 2;
+/// Where the upper 16 bits of the counter (little endian, 64 bits) stand in WireGuard's transport data.
+pub const WIREGUARD_COUNTER_TOP: usize = 14;
 /// Protocols that carry other packets past whatever looks at ports and addresses: IP-in-IP, 6in4, GRE, minimal encapsulation, IPIP,
 /// EtherIP, L2TP, MPLS-in-IP (IANA protocol numbers).
 const ENCAPSULATIONS: [u8; 8] = [IP_IN_IP, IPV6_IN_IP, GRE, 55, 94, 97, 115, 137];
@@ -143,13 +145,15 @@ fn is_arp(octets: &[u8]) -> bool {
     octets.starts_with(&ARP_HEAD) && ARP_LENGTH.contains(&octets.len())
 }
 
-/// Whether a UDP payload of `length` octets, of which `payload` was captured, has the type and the length of a WireGuard message: initiation 148, response 92, cookie 64, transport data
-/// 32 and more in steps of 16 octets (<https://www.wireguard.com/protocol/>). The three reserved octets are not looked at: some
-/// providers use them.
+/// Whether a UDP payload of `length` octets, of which `payload` was captured, has the type and the length of a WireGuard message:
+/// initiation 148, response 92, cookie 64, transport data 32 and more (<https://www.wireguard.com/protocol/>). Of data the counter is
+/// looked at too: its upper 16 bits stay zero for more packets than a session may have. Its length says nothing, because padding to 16
+/// octets ends at the tunnel's MTU and a segmented giant holds several messages. Nor do the three reserved octets, which some providers
+/// use.
 pub fn looks_like_wireguard(payload: &[u8], length: usize) -> bool {
     match (payload.first(), length) {
         (Some(1), 148) | (Some(2), 92) | (Some(3), 64) => true,
-        (Some(4), length) => length >= 32 && length % 16 == 0,
+        (Some(4), 32..) => payload.get(WIREGUARD_COUNTER_TOP..WIREGUARD_COUNTER_TOP + 2) == Some(&[0, 0]),
         _ => false,
     }
 }
@@ -227,12 +231,30 @@ mod tests {
         list().classify(&Packet::decode(ETHERTYPE_IPV4, &octets))
     }
 
+    /// Transport data of so many octets.
+    fn data(length: usize) -> Vec<u8> {
+        let mut octets = vec![4, 0, 0, 0, 9, 9, 9, 9, 7, 1, 0, 0, 0, 0, 0, 0];
+        octets.resize(length, 7);
+        octets
+    }
+
+    #[test]
+    fn data_as_long_as_the_mtu_is_not_padded() {
+        // Gluetun's 1320, wg-quick's 1420, and three of the former in one giant.
+        for length in [32, 96, 1320 + 32, 1420 + 32, 3 * (1320 + 32)] {
+            assert_eq!(udp([198, 51, 100, 2], 51820, &data(length)), None, "{length}");
+        }
+        let text = [&[4][..], b" is how this text to the endpoint begins, and so on and on"].concat();
+        assert_eq!(udp([198, 51, 100, 2], 51820, &text), Some(Class::Offence));
+        assert_eq!(udp([198, 51, 100, 2], 51820, &data(31)), Some(Class::Offence));
+    }
+
     #[test]
     fn only_wireguard_may_go_to_the_endpoint() {
-        assert_eq!(udp([198, 51, 100, 2], 51820, &[&[4, 0, 0, 0][..], &[7; 92]].concat()), None);
+        assert_eq!(udp([198, 51, 100, 2], 51820, &data(96)), None);
         assert_eq!(udp([198, 51, 100, 2], 51820, b"plain text to the endpoint"), Some(Class::Offence));
-        assert_eq!(udp([198, 51, 100, 2], 51821, &[&[4, 0, 0, 0][..], &[7; 92]].concat()), Some(Class::Offence));
-        assert_eq!(udp([198, 51, 100, 3], 51820, &[&[4, 0, 0, 0][..], &[7; 92]].concat()), Some(Class::Offence));
+        assert_eq!(udp([198, 51, 100, 2], 51821, &data(96)), Some(Class::Offence));
+        assert_eq!(udp([198, 51, 100, 3], 51820, &data(96)), Some(Class::Offence));
     }
 
     #[test]

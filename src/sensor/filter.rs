@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use libc::sock_filter;
 
-use super::allow::{ARP_HEAD, ARP_LENGTH, AllowList, DNS_PORTS, Endpoint, LINK_ICMPV6, Shape};
+use super::allow::{ARP_HEAD, ARP_LENGTH, AllowList, DNS_PORTS, Endpoint, LINK_ICMPV6, Shape, WIREGUARD_COUNTER_TOP};
 use super::decode::{ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6};
 use crate::model::evidence::Proto;
 
@@ -261,8 +261,8 @@ impl Assembler {
                 self.unless(JEQ, 4, other);
                 self.load(LD_H_IND, 4);
                 self.unless(JGE, 8 + 32, other);
-                self.op(AND, 0x0f);
-                self.unless(JEQ, 8, other);
+                self.load(LD_H_IND, 8 + WIREGUARD_COUNTER_TOP as u32);
+                self.unless(JEQ, 0, other);
             }
             (Shape::Openvpn, _) if endpoint.proto == Proto::Udp => {
                 self.load(LD_H_IND, 4);

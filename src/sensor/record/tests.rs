@@ -65,7 +65,7 @@ fn finish(record: &mut Record) -> PhaseWire {
 #[test]
 fn later_fragments_are_what_the_first_was() {
     let mut record = record();
-    let data = [&[4, 0, 0, 0][..], &[7; 1404]].concat();
+    let data = [&[4, 0, 0, 0][..], &[0; 12], &[7; 1336]].concat();
     for (to, port, payload, expected) in [
         (SERVER, 51820, &data[..], None),
         (SERVER, 51820, b"plain text to the server", Some(Class::Offence)),
@@ -121,7 +121,7 @@ fn connections_without_a_beginning_are_older() {
 #[test]
 fn a_new_server_is_the_tunnels_as_far_as_it_looks_so() {
     let mut record = record();
-    let data = [&[4, 0, 0, 0][..], &[7; 92]].concat();
+    let data = [&[4, 0, 0, 0][..], &[0; 12], &[7; 80]].concat();
     for _ in 0..3 {
         assert_eq!(take(&mut record, &udp(SERVER, 51821, &data), None).0, Some(Class::Offence));
     }
