@@ -22,8 +22,8 @@ use leakcheck::sensor::ledger::Ledger;
 /// How long one rate is held.
 const HOLD: Duration = Duration::from_millis(500);
 /// Turns with and without the sensor, and how long each is.
-const TURNS: usize = 6;
-const TURN: Duration = Duration::from_millis(1500);
+const TURNS: usize = 30;
+const TURN: Duration = Duration::from_millis(250);
 /// Octets per write into the tunnel.
 const PIECE: usize = 64 * 1024;
 /// Where the far end of the tunnel's traffic listens: an address of the lab's internet, and a port that nobody has.

@@ -224,19 +224,20 @@ dns = ["whoami.akamai.net"]
 extra_ca = {ca:?}
 [dns]
 resolvers = ["127.0.0.1", "10.64.0.1"]
-forced = ["8.8.8.8", "1.1.1.1"]
+forced = {forced}
 forced_policy = "no-escape"
 canary = "example.com"
 [outage]
 methods = ["vpn-stop", "link-down"]
 window = "3s"
-recovery_timeout = "15s"
+recovery_timeout = "30s"
 control_server = "{control}"
 "#,
             netns = self.stack_netns(),
             resolv_conf = self.stack_resolv_conf(),
             tunnel = plan::TUNNEL,
             endpoint = plan::ENDPOINT,
+            forced = six(&["8.8.8.8", "1.1.1.1"], &["2001:4860:4860::8888"]),
             exit = six(&[plan::EXIT_NETS[0]], &[plan::EXIT_NETS[1]]),
             home = six(&[plan::HOME], &[plan::STACK_GUA]),
             subnets = six(&[plan::BRIDGE_NET, plan::LAN_NET], &[plan::BRIDGE_ULA, plan::BRIDGE_GUA]),

@@ -54,8 +54,8 @@ const ICMP_ERRORS: [u8; 3] = [3, 11, 12];
 const ICMPV6_ERRORS: [u8; 4] = [1, 2, 3, 4];
 /// IGMP (RFC 3376).
 pub const IGMP: u8 = 2;
-/// Where the upper 16 bits of the counter (little endian, 64 bits) stand in WireGuard's transport data.
-pub const WIREGUARD_COUNTER_TOP: usize = 14;
+/// Where the upper half of the counter (little endian, 64 bits) stands in WireGuard's transport data.
+pub const WIREGUARD_COUNTER_TOP: usize = 12;
 /// Protocols that carry other packets past whatever looks at ports and addresses: IP-in-IP, 6in4, GRE, minimal encapsulation, IPIP,
 /// EtherIP, L2TP, MPLS-in-IP (IANA protocol numbers).
 const ENCAPSULATIONS: [u8; 8] = [IP_IN_IP, IPV6_IN_IP, GRE, 55, 94, 97, 115, 137];
@@ -145,15 +145,14 @@ fn is_arp(octets: &[u8]) -> bool {
     octets.starts_with(&ARP_HEAD) && ARP_LENGTH.contains(&octets.len())
 }
 
-/// Whether a UDP payload of `length` octets, of which `payload` was captured, has the type and the length of a WireGuard message:
-/// initiation 148, response 92, cookie 64, transport data 32 and more (<https://www.wireguard.com/protocol/>). Of data the counter is
-/// looked at too: its upper 16 bits stay zero for more packets than a session may have. Its length says nothing, because padding to 16
-/// octets ends at the tunnel's MTU and a segmented giant holds several messages. Nor do the three reserved octets, which some providers
-/// use.
+/// Whether a UDP payload of `length` octets, of which `payload` was captured, looks like a WireGuard message: initiation 148 octets,
+/// response 92, cookie 64, transport data 32 and more (<https://www.wireguard.com/protocol/>). Data is known by its counter, whose upper
+/// half is 0 for the life of a key. Its length says nothing: padding to 16 octets ends at the tunnel's MTU, some implementations do not
+/// pad at all, and a segmented giant holds several messages. Nor do the three reserved octets, which some providers use.
 pub fn looks_like_wireguard(payload: &[u8], length: usize) -> bool {
     match (payload.first(), length) {
         (Some(1), 148) | (Some(2), 92) | (Some(3), 64) => true,
-        (Some(4), 32..) => payload.get(WIREGUARD_COUNTER_TOP..WIREGUARD_COUNTER_TOP + 2) == Some(&[0, 0]),
+        (Some(4), 32..) => payload.get(WIREGUARD_COUNTER_TOP..WIREGUARD_COUNTER_TOP + 4) == Some(&[0; 4]),
         _ => false,
     }
 }
@@ -255,6 +254,19 @@ mod tests {
         assert_eq!(udp([198, 51, 100, 2], 51820, b"plain text to the endpoint"), Some(Class::Offence));
         assert_eq!(udp([198, 51, 100, 2], 51821, &data(96)), Some(Class::Offence));
         assert_eq!(udp([198, 51, 100, 3], 51820, &data(96)), Some(Class::Offence));
+    }
+
+    #[test]
+    fn a_full_packet_is_padded_no_further_than_the_mtu() {
+        let message = |length: usize, upper: u8| {
+            let head = [4, 0, 0, 0, 9, 9, 9, 9, 200, 1, 0, 0, upper, 0, 0, 0];
+            udp([198, 51, 100, 2], 51820, &[&head[..], &vec![7; length - head.len()]].concat())
+        };
+        for mtu in [1280, 1320, 1412, 1420, 1440, 1492] {
+            assert_eq!(message(mtu + 32, 0), None, "an MTU of {mtu}");
+        }
+        assert_eq!(message(1452, 1), Some(Class::Offence));
+        assert!(!looks_like_wireguard(&[4, 0, 0], 1452), "too little of it was captured to tell");
     }
 
     #[test]

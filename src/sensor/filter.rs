@@ -19,6 +19,7 @@ const LD_W_ABS: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
 const LD_H_ABS: u16 = (libc::BPF_LD | libc::BPF_H | libc::BPF_ABS) as u16;
 const LD_B_ABS: u16 = (libc::BPF_LD | libc::BPF_B | libc::BPF_ABS) as u16;
 const LD_LEN: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_LEN) as u16;
+const LD_W_IND: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_IND) as u16;
 const LD_H_IND: u16 = (libc::BPF_LD | libc::BPF_H | libc::BPF_IND) as u16;
 const LD_B_IND: u16 = (libc::BPF_LD | libc::BPF_B | libc::BPF_IND) as u16;
 const LDX_MSH: u16 = (libc::BPF_LDX | libc::BPF_B | libc::BPF_MSH) as u16;
@@ -261,7 +262,7 @@ impl Assembler {
                 self.unless(JEQ, 4, other);
                 self.load(LD_H_IND, 4);
                 self.unless(JGE, 8 + 32, other);
-                self.load(LD_H_IND, 8 + WIREGUARD_COUNTER_TOP as u32);
+                self.load(LD_W_IND, 8 + WIREGUARD_COUNTER_TOP as u32);
                 self.unless(JEQ, 0, other);
             }
             (Shape::Openvpn, _) if endpoint.proto == Proto::Udp => {

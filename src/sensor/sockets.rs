@@ -126,8 +126,8 @@ fn describe(process: &Path, pid: u32) -> Owner {
 
 /// The container that the control groups of a process name, whichever runtime and cgroup version made them.
 fn container(groups: &str) -> Option<String> {
-    let ids = groups.split(|c: char| !c.is_ascii_hexdigit()).filter(|word| word.len() == CONTAINER_LENGTH);
-    ids.last().map(|id| id[..CONTAINER_DIGITS].to_owned())
+    let mut ids = groups.split(|c: char| !c.is_ascii_hexdigit()).filter(|word| word.len() == CONTAINER_LENGTH);
+    ids.next_back().map(|id| id[..CONTAINER_DIGITS].to_owned())
 }
 
 #[cfg(test)]

@@ -81,6 +81,7 @@ const SIGNS: &[(&str, &[Sign])] = &[
     ("late-hole", &[Sign::Hole { to: "192.0.2.99:9", from: 1950, within: 2100, lasts: 90 }]),
     ("local-lost", &[Sign::LocalLost]),
     ("local-names", &[Sign::IspAsks(Some("127.0.0.1:53"), "nas")]),
+    ("open-router", &[Sign::IspAsks(Some("192.168.1.1:53"), "example.com")]),
     ("mark", &[Sign::Marked("8.8.8.8:9")]),
     ("multicast", &[Sign::Unasked("239.192.152.143")]),
     ("no-recovery", &[Sign::NoRecovery]),
