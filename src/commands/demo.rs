@@ -19,7 +19,7 @@ pub fn demo(args: &DemoArgs) -> anyhow::Result<u8> {
         return audit(&Config::default(), None, Enter::Setns, &args.audit).map(|_| runner::PASSED);
     }
     let world = lab::enter_user_namespace()?;
-    let lab = Lab::start(&world, LabSpec { leak, ipv6: !args.ipv4_only })?;
+    let lab = Lab::start(&world, LabSpec { leak, ipv6: !args.ipv4_only, odd: args.odd_witness.clone() })?;
     let file = world.write("leakcheck.toml", &lab.config_toml()).context("write the lab's configuration")?;
     let (config, _) = Config::load(Some(&file), std::env::vars())?;
     audit(&config, None, Enter::Setns, &args.audit)

@@ -51,6 +51,8 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
             "a witness sees the uplink's address",
         );
     }
+    // Nobody on the internet sees such an address: whoever says so does not know.
+    exits.retain(|exit| !is_private(exit.ip));
     let mullvad = facts.provider == Some(Provider::Mullvad);
     if let Some(exit) = exits.iter().find(|exit| mullvad && exit.of_provider == Some(false)) {
         return fail(
@@ -70,8 +72,6 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
     }
     let mut doubts = law::sensor_doubts(case);
     doubts.extend(evidence.problems.clone());
-    // Nobody on the internet sees such an address: whoever says so does not know.
-    exits.retain(|exit| !is_private(exit.ip));
     if exits.is_empty() {
         let said = evidence
             .answers
