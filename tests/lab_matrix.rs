@@ -3,6 +3,8 @@
 //!
 //! Where no lab can be made the trials are shown as ignored; with `LEAKCHECK_LAB=required` they fail.
 
+use std::fs;
+use std::path::Path;
 use std::process::{Command, ExitCode, Output};
 
 use leakcheck::lab::Leak;
@@ -18,6 +20,7 @@ fn main() -> ExitCode {
     let ignored = cannot_run();
     let mut trials: Vec<Trial> =
         SEALED.iter().map(|(name, args)| Trial::test(*name, move || sealed(args)).with_ignored_flag(ignored)).collect();
+    trials.push(Trial::test("readme-shows-the-demo", readme_shows_the_demo).with_ignored_flag(ignored));
     let leaks = Leak::all().unwrap_or_else(|error| panic!("the leak fixtures are not sound: {error}"));
     trials.extend(
         leaks.into_iter().map(|leak| Trial::test(leak.id.clone(), move || broken(&leak)).with_ignored_flag(ignored)),
@@ -84,13 +87,20 @@ fn sealed(args: &[&str]) -> Result<(), Failed> {
 fn broken(leak: &Leak) -> Result<(), Failed> {
     let output = demo(&["--leak", &leak.id]);
     let report = report(&output)?;
-    let red = |id: &str| report.probes.iter().any(|probe| probe.id == id && probe.verdict == VerdictWord::Fail);
-    let green: Vec<&str> = leak.red.iter().map(String::as_str).filter(|id| !red(id)).collect();
-    if !green.is_empty() {
-        return Err(format!("{} should be red; what is not green:\n{}", green.join(" and "), not_green(&report)).into());
+    let is =
+        |id: &str, verdict: VerdictWord| report.probes.iter().any(|probe| probe.id == id && probe.verdict == verdict);
+    let mut missed: Vec<String> =
+        leak.red.iter().filter(|id| !is(id, VerdictWord::Fail)).map(|id| format!("{id} should be red")).collect();
+    missed.extend(leak.amber.iter().filter(|id| !is(id, VerdictWord::Warn)).map(|id| format!("{id} should warn")));
+    if leak.red.is_empty() && leak.amber.is_empty() {
+        missed.push("the fixture names no probe".to_owned());
     }
-    if output.status.code() != Some(1) {
-        return Err(format!("exit status {:?} and not 1\n{}", output.status.code(), not_green(&report)).into());
+    if !missed.is_empty() {
+        return Err(format!("{}; what is not green:\n{}", missed.join(", "), not_green(&report)).into());
+    }
+    let expected = if leak.red.is_empty() { 0 } else { 1 };
+    if output.status.code() != Some(expected) {
+        return Err(format!("exit status {:?} and not {expected}\n{}", output.status.code(), not_green(&report)).into());
     }
     for probe in report.probes.iter().filter(|probe| probe.verdict == VerdictWord::Fail) {
         if probe.evidence.is_empty() {
@@ -98,4 +108,31 @@ fn broken(leak: &Leak) -> Result<(), Failed> {
         }
     }
     Ok(())
+}
+
+/// The block of the README between its `demo` comments; `LEAKCHECK_BLESS=1` writes it anew.
+fn readme_shows_the_demo() -> Result<(), Failed> {
+    let output = Command::new(env!("CARGO_BIN_EXE_leakcheck")).args(["demo", "--report-dir", "none"]).output()?;
+    let table = String::from_utf8_lossy(&output.stdout);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let text = fs::read_to_string(&path)?;
+    let (begin, end) = ("<!-- demo:begin -->\n", "<!-- demo:end -->");
+    let (head, rest) = text.split_once(begin).ok_or("the README has no place for the demo")?;
+    let (shown, tail) = rest.split_once(end).ok_or("the README's place for the demo has no end")?;
+    if std::env::var_os("LEAKCHECK_BLESS").is_some() {
+        fs::write(&path, format!("{head}{begin}```text\n{table}```\n{end}{tail}"))?;
+    } else if rows(shown) != rows(&table) || rows(shown).is_empty() {
+        return Err(format!("LEAKCHECK_BLESS=1 cargo test --test lab_matrix readme\n{table}").into());
+    }
+    Ok(())
+}
+
+/// Verdict and name of each row of a table; times and counts differ from run to run.
+fn rows(table: &str) -> Vec<(String, String)> {
+    const VERDICTS: [&str; 5] = ["pass", "fail", "warn", "inconclusive", "skip"];
+    let rows = table.lines().filter_map(|line| {
+        let mut words = line.split_whitespace();
+        Some((words.next()?.to_owned(), words.next()?.to_owned()))
+    });
+    rows.filter(|(verdict, _)| VERDICTS.contains(&verdict.as_str())).collect()
 }

@@ -26,6 +26,8 @@ const USELESS: [(&str, &str); 9] = [
 const MULLVAD: &str = "am.i.mullvad.net";
 const IPIFY: &str = "api.ipify.org";
 
+type Body = fn() -> Result<(), Failed>;
+
 fn main() -> ExitCode {
     let ignored = cannot_run();
     let mut trials = Vec::new();
@@ -34,7 +36,7 @@ fn main() -> ExitCode {
         trials.push(Trial::test(format!("mullvad::{way}"), move || one_useless(MULLVAD, way, says)));
         trials.push(Trial::test(format!("both::{way}"), move || all_useless(way, says)));
     }
-    let rest: [(&str, fn() -> Result<(), Failed>); 6] = [
+    let rest: [(&str, Body); 6] = [
         ("sees_home", sees_home),
         ("sees_home_over_ipv6", sees_home_over_ipv6),
         ("not_of_the_provider", not_of_the_provider),

@@ -1,10 +1,14 @@
 //! Evidence to verdict, by the law of pass. Pure: no clock, no network, no files. What is missing makes inconclusive; nothing here turns an
 //! error or a silence into a pass.
 
+mod agreement;
 mod dark;
 mod exit;
+#[cfg(test)]
+mod fixture;
 mod law;
 mod local;
+mod local_resolvers;
 mod resolver;
 #[cfg(test)]
 mod tests;
@@ -88,8 +92,10 @@ pub struct Ruling {
 pub fn judge(case: &Case<'_>) -> Ruling {
     let mut ruling = match case.probe.expect {
         Expectation::ExitIsVpn => exit::judge(case),
+        Expectation::ExitsAgree => agreement::judge(case),
         Expectation::ResolverIsVpn => resolver::judge(case),
         Expectation::ForcedDnsContained => uplink::judge_forced(case),
+        Expectation::NoLocalResolver => local_resolvers::judge(case),
         Expectation::NothingOnUplink => uplink::judge(case),
         Expectation::GoesDark => dark::judge(case),
         Expectation::LocalReachable => local::judge(case),

@@ -35,7 +35,11 @@ pub struct Leak {
     /// Why it matters.
     pub threat: String,
     /// Ids of the probes that must fail on it.
+    #[serde(default)]
     pub red: Vec<String>,
+    /// Ids of the probes that must warn of it.
+    #[serde(default)]
+    pub amber: Vec<String>,
     /// What is done to the sealed stack, in this order.
     #[serde(rename = "change")]
     pub changes: Vec<Change>,
@@ -176,6 +180,8 @@ pub enum Action {
         proto: Option<Transport>,
         /// Only to those ports.
         ports: Option<Ports>,
+        /// Only from those ports.
+        from_ports: Option<Ports>,
         /// Of which family.
         #[serde(default)]
         family: FamilyName,
@@ -262,6 +268,8 @@ pub struct Packets {
     pub proto: Option<Transport>,
     /// To those ports; needs `proto`.
     pub ports: Option<Ports>,
+    /// From those ports; needs `proto`.
+    pub from_ports: Option<Ports>,
     /// Carrying that mark.
     pub mark: Option<u32>,
     /// Of which family.
@@ -340,7 +348,7 @@ pub enum Transport {
     Icmp,
 }
 
-/// Destination ports, inclusive: `"53"` or `"1024-65535"`.
+/// Ports, inclusive: `"53"` or `"1024-65535"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Ports(pub u16, pub u16);
@@ -372,7 +380,8 @@ mod tests {
         let leaks = Leak::all().unwrap();
         assert!(!leaks.is_empty());
         for leak in leaks {
-            assert!(!leak.red.is_empty() && !leak.changes.is_empty() && !leak.threat.is_empty(), "{leak}");
+            let noticed = leak.red.len() + leak.amber.len() > 0;
+            assert!(noticed && !leak.changes.is_empty() && !leak.threat.is_empty(), "{leak}");
         }
     }
 

@@ -220,23 +220,27 @@ must_serve = ["http://172.18.0.10:8080/"]
 [echo]
 http = ["https://am.i.mullvad.net/json", "https://api.ipify.org?format=json"]
 stun = ["stun.l.google.com:19302"]
+dht = ["router.bittorrent.com:6881", "dht.transmissionbt.com:6881"]
+tracker = ["http://tracker.opentrackr.org:1337/announce", "udp://tracker.opentrackr.org:1337/announce"]
+source_ports = [6881]
 dns = ["whoami.akamai.net"]
 extra_ca = {ca:?}
 [dns]
 resolvers = ["127.0.0.1", "10.64.0.1"]
-forced = ["8.8.8.8", "1.1.1.1"]
+forced = {forced}
 forced_policy = "no-escape"
 canary = "example.com"
 [outage]
 methods = ["vpn-stop", "link-down"]
 window = "3s"
-recovery_timeout = "15s"
+recovery_timeout = "30s"
 control_server = "{control}"
 "#,
             netns = self.stack_netns(),
             resolv_conf = self.stack_resolv_conf(),
             tunnel = plan::TUNNEL,
             endpoint = plan::ENDPOINT,
+            forced = six(&["8.8.8.8", "1.1.1.1"], &["2001:4860:4860::8888"]),
             exit = six(&[plan::EXIT_NETS[0]], &[plan::EXIT_NETS[1]]),
             home = six(&[plan::HOME], &[plan::STACK_GUA]),
             subnets = six(&[plan::BRIDGE_NET, plan::LAN_NET], &[plan::BRIDGE_ULA, plan::BRIDGE_GUA]),
