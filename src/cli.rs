@@ -155,6 +155,9 @@ pub struct DemoArgs {
     /// The stack takes another VPN server when it is started again
     #[arg(long, hide = true)]
     pub another_server: bool,
+    /// Let a witness of the lab misbehave
+    #[arg(long, value_name = "HOST=BEHAVIOUR", hide = true)]
+    pub odd_witness: Vec<crate::lab::OddWitness>,
     /// The rest.
     #[command(flatten)]
     pub audit: AuditArgs,

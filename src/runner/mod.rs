@@ -447,7 +447,10 @@ fn result(trial: &Trial<'_>, ruling: judge::Ruling, duration: Duration) -> Probe
 }
 
 fn read_ca(path: &Path) -> Result<String, RunError> {
-    std::fs::read_to_string(path).map_err(|source| RunError::ExtraCa { path: path.to_owned(), source })
+    let pem = std::fs::read_to_string(path).map_err(|source| RunError::ExtraCa { path: path.to_owned(), source })?;
+    // Without it the witnesses that it vouches for could not be asked: better to hear of it before anything is touched.
+    technique::trust(Some(&pem)).map_err(|message| RunError::NotCa { path: path.to_owned(), message })?;
+    Ok(pem)
 }
 
 fn read_key(path: &Path) -> Result<ApiKey, RunError> {
