@@ -257,7 +257,8 @@ async fn start(state: &State, setup: Setup) -> Result<Stack, Reply> {
             "the agent needs CAP_NET_RAW: run leakcheck as root, or with --enter container",
         )
     })?;
-    let cx = Context { setup, clock, ledger, links: found.clone(), gateways, routes };
+    let server = endpoint.as_ref().map(|(endpoint, _)| endpoint.clone());
+    let cx = Context { setup, clock, ledger, links: found.clone(), endpoint: server, gateways, routes };
     let possible = outage::available(&cx).await;
     state.ready.replace(Some(Rc::new(Ready { cx, sensor: Arc::new(sensor) })));
     Ok(Stack {

@@ -204,8 +204,8 @@ forced = ["8.8.8.8", "1.1.1.1"]
 forced_policy = "no-escape"
 canary = "example.com"
 [outage]
-methods = ["vpn-stop", "link-down"]
-window = "3s"
+methods = ["vpn-stop", "link-down", "endpoint-block"]
+window = "2500ms"
 recovery_timeout = "15s"
 control_server = "{control}"
 "#,

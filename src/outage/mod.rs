@@ -5,6 +5,8 @@
 //! takes what was changed in it along.
 
 mod control_server;
+mod endpoint_block;
+mod flow;
 mod journal;
 mod keeper;
 mod link_down;

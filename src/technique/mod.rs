@@ -21,6 +21,7 @@ use serde_json::Value;
 use crate::agent::protocol::Setup;
 use crate::clock::Clock;
 use crate::model::evidence::{Answer, Evidence, Link, Role, Said, Via};
+use crate::sensor::allow::Endpoint;
 use crate::sensor::ledger::Ledger;
 
 pub use exit_http::{ask_exits, exit_in};
@@ -41,6 +42,8 @@ pub struct Context {
     pub ledger: Ledger,
     /// Links of the namespace.
     pub links: Vec<Link>,
+    /// The VPN server, if it is known.
+    pub endpoint: Option<Endpoint>,
     /// Gateways of the uplinks' default routes.
     pub gateways: Vec<IpAddr>,
     /// The kernel's routes, for asking.
