@@ -258,7 +258,16 @@ async fn start(state: &State, setup: Setup) -> Result<Stack, Reply> {
         )
     })?;
     let server = endpoint.as_ref().map(|(endpoint, _)| endpoint.clone());
-    let cx = Context { setup, clock, ledger, links: found.clone(), endpoint: server, gateways, routes };
+    let cx = Context {
+        setup,
+        clock,
+        ledger,
+        links: found.clone(),
+        local: local.clone(),
+        endpoint: server,
+        gateways,
+        routes,
+    };
     let possible = outage::available(&cx).await;
     state.ready.replace(Some(Rc::new(Ready { cx, sensor: Arc::new(sensor) })));
     Ok(Stack {

@@ -18,16 +18,17 @@ use crate::target::{Enter, TargetSpec};
 /// When nothing could be measured.
 pub fn run(args: &RunArgs) -> anyhow::Result<u8> {
     let (config, _) = Config::load(args.config.as_deref(), std::env::vars())?;
-    audit(&config, args.target.clone(), args.enter, args.state_dir.as_deref(), &args.audit)
+    audit(&config, args.target.clone(), None, args.enter, args.state_dir.as_deref(), &args.audit)
 }
 
-/// Audits the stack of `config`, or `target`, and prints and writes the reports.
+/// Audits the stack of `config`, or `target`, and prints and writes the reports, which call it `label`.
 ///
 /// # Errors
 /// When nothing could be measured.
 pub(super) fn audit(
     config: &Config,
     target: Option<TargetSpec>,
+    label: Option<String>,
     enter: Enter,
     state_dir: Option<&Path>,
     args: &AuditArgs,
@@ -39,6 +40,7 @@ pub(super) fn audit(
         catalog: &catalog,
         selection: &selection,
         target,
+        label,
         enter,
         quick: args.quick,
         outages: &args.outage,

@@ -5,6 +5,7 @@ mod dark;
 mod exit;
 mod law;
 mod local;
+mod local_resolvers;
 mod resolver;
 mod uplink;
 mod wire;
@@ -86,6 +87,7 @@ pub fn judge(case: &Case<'_>) -> Ruling {
         Expectation::ExitIsVpn => exit::judge(case),
         Expectation::ResolverIsVpn => resolver::judge(case),
         Expectation::ForcedDnsContained => uplink::judge_forced(case),
+        Expectation::NoLocalResolver => local_resolvers::judge(case),
         Expectation::NothingOnUplink => uplink::judge(case),
         Expectation::GoesDark => dark::judge(case),
         Expectation::LocalReachable => local::judge(case),

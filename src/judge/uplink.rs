@@ -89,7 +89,7 @@ fn fates(case: &Case<'_>, evidence: &Evidence) -> Vec<EvidenceLine> {
     kinds
         .into_iter()
         .map(|(kind, (at_ms, times))| {
-            line(at_ms, format!("{kind}, {times} times"), json!({ "fate": kind, "count": times }))
+            line(at_ms, format!("{kind}, {}", count(times, "time")), json!({ "fate": kind, "count": times }))
         })
         .collect()
 }

@@ -35,7 +35,11 @@ pub struct Leak {
     /// Why it matters.
     pub threat: String,
     /// Ids of the probes that must fail on it.
+    #[serde(default)]
     pub red: Vec<String>,
+    /// Ids of the probes that must warn of it.
+    #[serde(default)]
+    pub amber: Vec<String>,
     /// What is done to the sealed stack, in this order.
     #[serde(rename = "change")]
     pub changes: Vec<Change>,
@@ -216,6 +220,21 @@ pub enum Action {
         v4: IpAddr,
         /// For IPv6.
         v6: IpAddr,
+    },
+    /// More outbound subnets are configured (`FIREWALL_OUTBOUND_SUBNETS`).
+    Outbound {
+        /// Which.
+        subnets: Vec<IpNet>,
+    },
+    /// The stack is on a second network of the home too, by `eth1`, which has a default route of its own.
+    SecondNetwork {},
+    /// A flow past the tunnel that is older than the firewall, and that goes on: DNS questions to that resolver, bound
+    /// to the uplink.
+    EarlyFlow {
+        /// Whom it asks.
+        to: SocketAddr,
+        /// How often, in milliseconds.
+        every_ms: u64,
     },
     /// A program in the stack that sends a datagram to the same place over and over, bound to a link.
     Speak {

@@ -129,9 +129,10 @@ impl Undo {
                 other => Err(format!("the control server says that the VPN is {}", other.escape_debug())),
             },
             Undo::Link { name, before } if replaced(name, before)? => Ok(()),
-            Undo::Link { before, .. } => {
+            Undo::Link { name, before } => {
                 let now = Snapshot::take().map_err(|error| told(&error))?;
-                let differences = before.diff(&now);
+                let index = before.link(name).map(|link| link.index);
+                let differences = concerned(before, index).diff(&concerned(&now, index));
                 if differences.is_empty() { Ok(()) } else { Err(differences.join("; ")) }
             }
             Undo::Table { name } => {
@@ -140,6 +141,16 @@ impl Undo {
                 if there { Err(format!("the firewall table {name} is still there")) } else { Ok(()) }
             }
         }
+    }
+}
+
+/// What setting a link down can have changed: the link, its addresses and routes, and the rules. Other links live on by themselves.
+fn concerned(all: &Snapshot, index: Option<u32>) -> Snapshot {
+    Snapshot {
+        links: all.links.iter().filter(|link| Some(link.index) == index).cloned().collect(),
+        addresses: all.addresses.iter().filter(|address| Some(address.link) == index).cloned().collect(),
+        rules: all.rules.clone(),
+        routes: all.routes.iter().filter(|route| route.link.is_none() || route.link == index).cloned().collect(),
     }
 }
 

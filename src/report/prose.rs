@@ -234,7 +234,7 @@ mod tests {
         report.probes[0].verdict = VerdictWord::Warn;
         report.strict = true;
         report.settle();
-        assert!(conclusion(&report).1.ends_with("ask again for exit-address"));
+        assert!(conclusion(&report).1.ends_with("ask again for exit-address."));
         assert_eq!((word(&report), report.exit_status), ("FAIL", 1));
         report.probes.clear();
         report.settle();
@@ -242,7 +242,7 @@ mod tests {
         report = sample::failing();
         assert!(
             conclusion(&report).1.contains("3 of 7 checks")
-                && conclusion(&report).1.ends_with("exit-address kill-switch")
+                && conclusion(&report).1.ends_with("exit-address kill-switch.")
         );
         report.outages[0].gave_up = Some("tun0 is up".to_owned());
         report.settle();

@@ -4,6 +4,8 @@ mod exit_http;
 mod forced_dns;
 mod http;
 mod listen;
+mod local_names;
+mod local_resolvers;
 mod local_targets;
 mod names;
 mod resolver_path;
@@ -15,6 +17,7 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -44,6 +47,8 @@ pub struct Context {
     pub links: Vec<Link>,
     /// The VPN server, if it is known.
     pub endpoint: Option<Endpoint>,
+    /// What may be talked to past the tunnel.
+    pub local: Vec<IpNet>,
     /// Gateways of the uplinks' default routes.
     pub gateways: Vec<IpAddr>,
     /// The kernel's routes, for asking.
@@ -111,6 +116,8 @@ pub const TECHNIQUES: &[&dyn Technique] = &[
     &exit_http::ExitHttp,
     &resolver_path::ResolverPath,
     &forced_dns::ForcedDns,
+    &local_names::LocalNames,
+    &local_resolvers::LocalResolvers,
     &uplink::Uplink,
     &local_targets::LocalTargets,
     &listen::Listen,
