@@ -141,6 +141,8 @@ impl Range {
         let mut command =
             self.leakcheck(&["run", "kill-switch", "--report-dir", "none", "--outage", method.word(), "--config"]);
         command.arg(&self.config).env("LEAKCHECK_OUTAGE__WINDOW", "700ms").process_group(0);
+        // What is tried here is putting back; a handshake that is lost on a busy machine is repeated after five seconds.
+        command.env("LEAKCHECK_OUTAGE__RECOVERY_TIMEOUT", "60s");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         command
     }

@@ -4,6 +4,7 @@
 //! journal, which the next run or `leakcheck restore` works off, when both are, as happens to the agent's container. A namespace that ends
 //! takes what was changed in it along.
 
+mod about;
 mod control_server;
 mod endpoint_block;
 mod flow;
@@ -17,6 +18,7 @@ mod sampler;
 mod undo;
 mod vpn_stop;
 
+pub use about::About;
 pub use journal::{Entry, Journal, JournalError};
 pub use keeper::keep;
 pub use method::{Armed, Available, available};
