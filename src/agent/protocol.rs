@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
+use crate::config::Tracker;
 use crate::model::evidence::{Evidence, Link, OutageEvidence, PhaseWire};
 use crate::outage::Recipe;
 
@@ -109,6 +110,14 @@ pub struct Setup {
     pub resolv_conf: String,
     /// HTTP witnesses.
     pub echo_http: Vec<String>,
+    /// STUN servers: host and port.
+    pub echo_stun: Vec<(String, u16)>,
+    /// Nodes of the DHT: host and port.
+    pub echo_dht: Vec<(String, u16)>,
+    /// Trackers, whose paths may hold keys. Never printed whole, never part of evidence.
+    pub echo_tracker: Vec<Tracker>,
+    /// Ports from which witnesses are asked over UDP beside one of the kernel's choice.
+    pub source_ports: Vec<u16>,
     /// DNS echo names.
     pub echo_dns: Vec<String>,
     /// PEM text of more certificate authorities.

@@ -23,7 +23,7 @@ use crate::outage::{self, Armed, NamespaceLock};
 use crate::sensor::allow::{AllowList, Endpoint, is_private};
 use crate::sensor::capture::Sensor;
 use crate::sensor::ledger::Ledger;
-use crate::technique::{self, Context};
+use crate::technique::{self, Context, Heard};
 
 /// Enters `netns`, if given, and serves standard input until it ends.
 ///
@@ -150,6 +150,7 @@ async fn work_started(state: &State, request: Request, aborted: watch::Receiver<
     let Some(ready) = state.ready.borrow().clone() else { return failed("the agent was not started".to_owned()) };
     match request {
         Request::OpenPhase => {
+            ready.cx.heard.forget();
             let sensor = Arc::clone(&ready.sensor);
             match spawn_blocking(move || sensor.arm()).await {
                 Ok(phase) => {
@@ -267,6 +268,7 @@ async fn start(state: &State, setup: Setup) -> Result<Stack, Reply> {
         endpoint: server,
         gateways,
         routes,
+        heard: Heard::default(),
     };
     let possible = outage::available(&cx).await;
     state.ready.replace(Some(Rc::new(Ready { cx, sensor: Arc::new(sensor) })));

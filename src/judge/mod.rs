@@ -1,12 +1,17 @@
 //! Evidence to verdict, by the law of pass. Pure: no clock, no network, no files. What is missing makes inconclusive; nothing here turns an
 //! error or a silence into a pass.
 
+mod agreement;
 mod dark;
 mod exit;
+#[cfg(test)]
+mod fixture;
 mod law;
 mod local;
 mod local_resolvers;
 mod resolver;
+#[cfg(test)]
+mod tests;
 mod uplink;
 mod wire;
 
@@ -21,6 +26,8 @@ use crate::model::probe::{Expectation, Phase, Probe};
 use crate::model::report::EvidenceLine;
 use crate::model::verdict::{FailKind, Verdict};
 
+/// What the name begins with under which an outage sends its samples when no probe that is asked watches it.
+pub const UNWATCHED_OUTAGE: &str = "outage/";
 /// Lines of evidence that one verdict shows at most.
 const MAX_LINES: usize = 40;
 
@@ -85,6 +92,7 @@ pub struct Ruling {
 pub fn judge(case: &Case<'_>) -> Ruling {
     let mut ruling = match case.probe.expect {
         Expectation::ExitIsVpn => exit::judge(case),
+        Expectation::ExitsAgree => agreement::judge(case),
         Expectation::ResolverIsVpn => resolver::judge(case),
         Expectation::ForcedDnsContained => uplink::judge_forced(case),
         Expectation::NoLocalResolver => local_resolvers::judge(case),

@@ -182,6 +182,8 @@ pub enum Action {
         proto: Option<Transport>,
         /// Only to those ports.
         ports: Option<Ports>,
+        /// Only from those ports.
+        from_ports: Option<Ports>,
         /// Of which family.
         #[serde(default)]
         family: FamilyName,
@@ -268,6 +270,8 @@ pub struct Packets {
     pub proto: Option<Transport>,
     /// To those ports; needs `proto`.
     pub ports: Option<Ports>,
+    /// From those ports; needs `proto`.
+    pub from_ports: Option<Ports>,
     /// Carrying that mark.
     pub mark: Option<u32>,
     /// Of which family.
@@ -346,7 +350,7 @@ pub enum Transport {
     Icmp,
 }
 
-/// Destination ports, inclusive: `"53"` or `"1024-65535"`.
+/// Ports, inclusive: `"53"` or `"1024-65535"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Ports(pub u16, pub u16);
@@ -378,7 +382,8 @@ mod tests {
         let leaks = Leak::all().unwrap();
         assert!(!leaks.is_empty());
         for leak in leaks {
-            assert!(!leak.red.is_empty() && !leak.changes.is_empty() && !leak.threat.is_empty(), "{leak}");
+            let noticed = leak.red.len() + leak.amber.len() > 0;
+            assert!(noticed && !leak.changes.is_empty() && !leak.threat.is_empty(), "{leak}");
         }
     }
 

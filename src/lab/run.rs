@@ -217,6 +217,9 @@ must_serve = ["http://172.18.0.10:8080/"]
 [echo]
 http = ["https://am.i.mullvad.net/json", "https://api.ipify.org?format=json"]
 stun = ["stun.l.google.com:19302"]
+dht = ["router.bittorrent.com:6881", "dht.transmissionbt.com:6881"]
+tracker = ["http://tracker.opentrackr.org:1337/announce", "udp://tracker.opentrackr.org:1337/announce"]
+source_ports = [6881]
 dns = ["whoami.akamai.net"]
 extra_ca = {ca:?}
 [dns]
@@ -227,7 +230,7 @@ canary = "example.com"
 [outage]
 methods = ["vpn-stop", "link-down", "endpoint-block"]
 window = "2500ms"
-recovery_timeout = "15s"
+recovery_timeout = "30s"
 control_server = "{control}"
 "#,
             netns = self.stack_netns(),

@@ -22,6 +22,35 @@ pub struct Evidence {
     pub answers: Vec<Answer>,
     /// What kept it from doing its work; each makes a clean answer inconclusive.
     pub problems: Vec<String>,
+    /// Why there was nobody to ask, by configuration.
+    #[serde(default)]
+    pub unasked: Option<String>,
+    /// What other techniques brought back that this one had ask, by their names.
+    #[serde(default)]
+    pub parts: Vec<(String, Evidence)>,
+}
+
+impl Evidence {
+    /// Evidence of a technique that has nobody to ask.
+    pub fn unasked(at_ms: f64, why: &str) -> Self {
+        Evidence { from_ms: at_ms, to_ms: at_ms, unasked: Some(why.to_owned()), ..Evidence::default() }
+    }
+
+    /// Stimuli, answers and problems of several witnesses in one.
+    pub fn gather(from_ms: f64, all: impl IntoIterator<Item = Evidence>) -> Self {
+        let mut whole = Evidence { from_ms, ..Evidence::default() };
+        for one in all {
+            whole.stimuli.extend(one.stimuli);
+            whole.answers.extend(one.answers);
+            whole.problems.extend(one.problems);
+        }
+        whole
+    }
+
+    /// The addresses that echo services saw.
+    pub fn exits(&self) -> impl Iterator<Item = IpAddr> {
+        self.answers.iter().filter_map(|answer| answer.said.exit())
+    }
 }
 
 /// A transport or network protocol as the wire shows it.
@@ -174,6 +203,16 @@ pub enum Said {
         /// Why.
         error: String,
     },
+}
+
+impl Said {
+    /// The address that an echo service saw.
+    pub fn exit(&self) -> Option<IpAddr> {
+        match self {
+            Said::Exit { ip, .. } => Some(*ip),
+            _ => None,
+        }
+    }
 }
 
 /// What a link of the stack's namespace is to the audit.

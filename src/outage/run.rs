@@ -65,6 +65,7 @@ pub async fn run(
         armed.end(true).await;
         return evidence;
     }
+    let_connections_end().await;
     let trial: Arc<str> = order.trial.as_str().into();
     let sampler = match Sampler::start(cx.clock, &cx.ledger, &trial, &sensor.uplinks(), &cx.setup.canary) {
         Ok(sampler) => sampler,
@@ -94,6 +95,7 @@ pub async fn run(
     let dark_by = armed.dark_by();
     let mut events = vec![Event { at_ms: 0.0, what: format!("{}: the tunnel is told to go", order.method) }];
     let watched = Watched::default();
+    sampler.set_full(true);
     match armed.down().await {
         Ok(proof) => {
             events.push(Event { at_ms: since(cx.clock.now_ms()), what: proof.clone() });
@@ -123,6 +125,7 @@ pub async fn run(
         let limit = Duration::from_millis(order.recovery_ms);
         let recovered = tokio::select! {
             result = timeout(limit, until_healthy(cx, &order.home)) => result.is_ok(),
+            () = ease(sensor, &sampler) => false,
             _ = abort.wait_for(|abort| *abort) => false,
         };
         if recovered {
@@ -190,6 +193,39 @@ struct Watched {
     /// Nameservers and when they were asked first.
     asked: Mutex<Vec<(String, f64)>>,
     local: Mutex<Vec<LocalReach>>,
+}
+
+/// Slows the sampler down as soon as the tunnel carries its packets again. Never ends.
+async fn ease(sensor: &Sensor, sampler: &Sampler) {
+    while sensor.trace().first_after_mark_ms.is_none() {
+        sleep(Duration::from_millis(2)).await;
+    }
+    sampler.set_full(false);
+    std::future::pending::<()>().await;
+}
+
+/// Waits until the connections that were just closed are gone, a little while at most: their last packets, sent again after the tunnel
+/// went, would be a leak of our own making where the firewall lets established connections pass.
+async fn let_connections_end() {
+    for _ in 0..40 {
+        if !connections_are_ending() {
+            return;
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Whether a connection of the namespace that no process owns any more still waits for an acknowledgement (proc_net_tcp).
+fn connections_are_ending() -> bool {
+    const FIN_WAIT1: &str = "04";
+    const LAST_ACK: &str = "09";
+    const CLOSING: &str = "0B";
+    ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"].iter().any(|file| {
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        text.lines().skip(1).any(|line| {
+            line.split_whitespace().nth(3).is_some_and(|state| [FIN_WAIT1, LAST_ACK, CLOSING].contains(&state))
+        })
+    })
 }
 
 /// Whether a witness sees an exit that is not home, right now.

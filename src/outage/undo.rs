@@ -131,8 +131,7 @@ impl Undo {
             Undo::Link { name, before } if replaced(name, before)? => Ok(()),
             Undo::Link { name, before } => {
                 let now = Snapshot::take().map_err(|error| told(&error))?;
-                let index = before.link(name).map(|link| link.index);
-                let differences = concerned(before, index).diff(&concerned(&now, index));
+                let differences = concerned(before, name).diff(&concerned(&now, name));
                 if differences.is_empty() { Ok(()) } else { Err(differences.join("; ")) }
             }
             Undo::Table { name } => {
@@ -145,7 +144,8 @@ impl Undo {
 }
 
 /// What setting a link down can have changed: the link, its addresses and routes, and the rules. Other links live on by themselves.
-fn concerned(all: &Snapshot, index: Option<u32>) -> Snapshot {
+fn concerned(all: &Snapshot, name: &str) -> Snapshot {
+    let index = all.link(name).map(|link| link.index);
     Snapshot {
         links: all.links.iter().filter(|link| Some(link.index) == index).cloned().collect(),
         addresses: all.addresses.iter().filter(|address| Some(address.link) == index).cloned().collect(),

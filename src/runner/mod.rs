@@ -234,7 +234,7 @@ fn audit(
             window_ms: window.as_millis() as u64,
             recovery_ms: options.config.outage.recovery_timeout.as_millis() as u64,
             home: facts.home.clone(),
-            trial: owner.map_or_else(|| format!("outage/{method}"), |trial| trial.name()),
+            trial: owner.map_or_else(|| format!("{}{method}", judge::UNWATCHED_OUTAGE), |trial| trial.name()),
         };
         results.extend(phases.run(&format!("outage {method}"), &down, Asked::Outage(order)));
         let Some(outage) = phases.outage.take() else { continue };
@@ -293,6 +293,10 @@ fn setup(
             .unwrap_or_default(),
         resolv_conf: target.resolv_conf.text.clone(),
         echo_http: config.echo.http.iter().map(ToString::to_string).collect(),
+        echo_stun: config.echo.stun.iter().map(|at| (at.host.clone(), at.port)).collect(),
+        echo_dht: config.echo.dht.iter().map(|at| (at.host.clone(), at.port)).collect(),
+        echo_tracker: config.echo.tracker.clone(),
+        source_ports: config.echo.source_ports.iter().map(|port| port.get()).collect(),
         echo_dns: config.echo.dns.clone(),
         extra_ca,
         mullvad: config.vpn.provider == Provider::Mullvad,

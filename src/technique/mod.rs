@@ -1,7 +1,13 @@
 //! Techniques: each sends one kind of stimulus from inside the namespace and returns evidence. None decides anything.
 
+mod exit_all;
+mod exit_dht;
 mod exit_http;
+mod exit_stun;
+mod exit_tracker;
 mod forced_dns;
+pub mod format;
+mod heard;
 mod http;
 mod listen;
 mod local_names;
@@ -10,6 +16,7 @@ mod local_targets;
 mod names;
 mod resolver_path;
 mod send;
+mod udp;
 mod uplink;
 
 use std::future::Future;
@@ -29,6 +36,7 @@ use crate::sensor::ledger::Ledger;
 
 pub use exit_http::{ask_exits, exit_in};
 pub use forced_dns::question;
+pub use heard::Heard;
 pub use http::{ask, chain, trust};
 pub use local_targets::{Target, reach, targets};
 pub use names::lookup_marked;
@@ -53,6 +61,8 @@ pub struct Context {
     pub gateways: Vec<IpAddr>,
     /// The kernel's routes, for asking.
     pub routes: rtnetlink::Handle,
+    /// What witnesses said in the phase that is open.
+    pub heard: Heard,
 }
 
 impl Context {
@@ -114,6 +124,10 @@ pub trait Technique: Sync {
 /// All techniques that the agent can be asked for. The outage sampler stands apart: it is asked by an outage, not by a trial.
 pub const TECHNIQUES: &[&dyn Technique] = &[
     &exit_http::ExitHttp,
+    &exit_stun::ExitStun,
+    &exit_dht::ExitDht,
+    &exit_tracker::ExitTracker,
+    &exit_all::ExitAll,
     &resolver_path::ResolverPath,
     &forced_dns::ForcedDns,
     &local_names::LocalNames,

@@ -30,6 +30,8 @@ enum Sign {
     NothingResolves,
     /// A datagram that nothing binds leaves by the uplink.
     UnboundUdp(&'static str),
+    /// A datagram from that port, which nothing else binds, leaves by the uplink.
+    UdpFrom(u16, &'static str),
     /// A connection that nothing binds leaves by the uplink.
     UnboundTcp(&'static str),
     /// Something leaves by the uplink to there without being asked for.
@@ -80,6 +82,7 @@ const SIGNS: &[(&str, &[Sign])] = &[
     ("late-hole", &[Sign::Hole { to: "192.0.2.99:9", from: 1950, within: 2100, lasts: 90 }]),
     ("local-lost", &[Sign::LocalLost]),
     ("local-names", &[Sign::IspAsks(Some("127.0.0.1:53"), "nas")]),
+    ("open-router", &[Sign::IspAsks(Some("192.168.1.1:53"), "example.com")]),
     ("mark", &[Sign::Marked("8.8.8.8:9")]),
     ("multicast", &[Sign::Unasked("239.192.152.143")]),
     ("no-recovery", &[Sign::NoRecovery]),
@@ -103,6 +106,7 @@ const SIGNS: &[(&str, &[Sign])] = &[
             Sign::Hole { to: "192.0.2.99:9", from: 0, within: 50, lasts: 10_000 },
         ],
     ),
+    ("port-direct", &[Sign::UnboundUdp("67.215.246.10:6881")]),
     ("reconnect-hole", &[Sign::HoleAfterwards { to: "192.0.2.99:9", lasts: 60 }]),
     ("resolver-dead", &[Sign::NothingResolves]),
     ("resolver-docker", &[Sign::IspAsks(None, "example.com")]),
@@ -111,9 +115,15 @@ const SIGNS: &[(&str, &[Sign])] = &[
     ("resolver-isp", &[Sign::IspAsks(None, "example.com")]),
     ("rule-missing", &[Sign::Exit(false, "203.0.113.10"), Sign::Exit(true, "2001:db8:18::10")]),
     ("silent-fallback", &[Sign::HoleWhileSilent("192.0.2.99:9")]),
+    (
+        "source-port-direct",
+        &[Sign::UdpFrom(6881, "74.125.250.129:19302"), Sign::UdpFrom(6881, "[2001:4860:4864:5:8000::1]:19302")],
+    ),
     ("specific-route", &[Sign::UnboundTcp("93.184.215.14:443")]),
     ("tcp-443", &[Sign::BoundTcp("1.1.1.1:443")]),
-    ("udp-direct", &[Sign::UnboundUdp("74.125.250.129:19302")]),
+    ("tracker-direct", &[Sign::UnboundUdp("93.158.213.92:1337"), Sign::UnboundTcp("93.158.213.92:1337")]),
+    ("udp-all", &[Sign::UnboundUdp("74.125.250.129:19302"), Sign::UnboundUdp("10.64.0.1:53")]),
+    ("udp-direct", &[Sign::UnboundUdp("74.125.250.129:19302"), Sign::UnboundUdp("[2001:4860:4864:5:8000::1]:19302")]),
     ("udp-high", &[Sign::BoundUdp("192.0.2.99:6881"), Sign::BoundUdp("[2001:db8:99::9]:6881")]),
     ("v6-accept", &[Sign::BoundUdp("[2001:4860:4860::8888]:53"), Sign::BoundPing("2001:4860:4860::8888")]),
     ("v6-direct", &[Sign::Exit(true, "2001:db8:18::10")]),
@@ -168,7 +178,8 @@ fn shows(lab: &Lab, sign: &Sign) -> Result<bool> {
             let protocol = if to.contains(':') { 58 } else { 1 };
             on_wire(protocol, SocketAddr::new(to.parse()?, 0), || ping_bound(lab, to).map(|_| ()))?
         }
-        Sign::UnboundUdp(to) => on_wire(UDP, to.parse()?, || send(lab, to))?,
+        Sign::UnboundUdp(to) => on_wire(UDP, to.parse()?, || send(lab, 0, to))?,
+        Sign::UdpFrom(port, to) => on_wire(UDP, to.parse()?, || send(lab, *port, to))?,
         Sign::UnboundTcp(to) => on_wire(TCP, to.parse()?, || connect_bound(lab, None, to))?,
         Sign::Unasked(to) => {
             let wire = Wire::listen()?;
@@ -256,10 +267,10 @@ fn on_wire(protocol: u8, to: SocketAddr, stimulus: impl FnOnce() -> Result<()>) 
     Ok(wire.finish()?.iter().any(hit))
 }
 
-fn send(lab: &Lab, to: &'static str) -> Result<()> {
+fn send(lab: &Lab, from: u16, to: &'static str) -> Result<()> {
     in_stack(lab, move || -> Result<()> {
         let to: SocketAddr = to.parse()?;
-        let socket = UdpSocket::bind(if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
+        let socket = UdpSocket::bind((leakcheck::lab::plan::unspecified(to.ip()), from))?;
         // What the wire shows is looked at, not the outcome.
         let _ = socket.send_to(b"marked", to);
         Ok(())

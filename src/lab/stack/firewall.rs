@@ -160,6 +160,9 @@ pub(super) fn insert(nft: &mut Nft, packets: &Packets, verdict: Verdict, comment
         if let Some(ports) = packets.ports {
             rule = rule.when(Match::DestinationPorts(ports.0, ports.1));
         }
+        if let Some(ports) = packets.from_ports {
+            rule = rule.when(Match::SourcePorts(ports.0, ports.1));
+        }
         if let Some(mark) = packets.mark {
             rule = rule.when(Match::Mark(mark));
         }

@@ -347,7 +347,7 @@ fn comment(index: usize) -> String {
 }
 
 fn rules(action: &Action) -> Vec<RuleSpec> {
-    let Action::Rule { priority, table, to, proto, ports, family } = action else { return Vec::new() };
+    let Action::Rule { priority, table, to, proto, ports, from_ports, family } = action else { return Vec::new() };
     let families = to.map_or_else(|| firewall::families(*family), |net| vec![Family::of(net.addr())]);
     let number = |transport: Transport, family| firewall::protocol(transport, family);
     families
@@ -356,6 +356,7 @@ fn rules(action: &Action) -> Vec<RuleSpec> {
             to: *to,
             protocol: proto.map(|transport| number(transport, family)),
             ports: ports.map(|ports| (ports.0, ports.1)),
+            from_ports: from_ports.map(|ports| (ports.0, ports.1)),
             ..RuleSpec::new(family, *priority, *table)
         })
         .collect()
