@@ -191,7 +191,7 @@ pub struct ListArgs {
 /// Arguments of `explain`.
 #[derive(Debug, Clone, Args)]
 pub struct ExplainArgs {
-    /// The probe's id, as in leakcheck list
+    /// The probe's id, as in leakcheck list; or outage-METHOD, as in outage-link-down
     #[arg(value_name = "ID")]
     pub id: String,
     /// Add the probe files of this folder

@@ -234,8 +234,8 @@ forced = {forced}
 forced_policy = "no-escape"
 canary = "example.com"
 [outage]
-methods = ["vpn-stop", "link-down"]
-window = "3s"
+methods = ["vpn-stop", "link-down", "endpoint-block"]
+window = "2500ms"
 recovery_timeout = "30s"
 control_server = "{control}"
 "#,

@@ -53,6 +53,8 @@ pub struct Context {
     pub ledger: Ledger,
     /// Links of the namespace.
     pub links: Vec<Link>,
+    /// The VPN server, if it is known.
+    pub endpoint: Option<Endpoint>,
     /// What may be talked to past the tunnel.
     pub local: Vec<IpNet>,
     /// Gateways of the uplinks' default routes.
