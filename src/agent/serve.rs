@@ -297,7 +297,6 @@ async fn start(state: &State, setup: Setup) -> Result<Stack, Reply> {
         local: local.clone(),
         endpoint: server,
         gateways,
-        endpoint: server,
         routes,
         heard: Heard::default(),
     };
