@@ -152,6 +152,12 @@ pub struct DemoArgs {
     /// A home without IPv6
     #[arg(long)]
     pub ipv4_only: bool,
+    /// The stack takes another VPN server when it is started again
+    #[arg(long, hide = true)]
+    pub another_server: bool,
+    /// Let a witness of the lab misbehave
+    #[arg(long, value_name = "HOST=BEHAVIOUR", hide = true)]
+    pub odd_witness: Vec<crate::lab::OddWitness>,
     /// The rest.
     #[command(flatten)]
     pub audit: AuditArgs,

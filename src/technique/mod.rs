@@ -59,6 +59,8 @@ pub struct Context {
     pub local: Vec<IpNet>,
     /// Gateways of the uplinks' default routes.
     pub gateways: Vec<IpAddr>,
+    /// The VPN server, if it is known.
+    pub endpoint: Option<Endpoint>,
     /// The kernel's routes, for asking.
     pub routes: rtnetlink::Handle,
     /// What witnesses said in the phase that is open.
