@@ -295,7 +295,6 @@ async fn start(state: &State, setup: Setup) -> Result<Stack, Reply> {
         ledger,
         links: found.clone(),
         local: local.clone(),
-        endpoint: server,
         gateways,
         endpoint: server,
         routes,

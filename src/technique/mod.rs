@@ -53,8 +53,6 @@ pub struct Context {
     pub ledger: Ledger,
     /// Links of the namespace.
     pub links: Vec<Link>,
-    /// The VPN server, if it is known.
-    pub endpoint: Option<Endpoint>,
     /// What may be talked to past the tunnel.
     pub local: Vec<IpNet>,
     /// Gateways of the uplinks' default routes.
