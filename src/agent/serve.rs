@@ -181,7 +181,8 @@ async fn work_started(state: &State, request: Request, aborted: watch::Receiver<
             },
             None => failed(format!("there is no technique {technique}")),
         },
-        Request::Arm(method) => match Armed::new(&method, &ready.cx, state.lock.get()).await {
+        Request::Arm(method) => match Armed::new(&method, &ready.cx, &ready.sensor.endpoints(), state.lock.get()).await
+        {
             Ok(armed) => {
                 let recipe = Box::new(armed.recipe().clone());
                 state.armed.replace(Some(armed));
