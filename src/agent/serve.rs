@@ -181,7 +181,8 @@ async fn work_started(state: &State, request: Request, aborted: watch::Receiver<
             },
             None => failed(format!("there is no technique {technique}")),
         },
-        Request::Arm(method) => match Armed::new(&method, &ready.cx, state.lock.get()).await {
+        Request::Arm(method) => match Armed::new(&method, &ready.cx, &ready.sensor.endpoints(), state.lock.get()).await
+        {
             Ok(armed) => {
                 let recipe = Box::new(armed.recipe().clone());
                 state.armed.replace(Some(armed));
@@ -241,7 +242,6 @@ async fn look_again(ready: &Ready, evidence: &mut OutageEvidence) {
             .events
             .push(Event { at_ms, what: format!("the VPN server is now {}, seen on the wire", seen.address) });
     }
-    ready.cx.endpoint.replace(Some(seen.clone()));
     ready.sensor.adopt(seen);
 }
 
@@ -296,7 +296,7 @@ async fn start(state: &State, setup: Setup) -> Result<Stack, Reply> {
         ledger,
         links: found.clone(),
         local: local.clone(),
-        endpoint: RefCell::new(server),
+        endpoint: server,
         gateways,
         routes,
         heard: Heard::default(),
