@@ -155,6 +155,9 @@ pub struct DemoArgs {
     /// Let a witness of the lab misbehave
     #[arg(long, value_name = "HOST=BEHAVIOUR", hide = true)]
     pub odd_witness: Vec<crate::lab::OddWitness>,
+    /// The stack takes another VPN server when it is started again
+    #[arg(long, hide = true)]
+    pub another_server: bool,
     /// The rest.
     #[command(flatten)]
     pub audit: AuditArgs,

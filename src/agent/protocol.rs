@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::config::Tracker;
-use crate::model::evidence::{Evidence, Link, OutageEvidence, PhaseWire};
+use crate::model::evidence::{Evidence, Link, OutageEvidence, PhaseWire, Proto};
 use crate::outage::Recipe;
 
 /// Version of this protocol. The agent is the same binary, so the two differ only when a stale image is used.
@@ -102,6 +102,8 @@ pub struct Setup {
     pub tunnel: Option<String>,
     /// The VPN server; else found.
     pub endpoint: Option<SocketAddr>,
+    /// Set when the VPN is OpenVPN by Gluetun's settings: its transport. Counts only while its packets were not seen.
+    pub openvpn: Option<Proto>,
     /// Networks that may be talked to past the tunnel; empty: those of the uplinks.
     pub local: Vec<IpNet>,
     /// More of them, from Gluetun's settings.

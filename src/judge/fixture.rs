@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use super::{Case, Facts, Ruling, judge};
 use crate::catalog::Catalog;
 use crate::config::Provider;
-use crate::model::evidence::{Answer, Class, Control, Evidence, Fate, PhaseWire, Proto, Said, Sighting, Stimulus, Via};
+use crate::model::evidence::{
+    Answer, Class, Control, Detail, Evidence, Fate, PhaseWire, Proto, Said, Sighting, Stimulus, Via,
+};
 use crate::model::probe::Phase;
 use crate::sensor::control::KINDS;
 
@@ -28,7 +30,7 @@ pub(super) fn facts() -> Facts {
 
 /// A phase from 10 to 100 ms in which all controls were seen and nothing else.
 pub(super) fn quiet() -> PhaseWire {
-    let controls = |sent_ms| {
+    let controls = |sent_ms: f64| {
         KINDS.map(|(proto, v6)| Control {
             link: "eth0".to_owned(),
             proto,
@@ -93,6 +95,7 @@ pub(super) fn escape() -> Sighting {
         // Whoever asked first in the phase: answers are shared.
         probe: Some("exit-agreement".to_owned()),
         stimulus: Some(7),
+        detail: Detail::default(),
     }
 }
 

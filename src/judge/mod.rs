@@ -155,13 +155,19 @@ fn line(at_ms: f64, what: String, fields: Value) -> EvidenceLine {
 /// Packets that the sensor saw, as evidence.
 fn sighting_line(sighting: &Sighting) -> EvidenceLine {
     let times = if sighting.count == 1 { String::new() } else { format!(", {} times", sighting.count) };
-    let what = format!("{} on {}: {} → {}{times}", sighting.proto, sighting.link, end(sighting.src), end(sighting.dst));
+    let mut what =
+        format!("{} on {}: {} → {}{times}", sighting.proto, sighting.link, end(sighting.src), end(sighting.dst));
+    for more in sighting.detail.texts() {
+        what.push_str(", ");
+        what.push_str(&more);
+    }
     line(
         sighting.first_ms,
         what,
         json!({
             "link": sighting.link, "proto": sighting.proto.to_string(), "src": end(sighting.src), "dst": end(sighting.dst),
             "count": sighting.count, "first_ms": sighting.first_ms, "last_ms": sighting.last_ms,
+            "stimulus": sighting.stimulus, "detail": sighting.detail.texts(),
         }),
     )
 }

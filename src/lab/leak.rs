@@ -233,6 +233,9 @@ pub enum Action {
     /// A flow past the tunnel that is older than the firewall, and that goes on: DNS questions to that resolver, bound
     /// to the uplink.
     EarlyFlow {
+        /// By which transport: UDP or TCP.
+        #[serde(default = "udp")]
+        proto: Transport,
         /// Whom it asks.
         to: SocketAddr,
         /// How often, in milliseconds.
@@ -247,6 +250,10 @@ pub enum Action {
         /// How often, in milliseconds.
         every_ms: u64,
     },
+}
+
+fn udp() -> Transport {
+    Transport::Udp
 }
 
 fn main_table() -> u32 {
@@ -346,6 +353,12 @@ pub enum Transport {
     Udp,
     /// ICMP or ICMPv6, by the family.
     Icmp,
+    /// IPv4 in IP.
+    Ipip,
+    /// IPv6 in IP.
+    Ipv6,
+    /// Generic Routing Encapsulation.
+    Gre,
 }
 
 /// Ports, inclusive: `"53"` or `"1024-65535"`.

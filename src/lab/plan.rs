@@ -51,6 +51,8 @@ pub const NEIGHBOUR: &str = "172.18.0.20";
 pub const LAN_HOST: &str = "192.168.1.50";
 /// The VPN server.
 pub const ENDPOINT: &str = "198.51.100.2:51820";
+/// Another VPN server of the provider, for a stack that takes a new one when it is started again.
+pub const OTHER_ENDPOINT: &str = "198.51.100.2:51821";
 /// Where tunnelled traffic comes out.
 pub const EXIT: &str = "198.51.100.3";
 /// The same over IPv6.

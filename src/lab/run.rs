@@ -72,13 +72,15 @@ pub struct LabSpec {
     pub ipv6: bool,
     /// Witnesses of the internet that misbehave.
     pub odd: Vec<OddWitness>,
+    /// Whether the stack takes another server when its VPN is started again, as Gluetun does that may choose among several.
+    pub moves: bool,
 }
 
 impl LabSpec {
     /// A sealed lab with both families.
     #[must_use]
     pub fn sealed() -> Self {
-        Self { leak: None, ipv6: true, odd: Vec::new() }
+        Self { leak: None, ipv6: true, moves: false, odd: Vec::new() }
     }
 
     /// A lab with both families whose stack is broken.
@@ -127,6 +129,7 @@ impl Lab {
             private_key: client_key,
             server_key: server_public,
             endpoint: plan::socket(plan::ENDPOINT),
+            next: spec.moves.then(|| plan::socket(plan::OTHER_ENDPOINT)),
             addresses: of_families(&[plan::CLIENT, plan::CLIENT_V6], ipv6),
             uplink: plan::UPLINK.to_owned(),
             tunnel: plan::TUNNEL.to_owned(),
@@ -316,6 +319,12 @@ fn start_provider(
         let mut servers = Servers::default();
         let answerer = internet::recursor("provider resolver", &journal, plan::ip(plan::EXIT));
         servers.dns(&[plan::ip(plan::TUNNEL_RESOLVER)], None, answerer)?;
+        servers.task(async {
+            let port = plan::socket(plan::ENDPOINT).port();
+            if let Err(error) = provider::relay(plan::socket(plan::OTHER_ENDPOINT), port).await {
+                eprintln!("lab: failed to relay to the VPN server: {error}");
+            }
+        });
         Ok(servers)
     })??;
     Ok((provider, resolver))

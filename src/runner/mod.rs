@@ -27,7 +27,7 @@ use crate::agent::protocol::{ApiKey, OutageOrder, PROTOCOL, Setup, Stack};
 use crate::catalog::{Catalog, Selection, Trial};
 use crate::config::{Config, OutageMethod, Provider, Secret};
 use crate::judge::{self, Facts};
-use crate::model::evidence::{Class, OutageEvidence, PhaseWire, Role};
+use crate::model::evidence::{Class, OutageEvidence, PhaseWire, Proto, Role};
 use crate::model::probe::Phase;
 use crate::model::report::{self, Outage, ProbeResult, Report, RunVerdict, Summary, Wire, WireLeak};
 use crate::outage::Entry;
@@ -281,12 +281,19 @@ fn setup(
         }
         _ => config.outage.control_server.to_string(),
     };
+    let setting =
+        |name: &str| gluetun.and_then(|gluetun| gluetun.env.get(name)).map(|value| value.to_ascii_lowercase());
+    let openvpn = (setting("VPN_TYPE").as_deref() == Some("openvpn")).then(|| match setting("OPENVPN_PROTOCOL") {
+        Some(proto) if proto.starts_with("tcp") => Proto::Tcp,
+        _ => Proto::Udp,
+    });
     Setup {
         protocol: PROTOCOL,
         elapsed_ms: clock.elapsed().as_secs_f64() * 1000.0,
         nonce: rand::random(),
         tunnel: config.vpn.interface.clone().or(interface),
         endpoint: config.vpn.endpoint.or_else(|| gluetun.and_then(|gluetun| gluetun.endpoint())),
+        openvpn,
         local: config.local.subnets.clone(),
         outbound: outbound
             .map(|text| text.split(',').filter_map(|net| net.trim().parse::<IpNet>().ok()).collect())
@@ -405,6 +412,7 @@ fn wire(wires: &[Arc<PhaseWire>]) -> Wire {
             dst: judge::end(sighting.dst),
             count: sighting.count,
             probe: sighting.probe.clone(),
+            detail: sighting.detail.texts(),
         })
         .collect();
     Wire {
@@ -412,6 +420,7 @@ fn wire(wires: &[Arc<PhaseWire>]) -> Wire {
         packets: wires.iter().map(|wire| wire.packets).sum(),
         dropped: wires.iter().map(|wire| wire.dropped).sum(),
         leaks,
+        captured: wires.iter().flat_map(|wire| wire.captured.clone()).collect(),
     }
 }
 

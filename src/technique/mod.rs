@@ -31,6 +31,7 @@ use serde_json::Value;
 use crate::agent::protocol::Setup;
 use crate::clock::Clock;
 use crate::model::evidence::{Answer, Evidence, Link, Role, Said, Via};
+use crate::sensor::allow::Endpoint;
 use crate::sensor::ledger::Ledger;
 
 pub use exit_http::{ask_exits, exit_in};
@@ -56,6 +57,8 @@ pub struct Context {
     pub local: Vec<IpNet>,
     /// Gateways of the uplinks' default routes.
     pub gateways: Vec<IpAddr>,
+    /// The VPN server, if it is known.
+    pub endpoint: Option<Endpoint>,
     /// The kernel's routes, for asking.
     pub routes: rtnetlink::Handle,
     /// What witnesses said in the phase that is open.

@@ -7,6 +7,7 @@ use super::tools::{
 };
 use anyhow::{Result, bail, ensure};
 use leakcheck::lab::{Lab, LabSpec, Leak, PrivateDir, leak};
+use socket2::{Domain, Protocol, Socket, Type};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,8 @@ enum Sign {
     BoundTcp(&'static str),
     /// A ping bound to the uplink gets out to there.
     BoundPing(&'static str),
+    /// A packet of that protocol bound to the uplink gets out to there.
+    BoundRaw(u8, &'static str),
     /// A web server sees that address of the stack, over IPv6 or not.
     Exit(bool, &'static str),
     /// A question to one of resolv.conf's nameservers (or this one) reaches the authority from the ISP.
@@ -56,7 +59,8 @@ enum Sign {
 
 const SIGNS: &[(&str, &[Sign])] = &[
     ("endpoint-clear", &[Sign::BoundTcp("198.51.100.2:443")]),
-    ("established", &[Sign::Unasked("8.8.8.8")]),
+    ("encapsulated", &[Sign::BoundRaw(47, "8.8.8.8"), Sign::BoundRaw(41, "8.8.8.8"), Sign::BoundRaw(4, "8.8.8.8")]),
+    ("established", &[Sign::Unasked("8.8.8.8"), Sign::Unasked("1.1.1.1")]),
     ("outbound-overlap", &[Sign::UnboundUdp("10.64.0.1:53")]),
     ("outbound-public", &[Sign::UnboundTcp("93.184.215.14:443")]),
     ("second-network", &[Sign::Second("8.8.8.8:53")]),
@@ -174,6 +178,9 @@ fn shows(lab: &Lab, sign: &Sign) -> Result<bool> {
             let protocol = if to.contains(':') { 58 } else { 1 };
             on_wire(protocol, SocketAddr::new(to.parse()?, 0), || ping_bound(lab, to).map(|_| ()))?
         }
+        Sign::BoundRaw(protocol, to) => {
+            on_wire(*protocol, SocketAddr::new(to.parse()?, 0), || raw_bound(lab, *protocol, to))?
+        }
         Sign::UnboundUdp(to) => on_wire(UDP, to.parse()?, || send(lab, 0, to))?,
         Sign::UdpFrom(port, to) => on_wire(UDP, to.parse()?, || send(lab, *port, to))?,
         Sign::UnboundTcp(to) => on_wire(TCP, to.parse()?, || connect_bound(lab, None, to))?,
@@ -268,6 +275,17 @@ fn send(lab: &Lab, from: u16, to: &'static str) -> Result<()> {
         let socket = UdpSocket::bind((leakcheck::lab::plan::unspecified(to.ip()), from))?;
         // What the wire shows is looked at, not the outcome.
         let _ = socket.send_to(b"marked", to);
+        Ok(())
+    })?
+}
+
+fn raw_bound(lab: &Lab, protocol: u8, to: &'static str) -> Result<()> {
+    in_stack(lab, move || -> Result<()> {
+        let to = SocketAddr::new(to.parse()?, 0);
+        let socket = Socket::new(Domain::for_address(to), Type::RAW, Some(Protocol::from(i32::from(protocol))))?;
+        socket.bind_device(Some(b"eth0"))?;
+        // What the wire shows is looked at, not the outcome.
+        let _ = socket.send_to(&[0; 24], &to.into());
         Ok(())
     })?
 }

@@ -88,18 +88,18 @@ impl Sabotage {
         socket.connect(to).map_err(StackError::Sabotage)?;
         // What a torrent client's local peer discovery (BEP 14) says.
         let search = b"BT-SEARCH * HTTP/1.1\r\nHost: 239.192.152.143:6771\r\nPort: 6881\r\n\r\n\r\n";
-        self.send(socket, search.to_vec(), every)
+        // That the firewall refuses it is the sealed stack's good right.
+        self.again(every, move || drop(socket.send(search)))
     }
 
-    /// Sends the same datagram on a connected socket over and over.
-    pub(super) fn send(&mut self, socket: UdpSocket, datagram: Vec<u8>, every: Duration) -> Result<(), StackError> {
+    /// Does something over and over.
+    pub(super) fn again(&mut self, every: Duration, mut act: impl FnMut() + Send + 'static) -> Result<(), StackError> {
         let stop = Arc::clone(&self.stop);
         self.thread("lab-speaker", move || {
             let mut next = Instant::now();
             while !stop.load(Ordering::Relaxed) {
                 if Instant::now() >= next {
-                    // That the firewall refuses it is the sealed stack's good right.
-                    let _ = socket.send(&datagram);
+                    act();
                     next += every;
                 }
                 std::thread::sleep(every.min(PATIENCE));
