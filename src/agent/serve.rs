@@ -295,8 +295,8 @@ async fn start(state: &State, setup: Setup) -> Result<Stack, Reply> {
         ledger,
         links: found.clone(),
         local: local.clone(),
-        gateways,
         endpoint: server,
+        gateways,
         routes,
         heard: Heard::default(),
     };

@@ -70,10 +70,10 @@ pub struct LabSpec {
     pub leak: Option<Leak>,
     /// Whether home, internet and tunnel have IPv6.
     pub ipv6: bool,
-    /// Witnesses of the internet that misbehave.
-    pub odd: Vec<OddWitness>,
     /// Whether the stack takes another server when its VPN is started again, as Gluetun does that may choose among several.
     pub moves: bool,
+    /// Witnesses of the internet that misbehave.
+    pub odd: Vec<OddWitness>,
 }
 
 impl LabSpec {
@@ -234,8 +234,8 @@ forced = {forced}
 forced_policy = "no-escape"
 canary = "example.com"
 [outage]
-methods = ["vpn-stop", "link-down"]
-window = "3s"
+methods = ["vpn-stop", "link-down", "endpoint-block"]
+window = "2500ms"
 recovery_timeout = "30s"
 control_server = "{control}"
 "#,

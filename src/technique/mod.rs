@@ -53,12 +53,12 @@ pub struct Context {
     pub ledger: Ledger,
     /// Links of the namespace.
     pub links: Vec<Link>,
+    /// The VPN server, if it is known.
+    pub endpoint: Option<Endpoint>,
     /// What may be talked to past the tunnel.
     pub local: Vec<IpNet>,
     /// Gateways of the uplinks' default routes.
     pub gateways: Vec<IpAddr>,
-    /// The VPN server, if it is known.
-    pub endpoint: Option<Endpoint>,
     /// The kernel's routes, for asking.
     pub routes: rtnetlink::Handle,
     /// What witnesses said in the phase that is open.

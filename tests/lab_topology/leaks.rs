@@ -7,6 +7,7 @@ use super::tools::{
 };
 use anyhow::{Result, bail, ensure};
 use leakcheck::lab::{Lab, LabSpec, Leak, PrivateDir, leak};
+use leakcheck::net::nft::{Batch, Chain, HookPoint, Match, Nft, Policy, Rule, Table, TableFamily, Verdict};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
@@ -47,6 +48,8 @@ enum Sign {
     Hole { to: &'static str, from: u64, within: u64, lasts: u64 },
     /// The same after the tunnel came back.
     HoleAfterwards { to: &'static str, lasts: u64 },
+    /// While the server is blocked and the tunnel is not told, datagrams to there leave.
+    HoleWhileSilent(&'static str),
     /// While the tunnel is down a ping gets out.
     PingWhileDown(&'static str),
     /// While the tunnel is down local hosts cannot be reached, and before and after it they can.
@@ -115,6 +118,7 @@ const SIGNS: &[(&str, &[Sign])] = &[
     ("resolver-gateway", &[Sign::IspAsks(None, "example.com")]),
     ("resolver-isp", &[Sign::IspAsks(None, "example.com")]),
     ("rule-missing", &[Sign::Exit(false, "203.0.113.10"), Sign::Exit(true, "2001:db8:18::10")]),
+    ("silent-fallback", &[Sign::HoleWhileSilent("192.0.2.99:9")]),
     (
         "source-port-direct",
         &[Sign::UdpFrom(6881, "74.125.250.129:19302"), Sign::UdpFrom(6881, "[2001:4860:4864:5:8000::1]:19302")],
@@ -219,6 +223,7 @@ fn shows(lab: &Lab, sign: &Sign) -> Result<bool> {
             let fits = |(first, last)| first <= 60 && last - first <= *lasts;
             Ok(outage.during.is_none() && outage.after.is_some_and(fits))
         })?,
+        Sign::HoleWhileSilent(to) => on_wire(UDP, to.parse()?, || send_while_silent(lab, to))?,
         Sign::PingWhileDown(to) => {
             put_status(lab, "stopped")?;
             std::thread::sleep(Duration::from_millis(20));
@@ -286,6 +291,23 @@ fn raw_bound(lab: &Lab, protocol: u8, to: &'static str) -> Result<()> {
         socket.bind_device(Some(b"eth0"))?;
         // What the wire shows is looked at, not the outcome.
         let _ = socket.send_to(&[0; 24], &to.into());
+        Ok(())
+    })?
+}
+
+/// Blocks the VPN server until whoever watches it must have noticed, and then sends by the default route.
+fn send_while_silent(lab: &Lab, to: &'static str) -> Result<()> {
+    in_stack(lab, move || -> Result<()> {
+        let table = Table::new(TableFamily::Inet, "trial");
+        let mut batch = Batch::new();
+        batch.add_owned_table(&table);
+        batch.add_chain(&table, &Chain::filter("in", HookPoint::Input, Policy::Accept));
+        batch.append_rule(&table, "in", &Rule::new(Verdict::Drop).when(Match::Source("198.51.100.2/32".parse()?)));
+        // The kernel removes the table with its owner, at the end of this.
+        let mut owner = Nft::open()?;
+        owner.commit(batch)?;
+        std::thread::sleep(Duration::from_millis(2500));
+        let _ = UdpSocket::bind("0.0.0.0:0")?.send_to(b"marked", to.parse::<SocketAddr>()?);
         Ok(())
     })?
 }
