@@ -43,7 +43,8 @@ fn unseen_controls(wire: &PhaseWire) -> Vec<String> {
     // Each uplink that can carry packets needs one control at the beginning and one at the end, of each kind.
     for link in &wire.uplinks {
         let on: Vec<_> = wire.controls.iter().filter(|control| &control.link == link).collect();
-        let once = |one: &&Control| on.iter().filter(|other| (other.proto, other.v6) == (one.proto, one.v6)).count() == 1;
+        let once =
+            |one: &&Control| on.iter().filter(|other| (other.proto, other.v6) == (one.proto, one.v6)).count() == 1;
         if on.iter().any(once) {
             doubts.push(format!("{link} came or went meanwhile: it had a control at one end of the phase only"));
         }

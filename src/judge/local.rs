@@ -95,7 +95,9 @@ fn judge_outage(case: &Case<'_>, outage: &OutageEvidence) -> Ruling {
     if outage.local.is_empty() {
         return Ruling::skip("no local target is configured (local.must_reach) and no gateway was found");
     }
-    let doubts = law::sensor_doubts(case);
+    let mut doubts = law::sensor_doubts(case);
+    let unasked = outage.local.iter().filter(|reach| reach.asked == 0);
+    doubts.extend(unasked.map(|reach| format!("{} was not asked in time: make outage.window longer", reach.target)));
     if !doubts.is_empty() {
         return Ruling::inconclusive("local targets answered", &doubts, lines);
     }

@@ -5,6 +5,7 @@ mod method;
 mod run;
 mod sampler;
 mod vpn_stop;
+mod watch;
 
 pub use method::{Available, available};
 pub use run::run;

@@ -2,7 +2,7 @@
 //! Whatever happens in between, what was changed is put back before this returns.
 
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -10,18 +10,15 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::method::Method;
 use super::sampler::Sampler;
+use super::watch::Watched;
 use crate::agent::protocol::OutageOrder;
-use crate::model::evidence::{Answer, Event, OutageEvidence, Said};
-use crate::model::report::{Hole, LocalReach};
+use crate::model::evidence::{Event, OutageEvidence, Said};
+use crate::model::report::Hole;
 use crate::sensor::capture::Sensor;
-use crate::technique::{Context, Target, ask_exits, lookup_marked, nameservers, reach, targets};
+use crate::technique::{Context, ask_exits};
 
 /// Sampling goes on for so long before the kill and after recovery.
 const LEAD: Duration = Duration::from_millis(150);
-/// Time between two questions to a resolver, and to a local target.
-const ASK_EVERY: Duration = Duration::from_millis(250);
-/// How long a local target may take for one answer.
-const LOCAL_PATIENCE: Duration = Duration::from_millis(1500);
 /// How long a healthy tunnel may take to prove it.
 const HEALTH_PATIENCE: Duration = Duration::from_secs(12);
 /// Tries at putting back before it counts as failed, and time between them.
@@ -85,8 +82,7 @@ pub async fn run(
             let end = Instant::now() + window;
             tokio::select! {
                 () = sleep_until(end) => {}
-                () = watch_names(cx, &trial, &watched) => {}
-                () = watch_local(cx, &watched) => {}
+                () = watched.ask(cx, &trial) => {}
                 _ = abort.wait_for(|abort| *abort) => events.push(Event { at_ms: since(cx.clock.now_ms()), what: "the outage was ended early".to_owned() }),
             }
         }
@@ -95,6 +91,7 @@ pub async fn run(
 
     sensor.mark();
     let up = cx.clock.now_ms();
+    (evidence.resolved_while_down, evidence.local) = watched.end(up);
     evidence.up_ms = Some(since(up));
     events.push(Event { at_ms: since(up), what: "the tunnel is told to come back".to_owned() });
     note(format!("{}: the tunnel is being put back", order.method));
@@ -143,17 +140,9 @@ pub async fn run(
             "no sample was seen in the tunnel before the outage, so its silence afterwards proves nothing".to_owned(),
         );
     }
-    evidence.resolved_while_down = watched.names.into_inner().unwrap_or_else(PoisonError::into_inner);
-    evidence.local = watched.local.into_inner().unwrap_or_else(PoisonError::into_inner);
     evidence.events = events;
     evidence.to_ms = cx.clock.now_ms();
     evidence
-}
-
-#[derive(Default)]
-struct Watched {
-    names: Mutex<Vec<Answer>>,
-    local: Mutex<Vec<LocalReach>>,
 }
 
 /// Whether a witness sees an exit that is not home, right now.
@@ -168,55 +157,6 @@ async fn healthy(cx: &Context, home: &[IpAddr]) -> bool {
 async fn until_healthy(cx: &Context, home: &[IpAddr]) {
     while !healthy(cx, home).await {
         sleep(Duration::from_millis(100)).await;
-    }
-}
-
-/// Asks every nameserver for fresh names, again and again.
-async fn watch_names(cx: &Context, trial: &Arc<str>, watched: &Watched) {
-    let (servers, _) = nameservers(&cx.setup.resolv_conf);
-    let ask = |server: IpAddr| async move {
-        loop {
-            let name = format!("{}.{}", cx.ledger.enter(trial).marker(), cx.setup.canary);
-            watched.name(cx.answer(server.to_string(), lookup_marked(server, &name).await));
-            sleep(ASK_EVERY).await;
-        }
-    };
-    futures_util::future::join_all(servers.into_iter().map(ask)).await;
-    // With nothing to ask there is nothing to wait for, which must not end the window.
-    std::future::pending::<()>().await;
-}
-
-/// Asks every local target again and again.
-async fn watch_local(cx: &Context, watched: &Watched) {
-    let ask = |target: Target| async move {
-        loop {
-            let reached = matches!(reach(cx, &target, LOCAL_PATIENCE).await, Said::Reached { .. });
-            watched.local(&target.label(), reached);
-            sleep(ASK_EVERY).await;
-        }
-    };
-    futures_util::future::join_all(targets(cx).into_iter().map(ask)).await;
-    std::future::pending::<()>().await;
-}
-
-impl Watched {
-    /// Keeps each kind of answer once.
-    fn name(&self, answer: Answer) {
-        let mut kept = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-        if !kept.iter().any(|known| known.witness == answer.witness && known.said == answer.said) {
-            kept.push(answer);
-        }
-    }
-
-    fn local(&self, label: &str, reached: bool) {
-        let mut counts = self.local.lock().unwrap_or_else(PoisonError::into_inner);
-        match counts.iter_mut().find(|count| count.target == label) {
-            Some(count) => {
-                count.asked += 1;
-                count.answered += u64::from(reached);
-            }
-            None => counts.push(LocalReach { target: label.to_owned(), asked: 1, answered: u64::from(reached) }),
-        }
     }
 }
 

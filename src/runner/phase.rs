@@ -234,7 +234,7 @@ impl Shared {
     fn close(&self) {
         let outage = match &self.asked {
             Asked::Outage(order) if self.state.lock().unwrap_or_else(PoisonError::into_inner).problem.is_none() => {
-                Some(self.session.request_patiently(Request::Outage(order.clone()), &*self.progress))
+                Some(self.session.outage(order.clone(), &*self.progress))
             }
             _ => None,
         };

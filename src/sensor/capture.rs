@@ -252,7 +252,8 @@ impl Shared {
         let (link, role) = self.link(state, frame.index);
         let class = match role {
             Role::Tunnel => Some(Class::Tunnelled).filter(|_| owner.is_some()),
-            Role::Uplink => self.allow.classify(&packet),
+            // A stimulus was meant for the internet: if it goes to an allowed address, somebody has diverted it there.
+            Role::Uplink => self.allow.classify(&packet).or(owner.is_some().then_some(Class::Nearby)),
         };
         let Some(class) = class else { return };
         state.packets += 1;
