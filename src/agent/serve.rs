@@ -4,14 +4,18 @@
 use std::cell::RefCell;
 use std::io;
 use std::net::IpAddr;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{LocalSet, spawn_blocking, spawn_local};
+use tokio::time::{Instant, sleep};
 
 use super::protocol::{Envelope, PROTOCOL, Reply, Request, Setup, Stack, read_frame, write_frame};
 use super::{endpoint, links};
@@ -41,6 +45,8 @@ pub fn serve(netns: Option<&Path>) -> io::Result<()> {
 
 #[derive(Default)]
 struct State {
+    /// Held for as long as this process lives.
+    alone: RefCell<Option<UnixListener>>,
     ready: RefCell<Option<Rc<Ready>>>,
     phase: RefCell<Option<PhaseWire>>,
 }
@@ -49,6 +55,9 @@ struct Ready {
     cx: Context,
     sensor: Arc<Sensor>,
 }
+
+/// How long to wait for another agent in the namespace to end.
+const ALONE_PATIENCE: Duration = Duration::from_secs(3);
 
 type Replies = mpsc::UnboundedSender<Envelope<Reply>>;
 
@@ -169,6 +178,13 @@ async fn start(state: &State, setup: Setup) -> Result<Stack, Reply> {
             "the image of the agent is stale: remove the images labelled leakcheck=agent and run again",
         ));
     }
+    let alone = alone().await.map_err(|error| {
+        failed(
+            format!("the namespace could not be taken: {error}"),
+            "two audits at once would see each other's packets, and take the tunnel from each other: wait for the other one",
+        )
+    })?;
+    state.alone.replace(Some(alone));
     let clock = Clock::starting_at(setup.elapsed_ms);
     let (connection, routes, _) = rtnetlink::new_connection()
         .map_err(|error| failed(format!("routes could not be read: {error}"), "run as root"))?;
@@ -215,6 +231,24 @@ async fn start(state: &State, setup: Setup) -> Result<Stack, Reply> {
         refused_methods: possible.refused,
         notes,
     })
+}
+
+/// Takes the namespace for this agent alone. Abstract names of Unix sockets belong to the network namespace and go with their owner
+/// (unix(7)), so no lock is ever left behind. An agent whose runner was killed may need a moment to put everything back.
+async fn alone() -> io::Result<UnixListener> {
+    let address = SocketAddr::from_abstract_name(b"leakcheck")?;
+    let deadline = Instant::now() + ALONE_PATIENCE;
+    loop {
+        match UnixListener::bind_addr(&address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                sleep(Duration::from_millis(50)).await;
+            }
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                return Err(io::Error::other("another leakcheck is at work in it"));
+            }
+            result => return result,
+        }
+    }
 }
 
 /// What may be talked to past the tunnel: what is configured, or else the uplinks' own networks and Gluetun's outbound subnets, of which
