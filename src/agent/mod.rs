@@ -5,3 +5,4 @@ pub mod endpoint;
 pub mod links;
 pub mod protocol;
 pub mod serve;
+mod sources;

@@ -8,10 +8,12 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use crate::model::evidence::{Evidence, Link, OutageEvidence, PhaseWire};
+use crate::config::Tracker;
+use crate::model::evidence::{Evidence, Link, OutageEvidence, PhaseWire, Proto};
+use crate::outage::Recipe;
 
 /// Version of this protocol. The agent is the same binary, so the two differ only when a stale image is used.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 /// A longer frame is a broken stream.
 const MAX_FRAME: u32 = 64 << 20;
 
@@ -43,7 +45,16 @@ pub enum Request {
     },
     /// Closing controls and what the sensor saw.
     ClosePhase,
-    /// Takes the tunnel down, samples, puts it back, waits until it has recovered.
+    /// Gets ready for an outage by the method of this name: finds out how it would be put back, and changes nothing.
+    Arm(String),
+    /// Puts back what an earlier run, which is dead, has left changed. May come before `Start`.
+    PutBack {
+        /// What to do.
+        recipe: Box<Recipe>,
+        /// The control server's API key, for what needs it.
+        api_key: Option<ApiKey>,
+    },
+    /// After `Arm`: takes the tunnel down, samples, puts it back, waits until it has recovered.
     Outage(OutageOrder),
     /// Ends an outage at once and puts the tunnel back.
     Abort,
@@ -57,8 +68,10 @@ pub enum Request {
 pub enum Reply {
     /// To `Start`.
     Started(Stack),
-    /// To `OpenPhase`, `Abort` and `Stop`.
+    /// To `OpenPhase`, `PutBack`, `Abort` and `Stop`.
     Done,
+    /// To `Arm`: what has to be done should the worst come.
+    Armed(Box<Recipe>),
     /// To `Run`.
     Evidence(Evidence),
     /// To `ClosePhase`.
@@ -89,6 +102,8 @@ pub struct Setup {
     pub tunnel: Option<String>,
     /// The VPN server; else found.
     pub endpoint: Option<SocketAddr>,
+    /// Set when the VPN is OpenVPN by Gluetun's settings: its transport. Counts only while its packets were not seen.
+    pub openvpn: Option<Proto>,
     /// Networks that may be talked to past the tunnel; empty: those of the uplinks.
     pub local: Vec<IpNet>,
     /// More of them, from Gluetun's settings.
@@ -97,6 +112,14 @@ pub struct Setup {
     pub resolv_conf: String,
     /// HTTP witnesses.
     pub echo_http: Vec<String>,
+    /// STUN servers: host and port.
+    pub echo_stun: Vec<(String, u16)>,
+    /// Nodes of the DHT: host and port.
+    pub echo_dht: Vec<(String, u16)>,
+    /// Trackers, whose paths may hold keys. Never printed whole, never part of evidence.
+    pub echo_tracker: Vec<Tracker>,
+    /// Ports from which witnesses are asked over UDP beside one of the kernel's choice.
+    pub source_ports: Vec<u16>,
     /// DNS echo names.
     pub echo_dns: Vec<String>,
     /// PEM text of more certificate authorities.

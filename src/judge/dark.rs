@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{Case, Ruling, count, law, line, sighting_line};
-use crate::model::evidence::{Answer, Class, OutageEvidence, Said};
+use crate::model::evidence::{Answer, OutageEvidence, Said};
 use crate::model::report::EvidenceLine;
 use crate::model::verdict::FailKind;
 
@@ -17,9 +17,7 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
         return Ruling::inconclusive("not measured", &["there was no outage".to_owned()], Vec::new());
     };
     let lines = lines(outage);
-    // Samples go to public addresses; one that was seen on the way to a near one was sent there by a rule of the stack's own.
-    let escaped: Vec<_> =
-        [Class::Offence, Class::Nearby, Class::LocalDns].into_iter().flat_map(|class| law::own(case, class)).collect();
+    let escaped = law::escaped(case);
     if let Some((first, rest)) = escaped.split_first() {
         let packets: u64 = escaped.iter().map(|sighting| sighting.count).sum();
         let summary = match (outage.holes.first(), outage.holes.iter().map(|hole| hole.to_ms).reduce(f64::max)) {
@@ -55,11 +53,15 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
         doubts.push("nothing proves that the tunnel was down".to_owned());
     }
     if outage.down_proof.is_some() && !outage.restored {
-        let first = line(outage.to_ms, outage.problems.join("; "), json!({ "restored": false }));
+        let why = match outage.problems.as_slice() {
+            [] => "nothing proves that what was changed is as it was".to_owned(),
+            problems => problems.join("; "),
+        };
+        let first = line(outage.to_ms, why.clone(), json!({ "restored": false }));
         return Ruling::fail(
             FailKind::Broken,
             "the stack could not be put back as it was".to_owned(),
-            outage.problems.join("; "),
+            why,
             first,
             lines,
         );
@@ -70,14 +72,14 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
         return Ruling::fail(
             FailKind::Broken,
             "the tunnel did not come back".to_owned(),
-            "no exit of the VPN could be proven after the outage".to_owned(),
+            outage.gave_up.clone().unwrap_or_else(|| "no exit of the VPN could be proven after the outage".to_owned()),
             first,
             lines,
         );
     }
     doubts.extend(law::sensor_doubts(case));
     if outage.down_proof.is_some() && outage.blackhole_ms.is_none() && outage.problems.is_empty() {
-        doubts.push("samples were seen in the tunnel all the time, so it never was down".to_owned());
+        doubts.push("packets went through the tunnel all the time, so it never was down".to_owned());
     }
     if outage.samples.iter().map(|sample| sample.sent + sample.refused).sum::<u64>() == 0 {
         doubts.push("nothing was sent".to_owned());
@@ -93,6 +95,8 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
     }
     if ended_early(outage) {
         doubts.push("the outage was ended early".to_owned());
+    } else if outage.recovered_ms.is_none() {
+        doubts.push("nothing proves that the tunnel came back".to_owned());
     }
     if outage.resolved_while_down.is_empty() {
         doubts.push("no resolver was asked while the tunnel was down".to_owned());

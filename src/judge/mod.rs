@@ -1,11 +1,17 @@
 //! Evidence to verdict, by the law of pass. Pure: no clock, no network, no files. What is missing makes inconclusive; nothing here turns an
 //! error or a silence into a pass.
 
+mod agreement;
 mod dark;
 mod exit;
+#[cfg(test)]
+mod fixture;
 mod law;
 mod local;
+mod local_resolvers;
 mod resolver;
+#[cfg(test)]
+mod tests;
 mod uplink;
 mod wire;
 
@@ -20,6 +26,8 @@ use crate::model::probe::{Expectation, Phase, Probe};
 use crate::model::report::EvidenceLine;
 use crate::model::verdict::{FailKind, Verdict};
 
+/// What the name begins with under which an outage sends its samples when no probe that is asked watches it.
+pub const UNWATCHED_OUTAGE: &str = "outage/";
 /// Lines of evidence that one verdict shows at most.
 const MAX_LINES: usize = 40;
 
@@ -84,8 +92,10 @@ pub struct Ruling {
 pub fn judge(case: &Case<'_>) -> Ruling {
     let mut ruling = match case.probe.expect {
         Expectation::ExitIsVpn => exit::judge(case),
+        Expectation::ExitsAgree => agreement::judge(case),
         Expectation::ResolverIsVpn => resolver::judge(case),
         Expectation::ForcedDnsContained => uplink::judge_forced(case),
+        Expectation::NoLocalResolver => local_resolvers::judge(case),
         Expectation::NothingOnUplink => uplink::judge(case),
         Expectation::GoesDark => dark::judge(case),
         Expectation::LocalReachable => local::judge(case),
@@ -145,13 +155,19 @@ fn line(at_ms: f64, what: String, fields: Value) -> EvidenceLine {
 /// Packets that the sensor saw, as evidence.
 fn sighting_line(sighting: &Sighting) -> EvidenceLine {
     let times = if sighting.count == 1 { String::new() } else { format!(", {} times", sighting.count) };
-    let what = format!("{} on {}: {} → {}{times}", sighting.proto, sighting.link, end(sighting.src), end(sighting.dst));
+    let mut what =
+        format!("{} on {}: {} → {}{times}", sighting.proto, sighting.link, end(sighting.src), end(sighting.dst));
+    for more in sighting.detail.texts() {
+        what.push_str(", ");
+        what.push_str(&more);
+    }
     line(
         sighting.first_ms,
         what,
         json!({
             "link": sighting.link, "proto": sighting.proto.to_string(), "src": end(sighting.src), "dst": end(sighting.dst),
             "count": sighting.count, "first_ms": sighting.first_ms, "last_ms": sighting.last_ms,
+            "stimulus": sighting.stimulus, "detail": sighting.detail.texts(),
         }),
     )
 }

@@ -29,9 +29,7 @@ fn rule(case: &Case<'_>, forbidden_in_tunnel: Option<EvidenceLine>) -> Ruling {
             Vec::new(),
         );
     };
-    let mut escaped = law::own(case, Class::Offence);
-    escaped.extend(law::own(case, Class::Nearby));
-    escaped.extend(law::own(case, Class::LocalDns));
+    let escaped = law::escaped(case);
     let packets: u64 = escaped.iter().map(|sighting| sighting.count).sum();
     if let Some((first, rest)) = escaped.split_first() {
         let summary = format!(
@@ -62,11 +60,21 @@ fn rule(case: &Case<'_>, forbidden_in_tunnel: Option<EvidenceLine>) -> Ruling {
     let sent = evidence.stimuli.iter().filter(|stimulus| stimulus.fate == Fate::Sent).count() as u64;
     let refused = evidence.stimuli.len() as u64 - sent;
     let silent = sent.saturating_sub(tunnelled);
+    // The server's own port has to be open, and a firewall of addresses and ports cannot tell whose packets go there.
+    let server: Vec<EvidenceLine> = law::own(case, Class::Server)
+        .into_iter()
+        .map(|sighting| {
+            let mut line = sighting_line(sighting);
+            line.what.push_str(", to the VPN server itself, which any program may send to");
+            line
+        })
+        .collect();
+    let silent = silent.saturating_sub(law::own(case, Class::Server).iter().map(|sighting| sighting.count).sum());
     let summary = format!(
         "of {} tried {refused} were refused, {tunnelled} took the tunnel, {silent} went nowhere, none left",
         evidence.stimuli.len()
     );
-    Ruling::pass(summary, fates(case, evidence))
+    Ruling::pass(summary, fates(case, evidence).into_iter().chain(server).collect())
 }
 
 /// What became of the stimuli, alike ones together.
@@ -89,7 +97,7 @@ fn fates(case: &Case<'_>, evidence: &Evidence) -> Vec<EvidenceLine> {
     kinds
         .into_iter()
         .map(|(kind, (at_ms, times))| {
-            line(at_ms, format!("{kind}, {times} times"), json!({ "fate": kind, "count": times }))
+            line(at_ms, format!("{kind}, {}", count(times, "time")), json!({ "fate": kind, "count": times }))
         })
         .collect()
 }

@@ -35,7 +35,11 @@ pub struct Leak {
     /// Why it matters.
     pub threat: String,
     /// Ids of the probes that must fail on it.
+    #[serde(default)]
     pub red: Vec<String>,
+    /// Ids of the probes that must warn of it.
+    #[serde(default)]
+    pub amber: Vec<String>,
     /// What is done to the sealed stack, in this order.
     #[serde(rename = "change")]
     pub changes: Vec<Change>,
@@ -99,7 +103,7 @@ pub struct Change {
     #[serde(default)]
     pub after_ms: u64,
     /// How long it lasts, in milliseconds. Without it, what is done at the start is done for good, and what is done when
-    /// the tunnel goes or comes is undone when it comes or goes again.
+    /// the tunnel goes or comes, or the server falls silent, is undone when that is over.
     pub for_ms: Option<u64>,
     /// Keeps what was done when the tunnel went or came for good.
     #[serde(default)]
@@ -134,6 +138,8 @@ pub enum Moment {
     TunnelDown,
     /// When the tunnel's link comes up again.
     TunnelUp,
+    /// When nothing has come out of the tunnel for a while, whether its link is up or not; it ends when something comes again.
+    ServerSilent,
 }
 
 /// What a change does. Links are named as the stack sees them: `eth0`, `tun0`.
@@ -176,6 +182,8 @@ pub enum Action {
         proto: Option<Transport>,
         /// Only to those ports.
         ports: Option<Ports>,
+        /// Only from those ports.
+        from_ports: Option<Ports>,
         /// Of which family.
         #[serde(default)]
         family: FamilyName,
@@ -227,6 +235,9 @@ pub enum Action {
     /// A flow past the tunnel that is older than the firewall, and that goes on: DNS questions to that resolver, bound
     /// to the uplink.
     EarlyFlow {
+        /// By which transport: UDP or TCP.
+        #[serde(default = "udp")]
+        proto: Transport,
         /// Whom it asks.
         to: SocketAddr,
         /// How often, in milliseconds.
@@ -241,6 +252,10 @@ pub enum Action {
         /// How often, in milliseconds.
         every_ms: u64,
     },
+}
+
+fn udp() -> Transport {
+    Transport::Udp
 }
 
 fn main_table() -> u32 {
@@ -262,6 +277,8 @@ pub struct Packets {
     pub proto: Option<Transport>,
     /// To those ports; needs `proto`.
     pub ports: Option<Ports>,
+    /// From those ports; needs `proto`.
+    pub from_ports: Option<Ports>,
     /// Carrying that mark.
     pub mark: Option<u32>,
     /// Of which family.
@@ -338,9 +355,15 @@ pub enum Transport {
     Udp,
     /// ICMP or ICMPv6, by the family.
     Icmp,
+    /// IPv4 in IP.
+    Ipip,
+    /// IPv6 in IP.
+    Ipv6,
+    /// Generic Routing Encapsulation.
+    Gre,
 }
 
-/// Destination ports, inclusive: `"53"` or `"1024-65535"`.
+/// Ports, inclusive: `"53"` or `"1024-65535"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Ports(pub u16, pub u16);
@@ -372,7 +395,8 @@ mod tests {
         let leaks = Leak::all().unwrap();
         assert!(!leaks.is_empty());
         for leak in leaks {
-            assert!(!leak.red.is_empty() && !leak.changes.is_empty() && !leak.threat.is_empty(), "{leak}");
+            let noticed = leak.red.len() + leak.amber.len() > 0;
+            assert!(noticed && !leak.changes.is_empty() && !leak.threat.is_empty(), "{leak}");
         }
     }
 

@@ -3,6 +3,7 @@
 use super::gluetun::Version;
 use super::internet::{self, InternetConfig, ServerError, Servers};
 use super::leak::{Action, Leak, Place};
+use super::odd::OddWitness;
 use super::plan;
 use super::provider::{self, Provider, ProviderConfig, ProviderError};
 use super::realm::{Realm, RealmError};
@@ -69,19 +70,23 @@ pub struct LabSpec {
     pub leak: Option<Leak>,
     /// Whether home, internet and tunnel have IPv6.
     pub ipv6: bool,
+    /// Whether the stack takes another server when its VPN is started again, as Gluetun does that may choose among several.
+    pub moves: bool,
+    /// Witnesses of the internet that misbehave.
+    pub odd: Vec<OddWitness>,
 }
 
 impl LabSpec {
     /// A sealed lab with both families.
     #[must_use]
     pub fn sealed() -> Self {
-        Self { leak: None, ipv6: true }
+        Self { leak: None, ipv6: true, moves: false, odd: Vec::new() }
     }
 
     /// A lab with both families whose stack is broken.
     #[must_use]
     pub fn broken(leak: Leak) -> Self {
-        Self { leak: Some(leak), ipv6: true }
+        Self { leak: Some(leak), ..Self::sealed() }
     }
 }
 
@@ -113,7 +118,7 @@ impl Lab {
         let authority = LabCa::new()?;
         let ca = world.write("lab-ca.pem", &authority.pem()).map_err(|e| LabError::File("lab-ca.pem", e))?;
         let resolv_conf = world.write("stack-resolv.conf", "").map_err(|e| LabError::File("stack-resolv.conf", e))?;
-        let mut servers = vec![start_internet(&topology.internet, authority, &journal, ipv6)?];
+        let mut servers = vec![start_internet(&topology.internet, authority, &journal, &spec)?];
         servers.extend(start_home(&topology, &journal, ipv6)?);
         let (server_key, client_key) = (PrivateKey::generate(), PrivateKey::generate());
         let server_public = server_key.public();
@@ -124,6 +129,7 @@ impl Lab {
             private_key: client_key,
             server_key: server_public,
             endpoint: plan::socket(plan::ENDPOINT),
+            next: spec.moves.then(|| plan::socket(plan::OTHER_ENDPOINT)),
             addresses: of_families(&[plan::CLIENT, plan::CLIENT_V6], ipv6),
             uplink: plan::UPLINK.to_owned(),
             tunnel: plan::TUNNEL.to_owned(),
@@ -217,23 +223,27 @@ must_serve = ["http://172.18.0.10:8080/"]
 [echo]
 http = ["https://am.i.mullvad.net/json", "https://api.ipify.org?format=json"]
 stun = ["stun.l.google.com:19302"]
+dht = ["router.bittorrent.com:6881", "dht.transmissionbt.com:6881"]
+tracker = ["http://tracker.opentrackr.org:1337/announce", "udp://tracker.opentrackr.org:1337/announce"]
+source_ports = [6881]
 dns = ["whoami.akamai.net"]
 extra_ca = {ca:?}
 [dns]
 resolvers = ["127.0.0.1", "10.64.0.1"]
-forced = ["8.8.8.8", "1.1.1.1"]
+forced = {forced}
 forced_policy = "no-escape"
 canary = "example.com"
 [outage]
-methods = ["vpn-stop", "link-down"]
-window = "3s"
-recovery_timeout = "15s"
+methods = ["vpn-stop", "link-down", "endpoint-block"]
+window = "2500ms"
+recovery_timeout = "30s"
 control_server = "{control}"
 "#,
             netns = self.stack_netns(),
             resolv_conf = self.stack_resolv_conf(),
             tunnel = plan::TUNNEL,
             endpoint = plan::ENDPOINT,
+            forced = six(&["8.8.8.8", "1.1.1.1"], &["2001:4860:4860::8888"]),
             exit = six(&[plan::EXIT_NETS[0]], &[plan::EXIT_NETS[1]]),
             home = six(&[plan::HOME], &[plan::STACK_GUA]),
             subnets = six(&[plan::BRIDGE_NET, plan::LAN_NET], &[plan::BRIDGE_ULA, plan::BRIDGE_GUA]),
@@ -247,11 +257,11 @@ fn of_families(texts: &[&str], ipv6: bool) -> Vec<IpNet> {
     texts.iter().map(|text| plan::net(text)).filter(|net| ipv6 || net.addr().is_ipv4()).collect()
 }
 
-fn start_internet(realm: &Realm, ca: LabCa, journal: &Journal, ipv6: bool) -> Result<Servers, LabError> {
-    let journal = journal.clone();
+fn start_internet(realm: &Realm, ca: LabCa, journal: &Journal, spec: &LabSpec) -> Result<Servers, LabError> {
+    let (journal, ipv6, odd) = (journal.clone(), spec.ipv6, spec.odd.clone());
     Ok(realm.call(move || {
         let provider = of_families(&plan::EXIT_NETS, ipv6);
-        internet::run(&InternetConfig { ipv6, provider, ca: &ca, journal })
+        internet::run(&InternetConfig { ipv6, provider, ca: &ca, journal, odd: &odd })
     })??)
 }
 
@@ -309,6 +319,12 @@ fn start_provider(
         let mut servers = Servers::default();
         let answerer = internet::recursor("provider resolver", &journal, plan::ip(plan::EXIT));
         servers.dns(&[plan::ip(plan::TUNNEL_RESOLVER)], None, answerer)?;
+        servers.task(async {
+            let port = plan::socket(plan::ENDPOINT).port();
+            if let Err(error) = provider::relay(plan::socket(plan::OTHER_ENDPOINT), port).await {
+                eprintln!("lab: failed to relay to the VPN server: {error}");
+            }
+        });
         Ok(servers)
     })??;
     Ok((provider, resolver))

@@ -48,10 +48,14 @@ pub enum Severity {
 pub enum Expectation {
     /// Every witness that answers sees an exit of the VPN, none sees home.
     ExitIsVpn,
+    /// All ways out of the stack come out at one address of each family, and none at home or at a stranger's.
+    ExitsAgree,
     /// resolv.conf names allowed resolvers only, names resolve, and the authority never sees the home's side asking.
     ResolverIsVpn,
     /// A query forced to a foreign resolver never leaves by an uplink; `forced_policy` says whether the tunnel may carry it.
     ForcedDnsContained,
+    /// Nobody on a local subnet resolves public names for the stack; a hardening finding.
+    NoLocalResolver,
     /// Nothing that carries the probe's marker leaves by an uplink.
     NothingOnUplink,
     /// Nothing leaves by an uplink and nothing resolves while the tunnel is down, and the tunnel comes back.

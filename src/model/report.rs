@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::evidence::Captured;
 use super::probe::{Phase, Severity, trial_name};
 use super::verdict::{FailKind, Verdict};
 
@@ -67,7 +68,7 @@ impl Report {
 
     /// Whether the stack is as it was before the run.
     pub fn restored(&self) -> bool {
-        self.outages.iter().all(|outage| outage.restored)
+        self.outages.iter().all(|outage| outage.restored && outage.gave_up.is_none())
     }
 }
 
@@ -194,6 +195,9 @@ pub struct Wire {
     pub dropped: u64,
     /// Packets that should not have been there, alike ones counted together.
     pub leaks: Vec<WireLeak>,
+    /// A few of each kind of them, for `leaks.pcapng`. No part of the JSON report.
+    #[serde(skip)]
+    pub captured: Vec<Captured>,
 }
 
 /// Alike packets that left by an uplink and that the allow-list does not name.
@@ -214,6 +218,9 @@ pub struct WireLeak {
     pub count: u64,
     /// The asking of a probe whose marker they carry, if any.
     pub probe: Option<String>,
+    /// What else is known of them: what they carry, VLAN, fragments, an older connection, the processes that hold the socket.
+    #[serde(default)]
+    pub detail: Vec<String>,
 }
 
 /// One outage: the tunnel taken down on purpose and put back. Times are milliseconds since its beginning.
@@ -234,6 +241,9 @@ pub struct Outage {
     pub holes: Vec<Hole>,
     /// Whether everything that leakcheck changed is as it was.
     pub restored: bool,
+    /// The VPN did not come back within `recovery_timeout` although all was undone: what state it was left in.
+    #[serde(default)]
+    pub gave_up: Option<String>,
     /// Stimuli sent or refused.
     #[serde(default)]
     pub samples: u64,

@@ -8,17 +8,20 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::method::Method;
+use super::flow::Flow;
+use super::method::{Armed, DarkBy};
 use super::sampler::Sampler;
-use super::watch::Watched;
+use super::watch::{ASK_EVERY, Watched};
 use crate::agent::protocol::OutageOrder;
-use crate::model::evidence::{Event, OutageEvidence, Said};
+use crate::model::evidence::{Event, OutageEvidence, Role, Said};
 use crate::model::report::Hole;
 use crate::sensor::capture::Sensor;
 use crate::technique::{Context, ask_exits};
 
 /// Sampling goes on for so long before the kill and after recovery.
 const LEAD: Duration = Duration::from_millis(150);
+/// Silence of the samples, which come every millisecond, that counts as dark.
+const MIN_DARK_MS: f64 = 20.0;
 /// How long a healthy tunnel may take to prove it.
 const HEALTH_PATIENCE: Duration = Duration::from_secs(12);
 /// Tries at putting back before it counts as failed, and time between them.
@@ -30,6 +33,7 @@ pub async fn run(
     cx: &Context,
     sensor: &Sensor,
     order: &OutageOrder,
+    mut armed: Armed,
     mut abort: watch::Receiver<bool>,
     note: &dyn Fn(String),
 ) -> OutageEvidence {
@@ -39,25 +43,30 @@ pub async fn run(
         restored: true,
         ..Default::default()
     };
-    if !matches!(timeout(HEALTH_PATIENCE, healthy(cx, &order.home)).await, Ok(true)) {
-        evidence.problems.push("the outage was not started: no exit of the VPN could be proven before it, so the tunnel may be down already".to_owned());
-        evidence.to_ms = cx.clock.now_ms();
-        return evidence;
-    }
-    let mut method = match Method::arm(&order.method, cx).await {
-        Ok(method) => method,
-        Err(why) => {
-            evidence.problems.push(format!("the outage was not started: {why}"));
+    let tunnel = cx.links.iter().find(|link| link.role == Role::Tunnel);
+    let flow = match tunnel.map(|tunnel| Flow::start(cx.clock, &tunnel.name)).transpose() {
+        Ok(flow) => flow,
+        Err(error) => {
+            evidence.problems.push(format!("the outage was not started: the tunnel cannot be watched: {error}"));
             evidence.to_ms = cx.clock.now_ms();
+            armed.end(true).await;
             return evidence;
         }
     };
+    if !matches!(timeout(HEALTH_PATIENCE, healthy(cx, &order.home)).await, Ok(true)) {
+        evidence.problems.push("the outage was not started: no exit of the VPN could be proven before it, so the tunnel may be down already".to_owned());
+        evidence.to_ms = cx.clock.now_ms();
+        armed.end(true).await;
+        return evidence;
+    }
+    let_connections_end().await;
     let trial: Arc<str> = order.trial.as_str().into();
     let sampler = match Sampler::start(cx.clock, &cx.ledger, &trial, &sensor.uplinks(), &cx.setup.canary) {
         Ok(sampler) => sampler,
         Err(error) => {
             evidence.problems.push(format!("the outage was not started: the sampler could not be: {error}"));
             evidence.to_ms = cx.clock.now_ms();
+            armed.end(true).await;
             return evidence;
         }
     };
@@ -65,14 +74,23 @@ pub async fn run(
     sensor.begin_trace();
     sleep(LEAD).await;
     let in_tunnel_before = sensor.trace().last_in_tunnel_ms.is_some();
+    let out_of_tunnel_before = flow.as_ref().is_some_and(|flow| flow.seen().last_ms.is_some());
     sampler.begin();
+    if *abort.borrow() {
+        evidence.problems.push("the outage was not started: the run was ended before it".to_owned());
+        evidence.to_ms = cx.clock.now_ms();
+        armed.end(true).await;
+        return evidence;
+    }
 
     let start = cx.clock.now_ms();
     evidence.from_ms = start;
     let since = |at: f64| at - start;
+    let dark_by = armed.dark_by();
     let mut events = vec![Event { at_ms: 0.0, what: format!("{}: the tunnel is told to go", order.method) }];
     let watched = Watched::default();
-    match method.down().await {
+    sampler.set_full(true);
+    match armed.down().await {
         Ok(proof) => {
             events.push(Event { at_ms: since(cx.clock.now_ms()), what: proof.clone() });
             evidence.down_proof = Some(proof);
@@ -90,16 +108,18 @@ pub async fn run(
     }
 
     sensor.mark();
+    flow.iter().for_each(Flow::mark);
     let up = cx.clock.now_ms();
-    (evidence.resolved_while_down, evidence.local) = watched.end(up);
+    (evidence.resolved_while_down, evidence.local) = watched.end();
     evidence.up_ms = Some(since(up));
     events.push(Event { at_ms: since(up), what: "the tunnel is told to come back".to_owned() });
     note(format!("{}: the tunnel is being put back", order.method));
-    put_back(&mut method, &mut evidence).await;
+    put_back(&mut armed, &mut evidence).await;
     if !*abort.borrow() {
         let limit = Duration::from_millis(order.recovery_ms);
         let recovered = tokio::select! {
             result = timeout(limit, until_healthy(cx, &order.home)) => result.is_ok(),
+            () = ease(sensor, &sampler) => false,
             _ = abort.wait_for(|abort| *abort) => false,
         };
         if recovered {
@@ -108,16 +128,18 @@ pub async fn run(
                 .push(Event { at_ms: since(cx.clock.now_ms()), what: "an exit of the VPN is proven again".to_owned() });
             sleep(LEAD).await;
         } else if !*abort.borrow() {
-            events.push(Event {
-                at_ms: since(cx.clock.now_ms()),
-                what: format!("no exit of the VPN within {} s", limit.as_secs_f64()),
-            });
+            let state = armed.describe(cx).await;
+            let what = format!("no exit of the VPN could be proven within {} s: {state}", limit.as_secs_f64());
+            events.push(Event { at_ms: since(cx.clock.now_ms()), what: what.clone() });
+            evidence.gave_up = Some(what);
         }
     }
-    if let Err(why) = settle(&mut method).await {
+    if let Err(why) = settle(&mut armed).await {
         evidence.restored = false;
         evidence.problems.push(format!("the stack is not as it was: {why}"));
     }
+
+    armed.end(evidence.restored).await;
 
     // Let what the last samples caused reach the sensor before its trace is read.
     sleep(Duration::from_millis(30)).await;
@@ -130,19 +152,65 @@ pub async fn run(
         .into_iter()
         .map(|hole| Hole { from_ms: since(hole.from_ms), to_ms: since(hole.to_ms), ..hole })
         .collect();
-    if in_tunnel_before {
-        // Dark from the last packet in the tunnel on, if there was any silence at all before it was told to come back.
-        let last = trace.last_before_mark_ms.map_or(0.0, since).max(0.0);
-        evidence.blackhole_ms = (up - start - last > 20.0).then_some(last);
-        evidence.tunnel_back_ms = trace.first_after_mark_ms.map(since);
-    } else {
-        evidence.problems.push(
+    let came = flow.as_ref().map(Flow::seen).unwrap_or_default();
+    match dark_by {
+        DarkBy::Entering if in_tunnel_before => {
+            // Dark from the last packet in the tunnel on, if there was any silence at all before it was told to come back.
+            let last = trace.last_before_mark_ms.map_or(0.0, since).max(0.0);
+            evidence.blackhole_ms = (up - start - last > MIN_DARK_MS).then_some(last);
+            evidence.tunnel_back_ms = trace.first_after_mark_ms.map(since);
+        }
+        DarkBy::Entering => evidence.problems.push(
             "no sample was seen in the tunnel before the outage, so its silence afterwards proves nothing".to_owned(),
-        );
+        ),
+        DarkBy::Leaving if out_of_tunnel_before => {
+            // Answers come when they come: only a silence in which several questions went in means anything.
+            let last = came.last_before_mark_ms.map_or(0.0, since).max(0.0);
+            let silent = up - start - last;
+            evidence.blackhole_ms =
+                (silent > (up - start) / 2.0 && silent > 2.0 * ASK_EVERY.as_secs_f64() * 1000.0).then_some(last);
+            evidence.tunnel_back_ms = came.first_after_mark_ms.map(since);
+        }
+        DarkBy::Leaving => evidence.problems.push(
+            "nothing came out of the tunnel before the outage, so its silence afterwards proves nothing".to_owned(),
+        ),
     }
     evidence.events = events;
     evidence.to_ms = cx.clock.now_ms();
     evidence
+}
+
+/// Slows the sampler down as soon as the tunnel carries its packets again. Never ends.
+async fn ease(sensor: &Sensor, sampler: &Sampler) {
+    while sensor.trace().first_after_mark_ms.is_none() {
+        sleep(Duration::from_millis(2)).await;
+    }
+    sampler.set_full(false);
+    std::future::pending::<()>().await;
+}
+
+/// Waits until the connections that were just closed are gone, a little while at most: their last packets, sent again after the tunnel
+/// went, would be a leak of our own making where the firewall lets established connections pass.
+async fn let_connections_end() {
+    for _ in 0..40 {
+        if !connections_are_ending() {
+            return;
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Whether a connection of the namespace that no process owns any more still waits for an acknowledgement (proc_net_tcp).
+fn connections_are_ending() -> bool {
+    const FIN_WAIT1: &str = "04";
+    const LAST_ACK: &str = "09";
+    const CLOSING: &str = "0B";
+    ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"].iter().any(|file| {
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        text.lines().skip(1).any(|line| {
+            line.split_whitespace().nth(3).is_some_and(|state| [FIN_WAIT1, LAST_ACK, CLOSING].contains(&state))
+        })
+    })
 }
 
 /// Whether a witness sees an exit that is not home, right now.
@@ -160,10 +228,10 @@ async fn until_healthy(cx: &Context, home: &[IpAddr]) {
     }
 }
 
-async fn put_back(method: &mut Method, evidence: &mut OutageEvidence) {
+async fn put_back(armed: &mut Armed, evidence: &mut OutageEvidence) {
     let mut last = String::new();
     for _ in 0..TRIES {
-        match method.up().await {
+        match armed.up().await {
             Ok(()) => return,
             Err(why) => last = why,
         }
@@ -173,14 +241,14 @@ async fn put_back(method: &mut Method, evidence: &mut OutageEvidence) {
 }
 
 /// Verifies that all is as it was, helping where it is not yet.
-async fn settle(method: &mut Method) -> Result<(), String> {
+async fn settle(armed: &mut Armed) -> Result<(), String> {
     let mut last = Ok(());
     for _ in 0..TRIES {
-        last = method.verify().await;
+        last = armed.verify().await;
         if last.is_ok() {
             return Ok(());
         }
-        let _ = method.up().await;
+        let _ = armed.up().await;
         sleep(TRY_EVERY).await;
     }
     last

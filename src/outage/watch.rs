@@ -4,14 +4,16 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::time::{Instant, interval, sleep};
 
 use crate::model::evidence::{Answer, Said};
 use crate::model::report::LocalReach;
 use crate::technique::{Context, Target, lookup_marked, nameservers, reach, targets};
 
 /// Time between two questions to a resolver, and to a local target.
-const ASK_EVERY: Duration = Duration::from_millis(250);
+pub(super) const ASK_EVERY: Duration = Duration::from_millis(250);
 /// How long a local target may take for one answer.
 const LOCAL_PATIENCE: Duration = Duration::from_millis(1500);
 /// A question that is younger than this when the window ends counts for nothing.
@@ -21,15 +23,11 @@ const TOO_YOUNG: Duration = Duration::from_millis(400);
 #[derive(Default)]
 pub(super) struct Watched {
     names: Mutex<Vec<Answer>>,
+    /// Nameservers and when they were asked first.
+    asked: Mutex<Vec<(String, f64)>>,
     local: Mutex<Vec<LocalReach>>,
-    /// What was asked of whom, and is not answered yet.
-    pending: Mutex<Vec<(Asked, Instant)>>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Asked {
-    Name(String),
-    Local(String),
+    /// Local targets that were asked and have not answered yet.
+    pending: Mutex<Vec<(String, Instant)>>,
 }
 
 impl Watched {
@@ -38,17 +36,23 @@ impl Watched {
         let (servers, _) = nameservers(&cx.setup.resolv_conf);
         let names = servers.into_iter().map(|server| async move {
             let who = server.to_string();
+            let mut pending = FuturesUnordered::new();
+            let mut next = interval(ASK_EVERY);
+            // Again and again, whether it answers or not.
             loop {
-                let name = format!("{}.{}", cx.ledger.enter(trial).marker(), cx.setup.canary);
-                self.begin(Asked::Name(who.clone()));
-                let said = lookup_marked(server, &name).await;
-                self.named(cx.answer(who.clone(), said));
-                sleep(ASK_EVERY).await;
+                tokio::select! {
+                    _ = next.tick() => {
+                        let name = format!("{}.{}", cx.ledger.enter(trial).marker(), cx.setup.canary);
+                        self.asked(&who, cx.clock.now_ms());
+                        pending.push(async move { lookup_marked(server, &name).await });
+                    }
+                    Some(said) = pending.next() => self.named(cx.answer(who.clone(), said)),
+                }
             }
         });
         let local = targets(cx).into_iter().map(|target: Target| async move {
             loop {
-                self.begin(Asked::Local(target.label()));
+                self.begin(&target.label());
                 let reached = matches!(reach(cx, &target, LOCAL_PATIENCE).await, Said::Reached { .. });
                 self.reached(&target.label(), reached);
                 sleep(ASK_EVERY).await;
@@ -59,46 +63,45 @@ impl Watched {
         std::future::pending::<()>().await;
     }
 
-    /// Ends it: names that somebody answered for or not, each kind of answer once, and how local targets did. A target that was asked too
-    /// late to say anything has been asked 0 times.
-    pub(super) fn end(self, now_ms: f64) -> (Vec<Answer>, Vec<LocalReach>) {
+    /// Ends it: what the nameservers said, each kind of answer once, and of those that said nothing, that; and how local targets did. One
+    /// that was asked too late to say anything has been asked 0 times.
+    pub(super) fn end(self) -> (Vec<Answer>, Vec<LocalReach>) {
         let pending = std::mem::take(&mut *lock(&self.pending));
-        for (asked, since) in pending {
-            let old = since.elapsed() >= TOO_YOUNG;
-            match asked {
-                Asked::Name(witness) if old => {
-                    let error = format!("no answer within {} ms, when the window ended", since.elapsed().as_millis());
-                    self.named(Answer { at_ms: now_ms, witness, said: Said::Nothing { error } });
-                }
-                Asked::Local(label) if old => self.reached(&label, false),
-                Asked::Local(label) => self.count(&label, 0, 0),
-                Asked::Name(_) => {}
+        for (label, since) in pending {
+            self.count(&label, u64::from(since.elapsed() >= TOO_YOUNG), 0);
+        }
+        let mut names = std::mem::take(&mut *lock(&self.names));
+        for (witness, at_ms) in std::mem::take(&mut *lock(&self.asked)) {
+            if !names.iter().any(|answer| answer.witness == witness) {
+                let said = Said::Nothing { error: "no answer as long as the tunnel was down".to_owned() };
+                names.push(Answer { at_ms, witness, said });
             }
         }
-        let names = std::mem::take(&mut *lock(&self.names));
         let local = std::mem::take(&mut *lock(&self.local));
         (names, local)
     }
 
-    fn begin(&self, asked: Asked) {
-        lock(&self.pending).push((asked, Instant::now()));
+    fn asked(&self, server: &str, at_ms: f64) {
+        let mut asked = lock(&self.asked);
+        if !asked.iter().any(|(known, _)| known == server) {
+            asked.push((server.to_owned(), at_ms));
+        }
     }
 
     fn named(&self, answer: Answer) {
-        self.settled(&Asked::Name(answer.witness.clone()));
         let mut kept = lock(&self.names);
         if !kept.iter().any(|known| known.witness == answer.witness && known.said == answer.said) {
             kept.push(answer);
         }
     }
 
-    fn reached(&self, label: &str, reached: bool) {
-        self.settled(&Asked::Local(label.to_owned()));
-        self.count(label, 1, u64::from(reached));
+    fn begin(&self, label: &str) {
+        lock(&self.pending).push((label.to_owned(), Instant::now()));
     }
 
-    fn settled(&self, asked: &Asked) {
-        lock(&self.pending).retain(|(pending, _)| pending != asked);
+    fn reached(&self, label: &str, reached: bool) {
+        lock(&self.pending).retain(|(pending, _)| pending != label);
+        self.count(label, 1, u64::from(reached));
     }
 
     fn count(&self, label: &str, asked: u64, answered: u64) {
@@ -124,13 +127,13 @@ mod tests {
     #[test]
     fn a_question_that_nobody_answered_is_not_forgotten() {
         let watched = Watched::default();
-        watched.begin(Asked::Local("nas".to_owned()));
+        watched.begin("nas");
         watched.reached("nas", true);
-        watched.begin(Asked::Local("nas".to_owned()));
-        watched.begin(Asked::Name("10.64.0.1".to_owned()));
+        watched.begin("nas");
+        watched.asked("10.64.0.1", 7.0);
         std::thread::sleep(TOO_YOUNG);
-        watched.begin(Asked::Local("young".to_owned()));
-        let (names, local) = watched.end(7.0);
+        watched.begin("young");
+        let (names, local) = watched.end();
         let counts: Vec<(&str, u64, u64)> =
             local.iter().map(|reach| (reach.target.as_str(), reach.asked, reach.answered)).collect();
         assert_eq!(counts, [("nas", 2, 1), ("young", 0, 0)]);

@@ -106,7 +106,8 @@ pub(super) fn wire(report: &Report) -> String {
 pub(super) fn wire_leak(leak: &WireLeak) -> String {
     let whose = leak.probe.as_ref().map(|probe| format!(", sent by {probe}")).unwrap_or_default();
     let many = if leak.count > 1 { format!(" x{}", leak.count) } else { String::new() };
-    format!("at {} {} {} {} -> {}{many}{whose}", span(leak.at_ms), leak.link, leak.proto, leak.src, leak.dst)
+    let more: String = leak.detail.iter().map(|detail| format!(", {detail}")).collect();
+    format!("at {} {} {} {} -> {}{many}{whose}{more}", span(leak.at_ms), leak.link, leak.proto, leak.src, leak.dst)
 }
 
 /// One line of evidence.
@@ -157,6 +158,15 @@ pub(super) fn conclusion(report: &Report) -> (&'static str, String) {
         }
     };
     if report.restored() {
+        return (word, text);
+    }
+    if let Some(state) =
+        report.outages.iter().filter(|outage| outage.restored).find_map(|outage| outage.gave_up.as_ref())
+    {
+        let text = format!(
+            "{text} All that leakcheck changed is undone, but the VPN is NOT BACK: {state}. See the VPN container's log; \
+             restart it, then what depends on it; ask again with --quick."
+        );
         return (word, text);
     }
     (
@@ -235,6 +245,10 @@ mod tests {
             conclusion(&report).1.contains("3 of 7 checks")
                 && conclusion(&report).1.ends_with("exit-address kill-switch.")
         );
+        report.outages[0].gave_up = Some("tun0 is up".to_owned());
+        report.settle();
+        assert!(conclusion(&report).1.contains("the VPN is NOT BACK: tun0 is up. See"));
+        assert_eq!(report.exit_status, 4);
         report.outages[0].restored = false;
         report.settle();
         assert!(conclusion(&report).1.contains("NOT AS IT WAS"));

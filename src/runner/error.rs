@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::catalog::CatalogError;
+use crate::outage::JournalError;
 use crate::target::TargetError;
 
 /// See the head of this file.
@@ -27,6 +28,14 @@ pub enum RunError {
         #[source]
         source: io::Error,
     },
+    /// What the file holds is no certificate authority.
+    #[error("use the certificate authority {}: {message}", path.display())]
+    NotCa {
+        /// As configured.
+        path: PathBuf,
+        /// What is wrong.
+        message: String,
+    },
     /// The file of the API key.
     #[error("read the API key of the control server from {}", path.display())]
     ApiKey {
@@ -35,6 +44,19 @@ pub enum RunError {
         /// Why.
         #[source]
         source: io::Error,
+    },
+    /// The journal of what has to be put back.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// What an earlier run left changed is still changed.
+    #[error("put back what an outage by {method} left changed: {why}")]
+    NotPutBack {
+        /// The outage's method.
+        method: String,
+        /// What is not as it was.
+        why: String,
+        /// What to do.
+        help: Option<String>,
     },
     /// The agent could not do its work.
     #[error("work inside the stack's namespace: {what}")]
@@ -52,10 +74,17 @@ impl RunError {
         match self {
             RunError::Catalog(error) => error.help(),
             RunError::Target(error) => error.help(),
-            RunError::ExtraCa { .. } => Some("set echo.extra_ca to a PEM file that can be read".to_owned()),
+            RunError::ExtraCa { .. } | RunError::NotCa { .. } => {
+                Some("set echo.extra_ca to a PEM file with a certificate that can be read".to_owned())
+            }
             RunError::ApiKey { .. } => {
                 Some("set outage.api_key_file to a file that holds the key and can be read".to_owned())
             }
+            RunError::Journal(error) => Some(error.help()),
+            RunError::NotPutBack { help, .. } => Some(help.clone().unwrap_or_else(|| {
+                "restart the VPN container, then what depends on it; a new namespace has nothing of the old state"
+                    .to_owned()
+            })),
             RunError::Agent { help, .. } => help.clone(),
             RunError::Runtime(_) => None,
         }

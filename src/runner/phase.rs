@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use libtest_mimic::{Arguments, ColorSetting, Failed, Trial as TestTrial};
 
+use super::put_back::Notebook;
 use super::result;
 use super::session::Session;
 use crate::agent::protocol::{OutageOrder, Reply, Request};
@@ -31,6 +32,7 @@ pub(super) enum Asked {
 pub(super) struct Phases {
     session: Arc<Session>,
     facts: Arc<Facts>,
+    notebook: Arc<Notebook>,
     progress: Arc<dyn Progress>,
     /// What the sensor saw in each phase so far.
     pub wires: Vec<Arc<PhaseWire>>,
@@ -42,6 +44,7 @@ pub(super) struct Phases {
 struct Shared {
     session: Arc<Session>,
     facts: Arc<Facts>,
+    notebook: Arc<Notebook>,
     progress: Arc<dyn Progress>,
     asked: Asked,
     expected: usize,
@@ -69,9 +72,14 @@ struct Asking {
 }
 
 impl Phases {
-    pub(super) fn new(session: &Arc<Session>, facts: &Arc<Facts>, progress: &Arc<dyn Progress>) -> Self {
+    pub(super) fn new(
+        session: &Arc<Session>,
+        facts: &Arc<Facts>,
+        notebook: &Arc<Notebook>,
+        progress: &Arc<dyn Progress>,
+    ) -> Self {
         let (session, facts, progress) = (Arc::clone(session), Arc::clone(facts), Arc::clone(progress));
-        Phases { session, facts, progress, wires: Vec::new(), outage: None }
+        Phases { session, facts, notebook: Arc::clone(notebook), progress, wires: Vec::new(), outage: None }
     }
 
     /// Runs one phase. `label` is for the progress line.
@@ -90,6 +98,7 @@ impl Phases {
         let shared = Arc::new(Shared {
             session: Arc::clone(&self.session),
             facts: Arc::clone(&self.facts),
+            notebook: Arc::clone(&self.notebook),
             progress: Arc::clone(&self.progress),
             asked,
             expected: trials.len(),
@@ -231,10 +240,36 @@ impl Shared {
         }
     }
 
+    /// One outage: what it will change is noted in the journal before the agent may begin, and crossed out once it is put back.
+    fn outage(&self, order: &OutageOrder) -> Result<Reply, String> {
+        let armed = match self.session.request(Request::Arm(order.method.clone())) {
+            Ok(Reply::Armed(recipe)) => self.notebook.write(&order.method, *recipe),
+            Ok(Reply::Failed { what, .. }) => Err(what),
+            Ok(_) => Err("the agent gave an answer that does not fit".to_owned()),
+            Err(why) => Err(why),
+        };
+        if let Err(why) = armed {
+            let problems = vec![format!("the outage was not started: {why}")];
+            let evidence =
+                OutageEvidence { method: order.method.clone(), restored: true, problems, ..OutageEvidence::default() };
+            return Ok(Reply::Outage(Box::new(evidence)));
+        }
+        let answer = self.session.outage(order.clone(), &*self.progress);
+        let untouched = match &answer {
+            Ok(Reply::Outage(evidence)) => evidence.restored,
+            Ok(Reply::Failed { .. }) => true,
+            Ok(_) | Err(_) => false,
+        };
+        if untouched {
+            self.notebook.cross_out();
+        }
+        answer
+    }
+
     fn close(&self) {
         let outage = match &self.asked {
             Asked::Outage(order) if self.state.lock().unwrap_or_else(PoisonError::into_inner).problem.is_none() => {
-                Some(self.session.outage(order.clone(), &*self.progress))
+                Some(self.outage(order))
             }
             _ => None,
         };

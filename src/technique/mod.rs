@@ -1,13 +1,22 @@
 //! Techniques: each sends one kind of stimulus from inside the namespace and returns evidence. None decides anything.
 
+mod exit_all;
+mod exit_dht;
 mod exit_http;
+mod exit_stun;
+mod exit_tracker;
 mod forced_dns;
+pub mod format;
+mod heard;
 mod http;
 mod listen;
+mod local_names;
+mod local_resolvers;
 mod local_targets;
 mod names;
 mod resolver_path;
 mod send;
+mod udp;
 mod uplink;
 
 use std::future::Future;
@@ -15,16 +24,19 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::agent::protocol::Setup;
 use crate::clock::Clock;
 use crate::model::evidence::{Answer, Evidence, Link, Role, Said, Via};
+use crate::sensor::allow::Endpoint;
 use crate::sensor::ledger::Ledger;
 
 pub use exit_http::{ask_exits, exit_in};
 pub use forced_dns::question;
+pub use heard::Heard;
 pub use http::{ask, chain, trust};
 pub use local_targets::{Target, reach, targets};
 pub use names::lookup_marked;
@@ -41,10 +53,16 @@ pub struct Context {
     pub ledger: Ledger,
     /// Links of the namespace.
     pub links: Vec<Link>,
+    /// The VPN server, if it is known.
+    pub endpoint: Option<Endpoint>,
+    /// What may be talked to past the tunnel.
+    pub local: Vec<IpNet>,
     /// Gateways of the uplinks' default routes.
     pub gateways: Vec<IpAddr>,
     /// The kernel's routes, for asking.
     pub routes: rtnetlink::Handle,
+    /// What witnesses said in the phase that is open.
+    pub heard: Heard,
 }
 
 impl Context {
@@ -106,8 +124,14 @@ pub trait Technique: Sync {
 /// All techniques that the agent can be asked for. The outage sampler stands apart: it is asked by an outage, not by a trial.
 pub const TECHNIQUES: &[&dyn Technique] = &[
     &exit_http::ExitHttp,
+    &exit_stun::ExitStun,
+    &exit_dht::ExitDht,
+    &exit_tracker::ExitTracker,
+    &exit_all::ExitAll,
     &resolver_path::ResolverPath,
     &forced_dns::ForcedDns,
+    &local_names::LocalNames,
+    &local_resolvers::LocalResolvers,
     &uplink::Uplink,
     &local_targets::LocalTargets,
     &listen::Listen,

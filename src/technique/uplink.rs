@@ -1,6 +1,7 @@
 //! Threat: the firewall lets a program past the tunnel that binds itself to the uplink, or for which routes and rules choose it.
 //! Procedure: marked UDP, TCP and ICMP with TTL 1 to public addresses, by the default route, bound to each uplink and from each of its
-//! addresses. TCP both as a connection and as a SYN made by hand, for which the kernel reports a drop.
+//! addresses. TCP both as a connection and as a SYN made by hand, for which the kernel reports a drop. The same to the VPN server's own
+//! address, on its port and another, and datagrams inside IP-in-IP, 6in4 and GRE.
 //! Limits: sends as the agent's user, to a choice of ports.
 
 use std::net::{IpAddr, SocketAddr};
@@ -10,8 +11,9 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Context, Technique, Work, read};
-use crate::model::evidence::Evidence;
+use super::send::ENCAPSULATIONS;
+use super::{Context, Outcome, Sender, Technique, Work, read};
+use crate::model::evidence::{Evidence, Via};
 
 /// Times that everything is sent, so that a rule for some of the packets is seen too.
 const ROUNDS: usize = 3;
@@ -23,6 +25,9 @@ const TO6: [&str; 3] = ["2606:4700:4700::1111", "2001:4860:4860::8888", "2a03:1b
 /// Ports: name resolution, web, trackers and peers, high ones.
 const UDP_PORTS: [u16; 5] = [53, 443, 6881, 51_413, 40_000];
 const TCP_PORTS: [u16; 4] = [80, 443, 6881, 40_001];
+
+/// A port of the VPN server that is none of the tunnel's.
+const OTHER_PORT: u16 = 40_002;
 
 /// See the head of this file.
 pub struct Uplink;
@@ -62,6 +67,22 @@ impl Technique for Uplink {
     }
 }
 
+/// Payload in clear to the VPN server: the firewall has to let something go there, and should let nothing else.
+fn to_server(cx: &Context, sender: &Sender<'_>, v6: bool, via: &Via) -> Vec<Outcome> {
+    let Some(endpoint) = cx.endpoint.as_ref().filter(|endpoint| endpoint.address.is_ipv6() == v6) else {
+        return Vec::new();
+    };
+    let server = endpoint.address;
+    let mut sent = Vec::new();
+    for port in [server.port(), OTHER_PORT] {
+        let to = SocketAddr::new(server.ip(), port);
+        sent.push(sender.udp(to, via, "datagram in clear to the VPN server", |entry| entry.marker().into_bytes()));
+        sent.push(sender.syn(to, via));
+    }
+    sent.push(sender.echo(server.ip(), via));
+    sent
+}
+
 async fn send_all(cx: &Context, trial: &Arc<str>, v6: bool, evidence: &mut Evidence) {
     let sender = cx.sender(trial);
     let targets: Vec<IpAddr> =
@@ -82,6 +103,13 @@ async fn send_all(cx: &Context, trial: &Arc<str>, v6: bool, evidence: &mut Evide
                     open.extend(outcome.socket);
                 }
                 evidence.stimuli.push(sender.echo(*to, &via).stimulus);
+            }
+            for number in ENCAPSULATIONS {
+                evidence.stimuli.push(sender.encapsulated(number, targets[0], &via).stimulus);
+            }
+            for stimulus in to_server(cx, &sender, v6, &via) {
+                evidence.stimuli.push(stimulus.stimulus);
+                open.extend(stimulus.socket);
             }
         }
         tokio::time::sleep(PAUSE).await;

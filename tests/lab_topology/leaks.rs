@@ -7,6 +7,8 @@ use super::tools::{
 };
 use anyhow::{Result, bail, ensure};
 use leakcheck::lab::{Lab, LabSpec, Leak, PrivateDir, leak};
+use leakcheck::net::nft::{Batch, Chain, HookPoint, Match, Nft, Policy, Rule, Table, TableFamily, Verdict};
+use socket2::{Domain, Protocol, Socket, Type};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
@@ -21,6 +23,8 @@ enum Sign {
     BoundTcp(&'static str),
     /// A ping bound to the uplink gets out to there.
     BoundPing(&'static str),
+    /// A packet of that protocol bound to the uplink gets out to there.
+    BoundRaw(u8, &'static str),
     /// A web server sees that address of the stack, over IPv6 or not.
     Exit(bool, &'static str),
     /// A question to one of resolv.conf's nameservers (or this one) reaches the authority from the ISP.
@@ -29,6 +33,8 @@ enum Sign {
     NothingResolves,
     /// A datagram that nothing binds leaves by the uplink.
     UnboundUdp(&'static str),
+    /// A datagram from that port, which nothing else binds, leaves by the uplink.
+    UdpFrom(u16, &'static str),
     /// A connection that nothing binds leaves by the uplink.
     UnboundTcp(&'static str),
     /// Something leaves by the uplink to there without being asked for.
@@ -42,6 +48,8 @@ enum Sign {
     Hole { to: &'static str, from: u64, within: u64, lasts: u64 },
     /// The same after the tunnel came back.
     HoleAfterwards { to: &'static str, lasts: u64 },
+    /// While the server is blocked and the tunnel is not told, datagrams to there leave.
+    HoleWhileSilent(&'static str),
     /// While the tunnel is down a ping gets out.
     PingWhileDown(&'static str),
     /// While the tunnel is down local hosts cannot be reached, and before and after it they can.
@@ -54,7 +62,8 @@ enum Sign {
 
 const SIGNS: &[(&str, &[Sign])] = &[
     ("endpoint-clear", &[Sign::BoundTcp("198.51.100.2:443")]),
-    ("established", &[Sign::Unasked("8.8.8.8")]),
+    ("encapsulated", &[Sign::BoundRaw(47, "8.8.8.8"), Sign::BoundRaw(41, "8.8.8.8"), Sign::BoundRaw(4, "8.8.8.8")]),
+    ("established", &[Sign::Unasked("8.8.8.8"), Sign::Unasked("1.1.1.1")]),
     ("outbound-overlap", &[Sign::UnboundUdp("10.64.0.1:53")]),
     ("outbound-public", &[Sign::UnboundTcp("93.184.215.14:443")]),
     ("second-network", &[Sign::Second("8.8.8.8:53")]),
@@ -77,6 +86,7 @@ const SIGNS: &[(&str, &[Sign])] = &[
     ("late-hole", &[Sign::Hole { to: "192.0.2.99:9", from: 1950, within: 2100, lasts: 90 }]),
     ("local-lost", &[Sign::LocalLost]),
     ("local-names", &[Sign::IspAsks(Some("127.0.0.1:53"), "nas")]),
+    ("open-router", &[Sign::IspAsks(Some("192.168.1.1:53"), "example.com")]),
     ("mark", &[Sign::Marked("8.8.8.8:9")]),
     ("multicast", &[Sign::Unasked("239.192.152.143")]),
     ("no-recovery", &[Sign::NoRecovery]),
@@ -100,6 +110,7 @@ const SIGNS: &[(&str, &[Sign])] = &[
             Sign::Hole { to: "192.0.2.99:9", from: 0, within: 50, lasts: 10_000 },
         ],
     ),
+    ("port-direct", &[Sign::UnboundUdp("67.215.246.10:6881")]),
     ("reconnect-hole", &[Sign::HoleAfterwards { to: "192.0.2.99:9", lasts: 60 }]),
     ("resolver-dead", &[Sign::NothingResolves]),
     ("resolver-docker", &[Sign::IspAsks(None, "example.com")]),
@@ -107,9 +118,16 @@ const SIGNS: &[(&str, &[Sign])] = &[
     ("resolver-gateway", &[Sign::IspAsks(None, "example.com")]),
     ("resolver-isp", &[Sign::IspAsks(None, "example.com")]),
     ("rule-missing", &[Sign::Exit(false, "203.0.113.10"), Sign::Exit(true, "2001:db8:18::10")]),
+    ("silent-fallback", &[Sign::HoleWhileSilent("192.0.2.99:9")]),
+    (
+        "source-port-direct",
+        &[Sign::UdpFrom(6881, "74.125.250.129:19302"), Sign::UdpFrom(6881, "[2001:4860:4864:5:8000::1]:19302")],
+    ),
     ("specific-route", &[Sign::UnboundTcp("93.184.215.14:443")]),
     ("tcp-443", &[Sign::BoundTcp("1.1.1.1:443")]),
-    ("udp-direct", &[Sign::UnboundUdp("74.125.250.129:19302")]),
+    ("tracker-direct", &[Sign::UnboundUdp("93.158.213.92:1337"), Sign::UnboundTcp("93.158.213.92:1337")]),
+    ("udp-all", &[Sign::UnboundUdp("74.125.250.129:19302"), Sign::UnboundUdp("10.64.0.1:53")]),
+    ("udp-direct", &[Sign::UnboundUdp("74.125.250.129:19302"), Sign::UnboundUdp("[2001:4860:4864:5:8000::1]:19302")]),
     ("udp-high", &[Sign::BoundUdp("192.0.2.99:6881"), Sign::BoundUdp("[2001:db8:99::9]:6881")]),
     ("v6-accept", &[Sign::BoundUdp("[2001:4860:4860::8888]:53"), Sign::BoundPing("2001:4860:4860::8888")]),
     ("v6-direct", &[Sign::Exit(true, "2001:db8:18::10")]),
@@ -164,7 +182,11 @@ fn shows(lab: &Lab, sign: &Sign) -> Result<bool> {
             let protocol = if to.contains(':') { 58 } else { 1 };
             on_wire(protocol, SocketAddr::new(to.parse()?, 0), || ping_bound(lab, to).map(|_| ()))?
         }
-        Sign::UnboundUdp(to) => on_wire(UDP, to.parse()?, || send(lab, to))?,
+        Sign::BoundRaw(protocol, to) => {
+            on_wire(*protocol, SocketAddr::new(to.parse()?, 0), || raw_bound(lab, *protocol, to))?
+        }
+        Sign::UnboundUdp(to) => on_wire(UDP, to.parse()?, || send(lab, 0, to))?,
+        Sign::UdpFrom(port, to) => on_wire(UDP, to.parse()?, || send(lab, *port, to))?,
         Sign::UnboundTcp(to) => on_wire(TCP, to.parse()?, || connect_bound(lab, None, to))?,
         Sign::Unasked(to) => {
             let wire = Wire::listen()?;
@@ -201,6 +223,7 @@ fn shows(lab: &Lab, sign: &Sign) -> Result<bool> {
             let fits = |(first, last)| first <= 60 && last - first <= *lasts;
             Ok(outage.during.is_none() && outage.after.is_some_and(fits))
         })?,
+        Sign::HoleWhileSilent(to) => on_wire(UDP, to.parse()?, || send_while_silent(lab, to))?,
         Sign::PingWhileDown(to) => {
             put_status(lab, "stopped")?;
             std::thread::sleep(Duration::from_millis(20));
@@ -251,12 +274,40 @@ fn on_wire(protocol: u8, to: SocketAddr, stimulus: impl FnOnce() -> Result<()>) 
     Ok(wire.finish()?.iter().any(hit))
 }
 
-fn send(lab: &Lab, to: &'static str) -> Result<()> {
+fn send(lab: &Lab, from: u16, to: &'static str) -> Result<()> {
     in_stack(lab, move || -> Result<()> {
         let to: SocketAddr = to.parse()?;
-        let socket = UdpSocket::bind(if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
+        let socket = UdpSocket::bind((leakcheck::lab::plan::unspecified(to.ip()), from))?;
         // What the wire shows is looked at, not the outcome.
         let _ = socket.send_to(b"marked", to);
+        Ok(())
+    })?
+}
+
+fn raw_bound(lab: &Lab, protocol: u8, to: &'static str) -> Result<()> {
+    in_stack(lab, move || -> Result<()> {
+        let to = SocketAddr::new(to.parse()?, 0);
+        let socket = Socket::new(Domain::for_address(to), Type::RAW, Some(Protocol::from(i32::from(protocol))))?;
+        socket.bind_device(Some(b"eth0"))?;
+        // What the wire shows is looked at, not the outcome.
+        let _ = socket.send_to(&[0; 24], &to.into());
+        Ok(())
+    })?
+}
+
+/// Blocks the VPN server until whoever watches it must have noticed, and then sends by the default route.
+fn send_while_silent(lab: &Lab, to: &'static str) -> Result<()> {
+    in_stack(lab, move || -> Result<()> {
+        let table = Table::new(TableFamily::Inet, "trial");
+        let mut batch = Batch::new();
+        batch.add_owned_table(&table);
+        batch.add_chain(&table, &Chain::filter("in", HookPoint::Input, Policy::Accept));
+        batch.append_rule(&table, "in", &Rule::new(Verdict::Drop).when(Match::Source("198.51.100.2/32".parse()?)));
+        // The kernel removes the table with its owner, at the end of this.
+        let mut owner = Nft::open()?;
+        owner.commit(batch)?;
+        std::thread::sleep(Duration::from_millis(2500));
+        let _ = UdpSocket::bind("0.0.0.0:0")?.send_to(b"marked", to.parse::<SocketAddr>()?);
         Ok(())
     })?
 }

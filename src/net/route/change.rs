@@ -127,13 +127,25 @@ pub struct RuleSpec {
     pub protocol: Option<u8>,
     /// Destination ports, inclusive.
     pub ports: Option<(u16, u16)>,
+    /// Source ports, inclusive.
+    pub from_ports: Option<(u16, u16)>,
 }
 
 impl RuleSpec {
     /// A rule that matches every packet.
     #[must_use]
     pub fn new(family: Family, priority: u32, table: u32) -> Self {
-        Self { family, priority, table, from: None, to: None, not_mark: None, protocol: None, ports: None }
+        Self {
+            family,
+            priority,
+            table,
+            from: None,
+            to: None,
+            not_mark: None,
+            protocol: None,
+            ports: None,
+            from_ports: None,
+        }
     }
 
     fn message(&self) -> RuleMessage {
@@ -160,6 +172,9 @@ impl RuleSpec {
         }
         if let Some((start, end)) = self.ports {
             message.attributes.push(RuleAttribute::DestinationPortRange(RulePortRange { start, end }));
+        }
+        if let Some((start, end)) = self.from_ports {
+            message.attributes.push(RuleAttribute::SourcePortRange(RulePortRange { start, end }));
         }
         message
     }
