@@ -241,6 +241,7 @@ async fn look_again(ready: &Ready, evidence: &mut OutageEvidence) {
             .events
             .push(Event { at_ms, what: format!("the VPN server is now {}, seen on the wire", seen.address) });
     }
+    ready.cx.endpoint.replace(Some(seen.clone()));
     ready.sensor.adopt(seen);
 }
 
@@ -295,7 +296,7 @@ async fn start(state: &State, setup: Setup) -> Result<Stack, Reply> {
         ledger,
         links: found.clone(),
         local: local.clone(),
-        endpoint: server,
+        endpoint: RefCell::new(server),
         gateways,
         routes,
         heard: Heard::default(),

@@ -37,7 +37,7 @@ impl EndpointBlock {
         if !cx.links.iter().any(|link| link.role == Role::Tunnel) {
             return Err("no tunnel was found in the namespace".to_owned());
         }
-        let endpoint = cx.endpoint.clone().ok_or("the VPN server is not known: set vpn.endpoint")?;
+        let endpoint = cx.endpoint.borrow().clone().ok_or("the VPN server is not known: set vpn.endpoint")?;
         let name = format!("leakcheck-{:08x}", rand::random::<u32>());
         let undo = Undo::Table { name: name.clone() };
         Ok((Self { endpoint, table: Table::new(TableFamily::Inet, &name), owner: None }, undo))

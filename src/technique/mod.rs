@@ -19,6 +19,7 @@ mod send;
 mod udp;
 mod uplink;
 
+use std::cell::RefCell;
 use std::future::Future;
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -53,8 +54,8 @@ pub struct Context {
     pub ledger: Ledger,
     /// Links of the namespace.
     pub links: Vec<Link>,
-    /// The VPN server, if it is known.
-    pub endpoint: Option<Endpoint>,
+    /// The VPN server, if it is known; another one after a VPN was started again.
+    pub endpoint: RefCell<Option<Endpoint>>,
     /// What may be talked to past the tunnel.
     pub local: Vec<IpNet>,
     /// Gateways of the uplinks' default routes.

@@ -69,7 +69,7 @@ impl Technique for Uplink {
 
 /// Payload in clear to the VPN server: the firewall has to let something go there, and should let nothing else.
 fn to_server(cx: &Context, sender: &Sender<'_>, v6: bool, via: &Via) -> Vec<Outcome> {
-    let Some(endpoint) = cx.endpoint.as_ref().filter(|endpoint| endpoint.address.is_ipv6() == v6) else {
+    let Some(endpoint) = cx.endpoint.borrow().clone().filter(|endpoint| endpoint.address.is_ipv6() == v6) else {
         return Vec::new();
     };
     let server = endpoint.address;
