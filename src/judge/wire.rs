@@ -61,6 +61,14 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
             "they cannot reach the internet as they are, but whoever hears them learns of the stack".to_owned();
         return Ruling::warn(summary, reason, nearby.iter().map(|sighting| sighting_line(sighting)).collect());
     }
+    let asked = of(Class::LocalDns);
+    if let Some(first) = asked.first() {
+        let packets: u64 = asked.iter().map(|sighting| sighting.count).sum();
+        let summary =
+            format!("{} to a resolver on a local subnet, e.g. {}", count(packets, "packet"), super::end(first.dst));
+        let reason = "a resolver past the tunnel may forward names to anybody, the ISP for one".to_owned();
+        return Ruling::warn(summary, reason, asked.iter().map(|sighting| sighting_line(sighting)).collect());
+    }
     Ruling::pass("only the tunnel and local subnets".to_owned(), Vec::new())
 }
 

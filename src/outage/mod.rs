@@ -17,6 +17,7 @@ mod run;
 mod sampler;
 mod undo;
 mod vpn_stop;
+mod watch;
 
 pub use about::About;
 pub use journal::{Entry, Journal, JournalError};

@@ -2,32 +2,26 @@
 //! Whatever happens in between, what was changed is put back before this returns.
 
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
 use tokio::sync::watch;
-use tokio::time::{Instant, interval, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::flow::Flow;
 use super::method::{Armed, DarkBy};
 use super::sampler::Sampler;
+use super::watch::{ASK_EVERY, Watched};
 use crate::agent::protocol::OutageOrder;
-use crate::model::evidence::{Answer, Event, OutageEvidence, Role, Said};
-use crate::model::report::{Hole, LocalReach};
+use crate::model::evidence::{Event, OutageEvidence, Role, Said};
+use crate::model::report::Hole;
 use crate::sensor::capture::Sensor;
-use crate::technique::{Context, Target, ask_exits, lookup_marked, nameservers, reach, targets};
+use crate::technique::{Context, ask_exits};
 
 /// Sampling goes on for so long before the kill and after recovery.
 const LEAD: Duration = Duration::from_millis(150);
-/// Time between two questions to a resolver, and to a local target.
-const ASK_EVERY: Duration = Duration::from_millis(250);
-const ASK_EVERY_MS: f64 = 250.0;
 /// Silence of the samples, which come every millisecond, that counts as dark.
 const MIN_DARK_MS: f64 = 20.0;
-/// How long a local target may take for one answer.
-const LOCAL_PATIENCE: Duration = Duration::from_millis(1500);
 /// How long a healthy tunnel may take to prove it.
 const HEALTH_PATIENCE: Duration = Duration::from_secs(12);
 /// Tries at putting back before it counts as failed, and time between them.
@@ -106,8 +100,7 @@ pub async fn run(
             let end = Instant::now() + window;
             tokio::select! {
                 () = sleep_until(end) => {}
-                () = watch_names(cx, &trial, &watched) => {}
-                () = watch_local(cx, &watched) => {}
+                () = watched.ask(cx, &trial) => {}
                 _ = abort.wait_for(|abort| *abort) => events.push(Event { at_ms: since(cx.clock.now_ms()), what: "the outage was ended early".to_owned() }),
             }
         }
@@ -117,6 +110,7 @@ pub async fn run(
     sensor.mark();
     flow.iter().for_each(Flow::mark);
     let up = cx.clock.now_ms();
+    (evidence.resolved_while_down, evidence.local) = watched.end();
     evidence.up_ms = Some(since(up));
     events.push(Event { at_ms: since(up), what: "the tunnel is told to come back".to_owned() });
     note(format!("{}: the tunnel is being put back", order.method));
@@ -173,26 +167,17 @@ pub async fn run(
             // Answers come when they come: only a silence in which several questions went in means anything.
             let last = came.last_before_mark_ms.map_or(0.0, since).max(0.0);
             let silent = up - start - last;
-            evidence.blackhole_ms = (silent > (up - start) / 2.0 && silent > 2.0 * ASK_EVERY_MS).then_some(last);
+            evidence.blackhole_ms =
+                (silent > (up - start) / 2.0 && silent > 2.0 * ASK_EVERY.as_secs_f64() * 1000.0).then_some(last);
             evidence.tunnel_back_ms = came.first_after_mark_ms.map(since);
         }
         DarkBy::Leaving => evidence.problems.push(
             "nothing came out of the tunnel before the outage, so its silence afterwards proves nothing".to_owned(),
         ),
     }
-    evidence.resolved_while_down = watched.answers();
-    evidence.local = watched.local.into_inner().unwrap_or_else(PoisonError::into_inner);
     evidence.events = events;
     evidence.to_ms = cx.clock.now_ms();
     evidence
-}
-
-#[derive(Default)]
-struct Watched {
-    names: Mutex<Vec<Answer>>,
-    /// Nameservers and when they were asked first.
-    asked: Mutex<Vec<(String, f64)>>,
-    local: Mutex<Vec<LocalReach>>,
 }
 
 /// Slows the sampler down as soon as the tunnel carries its packets again. Never ends.
@@ -240,81 +225,6 @@ async fn healthy(cx: &Context, home: &[IpAddr]) -> bool {
 async fn until_healthy(cx: &Context, home: &[IpAddr]) {
     while !healthy(cx, home).await {
         sleep(Duration::from_millis(100)).await;
-    }
-}
-
-/// Asks every nameserver for fresh names, again and again, whether it answers or not.
-async fn watch_names(cx: &Context, trial: &Arc<str>, watched: &Watched) {
-    let (servers, _) = nameservers(&cx.setup.resolv_conf);
-    let ask = |server: IpAddr| async move {
-        let mut pending = FuturesUnordered::new();
-        let mut next = interval(ASK_EVERY);
-        loop {
-            tokio::select! {
-                _ = next.tick() => {
-                    let name = format!("{}.{}", cx.ledger.enter(trial).marker(), cx.setup.canary);
-                    watched.asked(cx, server);
-                    pending.push(async move { lookup_marked(server, &name).await });
-                }
-                Some(said) = pending.next() => watched.name(cx.answer(server.to_string(), said)),
-            }
-        }
-    };
-    futures_util::future::join_all(servers.into_iter().map(ask)).await;
-    // With nothing to ask there is nothing to wait for, which must not end the window.
-    std::future::pending::<()>().await;
-}
-
-/// Asks every local target again and again.
-async fn watch_local(cx: &Context, watched: &Watched) {
-    let ask = |target: Target| async move {
-        loop {
-            let reached = matches!(reach(cx, &target, LOCAL_PATIENCE).await, Said::Reached { .. });
-            watched.local(&target.label(), reached);
-            sleep(ASK_EVERY).await;
-        }
-    };
-    futures_util::future::join_all(targets(cx).into_iter().map(ask)).await;
-    std::future::pending::<()>().await;
-}
-
-impl Watched {
-    fn asked(&self, cx: &Context, server: IpAddr) {
-        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-        if !asked.iter().any(|(known, _)| *known == server.to_string()) {
-            asked.push((server.to_string(), cx.clock.now_ms()));
-        }
-    }
-
-    /// What the nameservers said; of those that said nothing, that.
-    fn answers(&self) -> Vec<Answer> {
-        let mut answers = self.names.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        for (server, at_ms) in self.asked.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            if !answers.iter().any(|answer| answer.witness == *server) {
-                let said = Said::Nothing { error: "no answer as long as the tunnel was down".to_owned() };
-                answers.push(Answer { at_ms: *at_ms, witness: server.clone(), said });
-            }
-        }
-        answers
-    }
-
-    /// Keeps each kind of answer once.
-    fn name(&self, answer: Answer) {
-        let mut kept = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-        if !kept.iter().any(|known| known.witness == answer.witness && known.said == answer.said) {
-            kept.push(answer);
-        }
-    }
-
-    fn local(&self, label: &str, reached: bool) {
-        let mut counts = self.local.lock().unwrap_or_else(PoisonError::into_inner);
-        match counts.iter_mut().find(|count| count.target == label) {
-            Some(count) => {
-                count.asked += 1;
-                count.answered += u64::from(reached);
-            }
-            None => counts.push(LocalReach { target: label.to_owned(), asked: 1, answered: u64::from(reached) }),
-        }
     }
 }
 

@@ -254,7 +254,7 @@ impl Shared {
                 OutageEvidence { method: order.method.clone(), restored: true, problems, ..OutageEvidence::default() };
             return Ok(Reply::Outage(Box::new(evidence)));
         }
-        let answer = self.session.request_patiently(Request::Outage(order.clone()), &*self.progress);
+        let answer = self.session.outage(order.clone(), &*self.progress);
         let untouched = match &answer {
             Ok(Reply::Outage(evidence)) => evidence.restored,
             Ok(Reply::Failed { .. }) => true,

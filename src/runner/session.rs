@@ -10,10 +10,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::RunError;
-use crate::agent::protocol::{Envelope, Reply, Request, Setup, Stack, read_frame, write_frame};
+use crate::agent::protocol::{Envelope, OutageOrder, Reply, Request, Setup, Stack, read_frame, write_frame};
 use crate::report::progress::Progress;
 use crate::target::{AgentHandle, AgentProcess};
 
+/// No technique takes anywhere near so long: an agent that has not answered by then is stuck.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(120);
+/// What an outage may take beyond its window and its recovery: proving health before, and all tries at putting back.
+const OUTAGE_GRACE: Duration = Duration::from_secs(120);
 /// How long the agent may take to put everything back when it is told to end.
 const LAST_PATIENCE: Duration = Duration::from_secs(20);
 
@@ -119,6 +123,7 @@ impl Session {
             tokio::select! {
                 answer = receiver => answer.map_err(|_| self.why_gone()),
                 () = late => Err("the time of --timeout was up".to_owned()),
+                () = tokio::time::sleep(ANSWER_PATIENCE) => Err(stuck(ANSWER_PATIENCE)),
                 _ = interrupted.wait_for(|interrupted| *interrupted) => Err("the run was interrupted".to_owned()),
             }
         })
@@ -147,8 +152,13 @@ impl Session {
         Ok(receiver)
     }
 
-    /// As [`Session::request`], but what is under way is waited for even when time is up: the stack is being put back.
-    pub(super) fn request_patiently(&self, body: Request, progress: &dyn Progress) -> Result<Reply, String> {
+    /// Makes an outage. As [`Session::request`], but what is under way is waited for even when time is up: the stack is being put back.
+    /// An agent that is stuck is not waited for, so that it is ended and others may put back what it could not.
+    pub(super) fn outage(&self, order: OutageOrder, progress: &dyn Progress) -> Result<Reply, String> {
+        let most =
+            Duration::from_millis(order.window_ms.saturating_add(order.recovery_ms)).saturating_add(OUTAGE_GRACE);
+        let began = Instant::now();
+        let body = Request::Outage(order);
         let mut receiver = self.ask(body)?;
         let notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner).take();
         let answer = loop {
@@ -158,13 +168,14 @@ impl Session {
                 notes.try_iter().for_each(|note| progress.note(&note));
             }
             match step {
-                Ok(answer) => break answer,
+                Ok(answer) => break answer.map_err(|_| self.why_gone()),
+                Err(_) if began.elapsed() > most => break Err(stuck(most)),
                 Err(_) if self.deadline.is_some_and(|deadline| Instant::now() > deadline) => self.abort(),
                 Err(_) => {}
             }
         };
         *self.notes.lock().unwrap_or_else(PoisonError::into_inner) = notes;
-        answer.map_err(|_| self.why_gone())
+        answer
     }
 
     fn why_gone(&self) -> String {
@@ -210,6 +221,10 @@ impl Session {
         let tail = process.as_ref().map(AgentHandle::stderr_tail).unwrap_or_default();
         if tail.trim().is_empty() { why.to_owned() } else { format!("{why}: {}", tail.trim()) }
     }
+}
+
+fn stuck(patience: Duration) -> String {
+    format!("the agent gave no answer within {} s", patience.as_secs())
 }
 
 /// From here on SIGINT and SIGTERM end an outage, and the run after it, instead of the program.

@@ -234,7 +234,8 @@ impl Record {
         }
         let mut class = match role {
             Role::Tunnel => Some(Class::Tunnelled).filter(|_| owner.is_some()),
-            Role::Uplink => self.allow.classify(packet),
+            // A stimulus was meant for the internet: if it goes to an allowed address, somebody has diverted it there.
+            Role::Uplink => self.allow.classify(packet).or(owner.is_some().then_some(Class::Nearby)),
         };
         let aimed = || self.allow.endpoints.iter().any(|endpoint| endpoint.is_aimed_at(packet));
         if class == Some(Class::Offence) && owner.is_some() && aimed() {

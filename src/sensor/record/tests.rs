@@ -179,3 +179,10 @@ fn who_sent_it_is_asked_once_and_of_strangers_only() {
     record.answer(question.place, vec![owner]);
     assert!(finish(&mut record).sightings[0].detail.owners.is_empty());
 }
+
+#[test]
+fn a_stimulus_that_was_diverted_to_a_local_address_is_seen() {
+    let octets = udp([172, 18, 0, 1], 5353, b"a question that was meant for a stranger");
+    assert_eq!(take(&mut record(), &octets, Some("dns-forced")).0, Some(Class::Nearby));
+    assert_eq!(take(&mut record(), &octets, None).0, None, "local traffic of others is allowed");
+}
