@@ -3,5 +3,6 @@
 
 pub mod endpoint;
 pub mod links;
+pub mod programs;
 pub mod protocol;
 pub mod serve;

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::model::evidence::{Evidence, Link, OutageEvidence, PhaseWire};
+use crate::technique::User;
 
 /// Version of this protocol. The agent is the same binary, so the two differ only when a stale image is used.
 pub const PROTOCOL: u32 = 1;
@@ -111,6 +112,8 @@ pub struct Setup {
     pub canary: String,
     /// Local targets, as configured.
     pub must_reach: Vec<String>,
+    /// As whom the programs of the stack run.
+    pub users: Vec<User>,
     /// Gluetun's control server.
     pub control_server: String,
     /// Its API key. Never printed, never part of evidence.

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{LocalSet, spawn_blocking, spawn_local};
 
 use super::protocol::{Envelope, PROTOCOL, Reply, Request, Setup, Stack, read_frame, write_frame};
-use super::{endpoint, links};
+use super::{endpoint, links, programs};
 use crate::clock::Clock;
 use crate::model::evidence::{Link, PhaseWire, Proto, Role};
 use crate::net::netns::Netns;
@@ -203,7 +203,7 @@ async fn start(state: &State, setup: Setup) -> Result<Stack, Reply> {
             "the agent needs CAP_NET_RAW: run leakcheck as root, or with --enter container",
         )
     })?;
-    let cx = Context { setup, clock, ledger, links: found.clone(), gateways, routes };
+    let cx = Context { setup, clock, ledger, links: found.clone(), gateways, programs: programs::find(), routes };
     let possible = outage::available(&cx).await;
     state.ready.replace(Some(Rc::new(Ready { cx, sensor: Arc::new(sensor) })));
     Ok(Stack {

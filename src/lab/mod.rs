@@ -8,6 +8,7 @@ pub mod gluetun;
 pub mod internet;
 pub mod leak;
 pub mod plan;
+mod port_mapper;
 pub mod provider;
 pub mod realm;
 pub mod role;

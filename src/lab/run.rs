@@ -4,6 +4,7 @@ use super::gluetun::Version;
 use super::internet::{self, InternetConfig, ServerError, Servers};
 use super::leak::{Action, Leak, Place};
 use super::plan;
+use super::port_mapper;
 use super::provider::{self, Provider, ProviderConfig, ProviderError};
 use super::realm::{Realm, RealmError};
 use super::stack::{self, Gluetun, GluetunConfig, StackError, Uplink};
@@ -326,6 +327,10 @@ fn start_stack(realm: &Realm, config: GluetunConfig, journal: &Journal) -> Resul
 fn start_outside(topology: &Topology, leak: Option<&Leak>, journal: &Journal) -> Result<Vec<Servers>, LabError> {
     let mut all = Vec::new();
     for action in leak.into_iter().flat_map(Leak::actions) {
+        if let Action::PortMapper { listen, external } = action {
+            let (listen, external) = (*listen, *external);
+            all.push(topology.home.call(move || port_mapper::serve(listen, external))??);
+        }
         let Action::OutsideResolver { at, listen, upstream } = action else { continue };
         let (listen, upstream) = (*listen, *upstream);
         let realm = match at {

@@ -253,6 +253,7 @@ fn setup(
         forced: config.dns.forced.clone(),
         canary: config.dns.canary.clone(),
         must_reach: config.local.must_reach.iter().map(ToString::to_string).collect(),
+        users: Vec::new(),
         control_server: control,
         api_key,
     }

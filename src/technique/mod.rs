@@ -5,10 +5,13 @@ mod forced_dns;
 mod http;
 mod listen;
 mod local_targets;
+mod marks;
 mod names;
 mod resolver_path;
 mod send;
 mod uplink;
+mod user;
+mod volley;
 
 use std::future::Future;
 use std::net::IpAddr;
@@ -18,6 +21,7 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::agent::programs::Program;
 use crate::agent::protocol::Setup;
 use crate::clock::Clock;
 use crate::model::evidence::{Answer, Evidence, Link, Role, Said, Via};
@@ -30,6 +34,7 @@ pub use local_targets::{Target, reach, targets};
 pub use names::lookup_marked;
 pub use names::{NoAnswer, addresses, lookup, nameservers, resolver_at};
 pub use send::{Outcome, Sender, echo_octets, fate_of, open, syn_octets};
+pub use user::User;
 
 /// What techniques work with.
 pub struct Context {
@@ -43,6 +48,8 @@ pub struct Context {
     pub links: Vec<Link>,
     /// Gateways of the uplinks' default routes.
     pub gateways: Vec<IpAddr>,
+    /// Programs in the namespace, as far as they are to be seen from here.
+    pub programs: Vec<Program>,
     /// The kernel's routes, for asking.
     pub routes: rtnetlink::Handle,
 }

@@ -92,7 +92,12 @@ struct Inner {
 ///
 /// # Errors
 /// When a part of it cannot be set up.
-pub async fn run_gluetun(config: GluetunConfig) -> Result<Gluetun, StackError> {
+pub async fn run_gluetun(mut config: GluetunConfig) -> Result<Gluetun, StackError> {
+    for action in config.leak.iter().flat_map(Leak::actions) {
+        if let Action::Outbound { subnets } = action {
+            config.outbound.extend(subnets);
+        }
+    }
     let uplink = Uplink::discover(&config.uplink)?;
     let mut nft = Nft::open()?;
     let allowed = firewall::Allowed {

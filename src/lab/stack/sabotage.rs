@@ -221,6 +221,8 @@ impl Hand {
             Action::Unrule { priority } => self.unrule(*priority)?,
             // Done where the tunnel, the servers, the provider or the speakers are started.
             Action::NoTunnel {}
+            | Action::Outbound { .. }
+            | Action::PortMapper { .. }
             | Action::OutsideResolver { .. }
             | Action::DeadResolver {}
             | Action::LocalNames { .. }
@@ -256,6 +258,8 @@ impl Hand {
             }
             Action::Unrule { .. }
             | Action::NoTunnel {}
+            | Action::Outbound { .. }
+            | Action::PortMapper { .. }
             | Action::OutsideResolver { .. }
             | Action::DeadResolver {}
             | Action::LocalNames { .. }

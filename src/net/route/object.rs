@@ -193,6 +193,8 @@ pub struct Rule {
     pub priority: u32,
     /// The table that it looks in.
     pub table: u32,
+    /// The mark that it looks for.
+    pub mark: Option<u32>,
     /// The rule in the words of iproute2.
     pub text: String,
     #[serde(with = "hex")]
@@ -204,13 +206,17 @@ impl Rule {
         let parsed = RuleMessage::parse(&message.payload).map_err(|e| RouteError::Parse("rules", e))?;
         let header = &parsed.header;
         let (mut priority, mut table, mut words) = (0, u32::from(header.table), Vec::new());
+        let mut sought = None;
         for attribute in &parsed.attributes {
             match attribute {
                 RuleAttribute::Priority(value) => priority = *value,
                 RuleAttribute::Table(value) => table = *value,
                 RuleAttribute::Source(ip) => words.push(format!("from {ip}/{}", header.src_len)),
                 RuleAttribute::Destination(ip) => words.push(format!("to {ip}/{}", header.dst_len)),
-                RuleAttribute::FwMark(mark) => words.push(format!("fwmark {mark:#x}")),
+                RuleAttribute::FwMark(mark) => {
+                    sought = Some(*mark);
+                    words.push(format!("fwmark {mark:#x}"));
+                }
                 RuleAttribute::Iifname(name) => words.push(format!("iif {name}")),
                 RuleAttribute::Oifname(name) => words.push(format!("oif {name}")),
                 RuleAttribute::IpProtocol(protocol) => words.push(format!("ipproto {protocol:?}")),
@@ -224,7 +230,7 @@ impl Rule {
         let not = if header.flags.bits() & FIB_RULE_INVERT == 0 { "" } else { "not " };
         let text = format!("{priority}: {not}{} {:?} table {table}", words.join(" "), header.action);
         let ipv6 = header.family == AddressFamily::Inet6;
-        Ok(Self { ipv6, priority, table, text, raw: message.payload })
+        Ok(Self { ipv6, priority, table, mark: sought, text, raw: message.payload })
     }
 }
 
