@@ -203,7 +203,17 @@ async fn start(state: &State, setup: Setup) -> Result<Stack, Reply> {
             "the agent needs CAP_NET_RAW: run leakcheck as root, or with --enter container",
         )
     })?;
-    let cx = Context { setup, clock, ledger, links: found.clone(), gateways, programs: programs::find(), routes };
+    let cx = Context {
+        clock,
+        ledger,
+        links: found.clone(),
+        gateways,
+        local: local.clone(),
+        endpoint: endpoint.as_ref().map(|(endpoint, _)| endpoint.address.ip()).or(setup.endpoint.map(|at| at.ip())),
+        programs: programs::find(),
+        routes,
+        setup,
+    };
     let possible = outage::available(&cx).await;
     state.ready.replace(Some(Rc::new(Ready { cx, sensor: Arc::new(sensor) })));
     Ok(Stack {

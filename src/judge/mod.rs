@@ -3,9 +3,11 @@
 
 mod dark;
 mod exit;
+mod gateway;
 mod law;
 mod local;
 mod resolver;
+mod routes;
 mod uplink;
 mod wire;
 
@@ -87,6 +89,8 @@ pub fn judge(case: &Case<'_>) -> Ruling {
         Expectation::ResolverIsVpn => resolver::judge(case),
         Expectation::ForcedDnsContained => uplink::judge_forced(case),
         Expectation::NothingOnUplink => uplink::judge(case),
+        Expectation::RoutedIntoTunnel => routes::judge(case),
+        Expectation::NoPortMapper => gateway::judge(case),
         Expectation::GoesDark => dark::judge(case),
         Expectation::LocalReachable => local::judge(case),
         Expectation::WireQuiet => wire::judge(case),

@@ -176,6 +176,8 @@ pub enum Action {
         proto: Option<Transport>,
         /// Only to those ports.
         ports: Option<Ports>,
+        /// Only for sockets of that user.
+        user: Option<u32>,
         /// Of which family.
         #[serde(default)]
         family: FamilyName,

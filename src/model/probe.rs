@@ -54,6 +54,10 @@ pub enum Expectation {
     ForcedDnsContained,
     /// Nothing that carries the probe's marker leaves by an uplink.
     NothingOnUplink,
+    /// The kernel routes no public address by an uplink, nor any of the VPN's own.
+    RoutedIntoTunnel,
+    /// No gateway outside of the tunnel offers to map ports.
+    NoPortMapper,
     /// Nothing leaves by an uplink and nothing resolves while the tunnel is down, and the tunnel comes back.
     GoesDark,
     /// Every local target answers.

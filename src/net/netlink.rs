@@ -165,6 +165,34 @@ impl Client {
         Ok(())
     }
 
+    /// Sends requests of which each has exactly one answer, as one datagram; the answers, in the order of the requests.
+    ///
+    /// # Errors
+    /// A failure of the socket. What the kernel refused stands among the answers.
+    pub fn exchange(&mut self, messages: &[Message]) -> Result<Vec<Result<Message, NetlinkError>>, NetlinkError> {
+        let first = self.sequence.wrapping_add(1);
+        let mut datagram = Vec::new();
+        for message in messages {
+            self.sequence = self.sequence.wrapping_add(1);
+            append(&mut datagram, message, NLM_F_REQUEST, self.sequence);
+        }
+        self.send(&datagram)?;
+        let mut answers: Vec<Option<Result<Message, NetlinkError>>> = messages.iter().map(|_| None).collect();
+        let mut waiting = answers.len();
+        while waiting > 0 {
+            for (message, sequence) in split(&self.receive()?)? {
+                let Some(place @ None) = answers.get_mut(sequence.wrapping_sub(first) as usize) else { continue };
+                let answer = match message.kind {
+                    NLMSG_ERROR => acknowledgement(&message).map(|()| message),
+                    _ => Ok(message),
+                };
+                *place = Some(answer);
+                waiting -= 1;
+            }
+        }
+        Ok(answers.into_iter().flatten().collect())
+    }
+
     /// Asks for a table and returns every entry; taken again when the kernel says that it changed while being read.
     ///
     /// # Errors

@@ -2,12 +2,14 @@
 
 mod exit_http;
 mod forced_dns;
+mod gateway;
 mod http;
 mod listen;
 mod local_targets;
 mod marks;
 mod names;
 mod resolver_path;
+mod routes;
 mod send;
 mod uplink;
 mod user;
@@ -18,6 +20,7 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -33,6 +36,7 @@ pub use http::{ask, chain, trust};
 pub use local_targets::{Target, reach, targets};
 pub use names::lookup_marked;
 pub use names::{NoAnswer, addresses, lookup, nameservers, resolver_at};
+pub use routes::{CONTROL as ROUTE_CONTROL, INSIDE as ROUTE_INSIDE, LEARNED as ROUTE_LEARNED, PUBLIC as ROUTE_PUBLIC};
 pub use send::{Outcome, Sender, echo_octets, fate_of, open, syn_octets};
 pub use user::User;
 
@@ -48,6 +52,10 @@ pub struct Context {
     pub links: Vec<Link>,
     /// Gateways of the uplinks' default routes.
     pub gateways: Vec<IpAddr>,
+    /// What may be talked to past the tunnel.
+    pub local: Vec<IpNet>,
+    /// The VPN server.
+    pub endpoint: Option<IpAddr>,
     /// Programs in the namespace, as far as they are to be seen from here.
     pub programs: Vec<Program>,
     /// The kernel's routes, for asking.
@@ -116,6 +124,8 @@ pub const TECHNIQUES: &[&dyn Technique] = &[
     &resolver_path::ResolverPath,
     &forced_dns::ForcedDns,
     &uplink::Uplink,
+    &routes::Routes,
+    &gateway::Gateway,
     &local_targets::LocalTargets,
     &listen::Listen,
 ];

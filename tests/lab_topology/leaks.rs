@@ -42,6 +42,10 @@ enum Sign {
     From(u16, &'static str),
     /// A datagram of that user's, bound to the uplink, gets out.
     User(u32, &'static str),
+    /// A datagram of that user's that nothing binds leaves by the uplink.
+    UserUnbound(u32, &'static str),
+    /// A gateway answers there over NAT-PMP, with that external address.
+    MapsPorts(&'static str, [u8; 4]),
     /// While the tunnel is down: datagrams to there leave within these milliseconds of its end (from, to, and how long
     /// at most).
     Hole { to: &'static str, from: u64, within: u64, lasts: u64 },
@@ -82,6 +86,8 @@ const SIGNS: &[(&str, &[Sign])] = &[
     ("mark", &[Sign::Marked(0xca6c, "8.8.8.8:9")]),
     ("mark-bit", &[Sign::Marked(0x2f_4e11, "8.8.8.8:9")]),
     ("multicast", &[Sign::Unasked("239.192.152.143")]),
+    ("narrow-route", &[Sign::UnboundTcp("151.101.1.69:443")]),
+    ("nat-pmp", &[Sign::MapsPorts("172.18.0.1:5351", [203, 0, 113, 10])]),
     ("no-recovery", &[Sign::NoRecovery]),
     (
         "no-vpn",
@@ -95,6 +101,8 @@ const SIGNS: &[(&str, &[Sign])] = &[
     ("one-protocol-icmp", &[Sign::PingWhileDown("8.8.8.8"), Sign::PingWhileDown("2001:4860:4860::8888")]),
     ("one-protocol-udp", &[Sign::Hole { to: "192.0.2.99:9", from: 0, within: 50, lasts: 10_000 }]),
     ("one-protocol-v6", &[Sign::Hole { to: "[2001:db8:99::9]:9", from: 0, within: 50, lasts: 10_000 }]),
+    ("outbound-overlap", &[Sign::UnboundUdp("10.64.0.1:53")]),
+    ("outbound-public", &[Sign::UnboundUdp("151.101.1.69:443")]),
     (
         "output-accept",
         &[
@@ -104,6 +112,7 @@ const SIGNS: &[(&str, &[Sign])] = &[
         ],
     ),
     ("one-in-twenty", &[Sign::SomeTcp("1.1.1.1:443")]),
+    ("port-route", &[Sign::UnboundUdp("192.0.2.99:51413")]),
     ("protocol-gre", &[Sign::Protocol(47, "8.8.8.8")]),
     ("protocol-odd", &[Sign::Protocol(201, "8.8.8.8")]),
     ("reconnect-hole", &[Sign::HoleAfterwards { to: "192.0.2.99:9", lasts: 60 }]),
@@ -113,12 +122,15 @@ const SIGNS: &[(&str, &[Sign])] = &[
     ("resolver-gateway", &[Sign::IspAsks(None, "example.com")]),
     ("resolver-isp", &[Sign::IspAsks(None, "example.com")]),
     ("rule-missing", &[Sign::Exit(false, "203.0.113.10"), Sign::Exit(true, "2001:db8:18::10")]),
+    ("rule-order", &[Sign::Exit(false, "203.0.113.10"), Sign::Exit(true, "2001:db8:18::10")]),
+    ("rule-order-closed", &[Sign::NothingResolves]),
     ("source-port", &[Sign::From(6881, "8.8.8.8:9")]),
     ("specific-route", &[Sign::UnboundTcp("93.184.215.14:443")]),
     ("tcp-443", &[Sign::BoundTcp("1.1.1.1:443")]),
     ("udp-direct", &[Sign::UnboundUdp("74.125.250.129:19302")]),
     ("udp-high", &[Sign::BoundUdp("192.0.2.99:6881"), Sign::BoundUdp("[2001:db8:99::9]:6881")]),
     ("user", &[Sign::User(1000, "8.8.8.8:9")]),
+    ("user-route", &[Sign::UserUnbound(911, "8.8.8.8:9")]),
     ("v6-accept", &[Sign::BoundUdp("[2001:4860:4860::8888]:53"), Sign::BoundPing("2001:4860:4860::8888")]),
     ("v6-direct", &[Sign::Exit(true, "2001:db8:18::10")]),
     ("wrong-exit", &[Sign::Exit(false, "198.19.0.3"), Sign::Exit(true, "2001:db8:bad::3")]),
@@ -197,8 +209,13 @@ fn shows(lab: &Lab, sign: &Sign) -> Result<bool> {
         Sign::Protocol(number, to) => on_wire(*number, SocketAddr::new(to.parse()?, 0), || send_raw(lab, *number, to))?,
         Sign::User(id, to) => {
             let id = *id;
-            on_wire(UDP, to.parse()?, || send_as(lab, id, to))?
+            on_wire(UDP, to.parse()?, || send_as(lab, id, Some("eth0"), to))?
         }
+        Sign::UserUnbound(id, to) => {
+            let id = *id;
+            on_wire(UDP, to.parse()?, || send_as(lab, id, None, to))?
+        }
+        Sign::MapsPorts(at, address) => maps_ports(lab, at)?.is_some_and(|told| told == *address),
         Sign::From(port, to) => {
             let port = *port;
             on_wire(UDP, to.parse()?, || {
@@ -301,7 +318,7 @@ fn bound(
 }
 
 /// The kernel asks the thread's file system user whose a socket is.
-fn send_as(lab: &Lab, user: u32, to: &'static str) -> Result<()> {
+fn send_as(lab: &Lab, user: u32, link: Option<&'static str>, to: &'static str) -> Result<()> {
     in_stack(lab, move || -> Result<()> {
         // SAFETY: plain system calls of this thread.
         let before = unsafe { libc::setfsuid(user) };
@@ -309,9 +326,21 @@ fn send_as(lab: &Lab, user: u32, to: &'static str) -> Result<()> {
         // SAFETY: as above.
         unsafe { libc::setfsuid(before.cast_unsigned()) };
         let socket = socket?;
-        socket.bind_device(Some(b"eth0"))?;
+        socket.bind_device(link.map(str::as_bytes))?;
         let _ = socket.send_to(b"marked", &to.parse::<SocketAddr>()?.into());
         Ok(())
+    })?
+}
+
+fn maps_ports(lab: &Lab, at: &'static str) -> Result<Option<[u8; 4]>> {
+    in_stack(lab, move || -> Result<Option<[u8; 4]>> {
+        let socket = UdpSocket::bind("0.0.0.0:0")?;
+        socket.connect(at)?;
+        socket.set_read_timeout(Some(Duration::from_millis(300)))?;
+        socket.send(&[0, 0])?;
+        let mut answer = [0; 12];
+        // A closed port refuses.
+        Ok(socket.recv(&mut answer).ok().and_then(|_| answer.last_chunk().copied()))
     })?
 }
 

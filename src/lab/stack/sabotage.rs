@@ -294,7 +294,7 @@ fn comment(index: usize) -> String {
 }
 
 fn rules(action: &Action) -> Vec<RuleSpec> {
-    let Action::Rule { priority, table, to, proto, ports, family } = action else { return Vec::new() };
+    let Action::Rule { priority, table, to, proto, ports, user, family } = action else { return Vec::new() };
     let families = to.map_or_else(|| firewall::families(*family), |net| vec![Family::of(net.addr())]);
     let number = |transport: Transport, family| firewall::protocol(transport, family);
     families
@@ -303,6 +303,7 @@ fn rules(action: &Action) -> Vec<RuleSpec> {
             to: *to,
             protocol: proto.map(|transport| number(transport, family)),
             ports: ports.map(|ports| (ports.0, ports.1)),
+            user: *user,
             ..RuleSpec::new(family, *priority, *table)
         })
         .collect()

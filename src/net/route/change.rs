@@ -7,7 +7,7 @@ use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags};
 use netlink_packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkInfo, LinkMessage};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType};
-use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage, RulePortRange};
+use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage, RulePortRange, RuleUidRange};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use rtnetlink::{AddressMessageBuilder, LinkBridge, LinkUnspec, LinkVeth};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -118,13 +118,15 @@ pub struct RuleSpec {
     pub protocol: Option<u8>,
     /// Destination ports, inclusive.
     pub ports: Option<(u16, u16)>,
+    /// Owner of the socket.
+    pub user: Option<u32>,
 }
 
 impl RuleSpec {
     /// A rule that matches every packet.
     #[must_use]
     pub fn new(family: Family, priority: u32, table: u32) -> Self {
-        Self { family, priority, table, from: None, to: None, not_mark: None, protocol: None, ports: None }
+        Self { family, priority, table, from: None, to: None, not_mark: None, protocol: None, ports: None, user: None }
     }
 
     fn message(&self) -> RuleMessage {
@@ -151,6 +153,9 @@ impl RuleSpec {
         }
         if let Some((start, end)) = self.ports {
             message.attributes.push(RuleAttribute::DestinationPortRange(RulePortRange { start, end }));
+        }
+        if let Some(id) = self.user {
+            message.attributes.push(RuleAttribute::UidRange(RuleUidRange { start: id, end: id }));
         }
         message
     }
