@@ -19,6 +19,9 @@ use std::process::{Command, ExitCode};
 /// Names the trial that a child process is to run.
 const TRIAL: &str = "LEAKCHECK_LAB_TRIAL";
 
+/// What a trial does in its own lab's home.
+pub type Body = fn(leakcheck::lab::PrivateDir) -> anyhow::Result<()>;
+
 fn names() -> Vec<String> {
     let mut names: Vec<String> = sealed::TRIALS.iter().map(|(name, _)| (*name).to_owned()).collect();
     names.extend(kernel::TRIALS.iter().map(|(name, _)| (*name).to_owned()));
@@ -73,16 +76,17 @@ fn child(name: &str) -> ExitCode {
     let world = match leakcheck::lab::enter_user_namespace() {
         Ok(world) => world,
         Err(error) => {
-            eprintln!("failed to {:#}", anyhow::Error::from(error));
+            let help = error.help().unwrap_or_default().to_owned();
+            eprintln!("failed to {:#}\nhelp: {help}", anyhow::Error::from(error));
             return ExitCode::from(77);
         }
     };
     match body(name, world) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let refused = error.chain().any(|cause| cause.to_string().contains("/dev/net/tun"));
-            eprintln!("{error:#}");
-            if refused { ExitCode::from(77) } else { ExitCode::FAILURE }
+            let help = error.downcast_ref().and_then(leakcheck::lab::LabError::help);
+            eprintln!("failed to {error:#}\nhelp: {help:?}");
+            if help.is_some() { ExitCode::from(77) } else { ExitCode::FAILURE }
         }
     }
 }

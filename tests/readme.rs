@@ -1,4 +1,5 @@
-//! The README says what the program says. `LEAKCHECK_BLESS=1 cargo test --test readme` writes its generated parts anew.
+//! The README says what the program says. `LEAKCHECK_BLESS=1 cargo test --test readme` writes its generated parts anew; the
+//! demo's output is held by `tests/lab_matrix.rs`, which needs a lab.
 
 use std::path::Path;
 use std::{env, fs};

@@ -86,8 +86,6 @@ pub struct Setup {
     pub elapsed_ms: f64,
     /// Tells this run's markers from another's.
     pub nonce: u32,
-    /// Addresses of the home line, which no exit may have.
-    pub home: Vec<IpAddr>,
     /// Name of the tunnel's link; else found.
     pub tunnel: Option<String>,
     /// The VPN server; else found.
@@ -160,6 +158,8 @@ pub struct OutageOrder {
     pub recovery_ms: u64,
     /// The trial whose stimuli the samples are.
     pub trial: String,
+    /// Addresses of the home line: a witness that sees one of these proves no tunnel.
+    pub home: Vec<IpAddr>,
 }
 
 /// Writes one frame.

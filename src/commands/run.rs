@@ -17,14 +17,20 @@ use crate::target::{Enter, TargetSpec};
 /// When nothing could be measured.
 pub fn run(args: &RunArgs) -> anyhow::Result<u8> {
     let (config, _) = Config::load(args.config.as_deref(), std::env::vars())?;
-    audit(&config, args.target.clone(), args.enter, &args.audit)
+    audit(&config, args.target.clone(), None, args.enter, &args.audit)
 }
 
-/// Audits the stack of `config`, or `target`, and prints and writes the reports.
+/// Audits the stack of `config`, or `target`, and prints and writes the reports, which call it `label`.
 ///
 /// # Errors
 /// When nothing could be measured.
-pub(super) fn audit(config: &Config, target: Option<TargetSpec>, enter: Enter, args: &AuditArgs) -> anyhow::Result<u8> {
+pub(super) fn audit(
+    config: &Config,
+    target: Option<TargetSpec>,
+    label: Option<String>,
+    enter: Enter,
+    args: &AuditArgs,
+) -> anyhow::Result<u8> {
     let catalog = catalog(args.probes.as_deref())?;
     let selection = args.selection();
     let options = Options {
@@ -32,6 +38,7 @@ pub(super) fn audit(config: &Config, target: Option<TargetSpec>, enter: Enter, a
         catalog: &catalog,
         selection: &selection,
         target,
+        label,
         enter,
         quick: args.quick,
         outages: &args.outage,

@@ -86,7 +86,6 @@ pub fn run(config: &InternetConfig<'_>) -> Result<Servers, ServerError> {
 
 fn certificate_names() -> Vec<String> {
     let mut names: Vec<String> = [
-        "*.mullvad.net",
         "am.i.mullvad.net",
         "*.am.i.mullvad.net",
         "*.dnsleak.am.i.mullvad.net",

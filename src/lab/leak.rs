@@ -182,11 +182,6 @@ pub enum Action {
         #[serde(default)]
         family: FamilyName,
     },
-    /// More networks that are reached past the tunnel (`FIREWALL_OUTBOUND_SUBNETS`), by rule, route and firewall.
-    Outbound {
-        /// Which.
-        subnets: Vec<IpNet>,
-    },
     /// A gateway in the home that maps ports, and tells the home's address (NAT-PMP, RFC 6886).
     PortMapper {
         /// Where it is reached.
@@ -230,6 +225,21 @@ pub enum Action {
         v4: IpAddr,
         /// For IPv6.
         v6: IpAddr,
+    },
+    /// More outbound subnets are configured (`FIREWALL_OUTBOUND_SUBNETS`).
+    Outbound {
+        /// Which.
+        subnets: Vec<IpNet>,
+    },
+    /// The stack is on a second network of the home too, by `eth1`, which has a default route of its own.
+    SecondNetwork {},
+    /// A flow past the tunnel that is older than the firewall, and that goes on: DNS questions to that resolver, bound
+    /// to the uplink.
+    EarlyFlow {
+        /// Whom it asks.
+        to: SocketAddr,
+        /// How often, in milliseconds.
+        every_ms: u64,
     },
     /// A program in the stack that sends a datagram to the same place over and over, bound to a link.
     Speak {

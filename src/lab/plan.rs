@@ -29,6 +29,10 @@ pub const LAN_NET: &str = "192.168.1.0/24";
 pub const BRIDGE_ULA: &str = "fd18::/64";
 /// The bridge's public IPv6 network, which the ISP routes to the home.
 pub const BRIDGE_GUA: &str = "2001:db8:18::/64";
+/// The home's second network, which the stack is on only in a leak.
+pub const SECOND_NET: &str = "172.19.0.0/16";
+/// Name of the stack's link to it.
+pub const SECOND_UPLINK: &str = "eth1";
 /// The ISP's resolver, the one that a home's router hands out.
 pub const ISP_RESOLVER: &str = "203.0.113.53";
 /// The same over IPv6.
@@ -119,6 +123,18 @@ pub fn bridge() -> End {
 #[must_use]
 pub fn stack() -> End {
     End::new(&["172.18.0.10/16", "2001:db8:18::10/64", "fd18::10/64"], &["172.18.0.1", "2001:db8:18::1"])
+}
+
+/// The home's link to its second network.
+#[must_use]
+pub fn second_bridge() -> End {
+    End::new(&["172.19.0.1/16"], &[])
+}
+
+/// The stack's link to the second network.
+#[must_use]
+pub fn second_stack() -> End {
+    End::new(&["172.19.0.10/16"], &["172.19.0.1"])
 }
 
 /// The neighbour's link to the bridge.

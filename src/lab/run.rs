@@ -18,6 +18,10 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How long the first WireGuard handshake may take; one that gets lost is repeated after 5 s.
+const PATIENCE: Duration = Duration::from_secs(12);
 
 /// Why a lab does not stand.
 #[derive(Debug, thiserror::Error)]
@@ -40,9 +44,23 @@ pub enum LabError {
     /// The certificate authority.
     #[error("make the lab's certificates")]
     Ca(#[from] CaError),
+    /// The stack did not get through to the provider.
+    #[error("connect the lab's VPN stack with its provider")]
+    NotConnected,
     /// A file of the lab.
     #[error("write the lab's file {0}")]
     File(&'static str, #[source] io::Error),
+}
+
+impl LabError {
+    /// What the user can do about it.
+    #[must_use]
+    pub fn help(&self) -> Option<&'static str> {
+        match self {
+            Self::Provider(ProviderError::Tunnel(error)) | Self::Stack(StackError::Tunnel(error)) => error.help(),
+            _ => None,
+        }
+    }
 }
 
 /// What lab to make.
@@ -71,7 +89,7 @@ impl LabSpec {
 /// A running lab. Dropping it ends all of it.
 pub struct Lab {
     // In the order in which they have to end: what runs in a namespace before its thread.
-    servers: Vec<Servers>,
+    _servers: Vec<Servers>,
     gluetun: Gluetun,
     _provider: Provider,
     topology: Topology,
@@ -89,6 +107,9 @@ impl Lab {
     pub fn start(world: &PrivateDir, spec: LabSpec) -> Result<Self, LabError> {
         let ipv6 = spec.ipv6;
         let topology = Topology::build(ipv6)?;
+        if spec.leak.iter().flat_map(Leak::actions).any(|action| *action == Action::SecondNetwork {}) {
+            topology.add_second_network()?;
+        }
         let journal = Journal::new();
         let authority = LabCa::new()?;
         let ca = world.write("lab-ca.pem", &authority.pem()).map_err(|e| LabError::File("lab-ca.pem", e))?;
@@ -115,8 +136,14 @@ impl Lab {
         };
         let (gluetun, stack) = start_stack(&topology.stack, config, &journal)?;
         servers.push(stack);
+        if !spec.leak.as_ref().is_some_and(Leak::without_tunnel) {
+            let waiting = gluetun.clone();
+            if !topology.stack.run(move || async move { waiting.connected(PATIENCE).await })?? {
+                return Err(LabError::NotConnected);
+            }
+        }
         servers.extend(start_outside(&topology, spec.leak.as_ref(), &journal)?);
-        Ok(Self { servers, gluetun, _provider: provider, topology, journal, resolv_conf, ca, ipv6 })
+        Ok(Self { _servers: servers, gluetun, _provider: provider, topology, journal, resolv_conf, ca, ipv6 })
     }
 
     /// The stack, to be stopped and started.
@@ -159,12 +186,6 @@ impl Lab {
     #[must_use]
     pub fn control_server(&self) -> &'static str {
         "http://127.0.0.1:8000"
-    }
-
-    /// How many servers run; each ends with the lab.
-    #[must_use]
-    pub fn server_groups(&self) -> usize {
-        self.servers.len()
     }
 
     /// A `leakcheck.toml` for this lab.

@@ -10,9 +10,13 @@ use super::plan::{self, End};
 use super::realm::{Realm, RealmError};
 use crate::net::netns::{Netns, NetnsError};
 use crate::net::nft::{Batch, Chain, Match, Nft, NftError, Rule, Table, TableFamily, Verdict};
-use crate::net::route::{Family, RouteError, RouteSpec, Rtnetlink};
+use crate::net::route::{Family, RouteError, RouteSpec, Rtnetlink, wait_ready};
 use crate::net::sysctl::{self, SysctlError};
 use std::net::IpAddr;
+use std::time::Duration;
+
+/// How long a link may take to carry packets; the kernel's link watcher works once a second.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why the lab's wires could not be laid.
 #[derive(Debug, thiserror::Error)]
@@ -72,8 +76,37 @@ impl Topology {
         }
         topology.wire()?;
         topology.address(ipv6)?;
+        topology.wait()?;
         topology.route(ipv6)?;
         Ok(topology)
+    }
+
+    /// Puts the stack on a second network of the home, as a second Docker network does.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn add_second_network(&self) -> Result<(), TopologyError> {
+        let stack = self.stack.netns().duplicate()?;
+        self.home.call(move || -> Result<(), TopologyError> {
+            let mut netlink = Rtnetlink::open()?;
+            netlink.add_veth("veth-second", plan::SECOND_UPLINK, &stack)?;
+            plug("veth-second", &plan::second_bridge())?;
+            let mut batch = Batch::new();
+            masquerade(&mut batch, plan::SECOND_NET, "wan0");
+            Ok(Nft::open()?.commit(batch)?)
+        })??;
+        self.stack.call(|| -> Result<(), RouteError> {
+            let end = plan::second_stack();
+            plug(plan::SECOND_UPLINK, &End { gateways: Vec::new(), ..end.clone() })?;
+            let mut netlink = Rtnetlink::open()?;
+            end.gateways.iter().try_for_each(|gateway| {
+                // Docker gives one network the default route; the other's is there only for what binds to it.
+                let route = RouteSpec::via(Family::of(*gateway).everything(), *gateway);
+                netlink.add_route(&route.dev(plan::SECOND_UPLINK).metric(1000))
+            })?;
+            wait_ready(&[plan::SECOND_UPLINK], PATIENCE)
+        })??;
+        Ok(())
     }
 
     fn realms(&self) -> [&Realm; 7] {
@@ -106,7 +139,6 @@ impl Topology {
 
     fn address(&self, ipv6: bool) -> Result<(), TopologyError> {
         for (realm, link, end) in [
-            (&self.home, "br0", plan::bridge()),
             (&self.home, "lan0", plan::lan_router()),
             (&self.home, "wan0", plan::home_line()),
             (&self.isp, "home0", plan::isp_line()),
@@ -120,6 +152,28 @@ impl Topology {
         ] {
             let end = end.families(ipv6);
             realm.call(move || plug(link, &end))??;
+        }
+        // A bridge that comes up when its ports work already does so at once, otherwise within a second.
+        let bridge = plan::bridge().families(ipv6);
+        self.home.call(move || {
+            wait_ready(&["veth-stack", "veth-neigh"], PATIENCE)?;
+            plug("br0", &bridge)
+        })??;
+        Ok(())
+    }
+
+    /// A packet that is lost while a link is not ready costs WireGuard's first handshake, and that five seconds.
+    fn wait(&self) -> Result<(), TopologyError> {
+        for (realm, links) in [
+            (&self.home, &["br0", "lan0", "wan0"][..]),
+            (&self.isp, &["home0", "inet0", "vpn0"]),
+            (&self.internet, &["eth0"]),
+            (&self.provider, &["eth0"]),
+            (&self.lan_host, &["eth0"]),
+            (&self.neighbour, &[plan::UPLINK]),
+            (&self.stack, &[plan::UPLINK]),
+        ] {
+            realm.call(move || wait_ready(links, PATIENCE))??;
         }
         Ok(())
     }
@@ -143,17 +197,33 @@ impl Topology {
     }
 }
 
+/// What a new namespace takes over from the host, or from the kernel's defaults, and what would be in the way.
+const SETTINGS: &[(&str, &str)] = &[
+    // Link-local addresses are usable at once, without a second of asking for duplicates.
+    ("ipv6/conf/default/accept_dad", "0"),
+    ("ipv6/conf/all/accept_dad", "0"),
+    ("ipv6/conf/default/dad_transmits", "0"),
+    ("ipv6/conf/default/disable_ipv6", "0"),
+    ("ipv6/conf/all/disable_ipv6", "0"),
+    // A strict host would drop WireGuard's packets: by the unmarked route their sender is behind the tunnel.
+    ("ipv4/conf/all/rp_filter", "0"),
+    ("ipv4/conf/default/rp_filter", "0"),
+];
+
 /// What every namespace needs before it has links.
 fn prepare() -> Result<(), TopologyError> {
-    // Link-local addresses are usable at once, without a second of asking for duplicates.
-    for setting in ["ipv6/conf/default/accept_dad", "ipv6/conf/all/accept_dad", "ipv6/conf/default/dad_transmits"] {
-        sysctl::set(setting, "0")?;
+    for (setting, value) in SETTINGS {
+        sysctl::set(setting, value)?;
     }
     Ok(Rtnetlink::open()?.set_link("lo", true)?)
 }
 
-/// Gives a link its addresses, brings it up, and makes its gateways the way to everything else.
-fn plug(link: &str, end: &End) -> Result<(), RouteError> {
+/// Gives a link of the calling thread's namespace its addresses, brings it up, and makes its gateways the way to
+/// everything else.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn plug(link: &str, end: &End) -> Result<(), RouteError> {
     let mut netlink = Rtnetlink::open()?;
     for address in &end.addresses {
         netlink.add_address(link, *address)?;
@@ -165,7 +235,11 @@ fn plug(link: &str, end: &End) -> Result<(), RouteError> {
     Ok(())
 }
 
-fn router(ipv6: bool) -> Result<(), TopologyError> {
+/// Makes the calling thread's namespace forward packets.
+///
+/// # Errors
+/// When the kernel's settings cannot be changed.
+pub fn router(ipv6: bool) -> Result<(), TopologyError> {
     sysctl::set("ipv4/ip_forward", "1")?;
     if ipv6 {
         sysctl::set("ipv6/conf/all/forwarding", "1")?;
@@ -183,10 +257,15 @@ pub fn translate(line: &str) -> Result<(), NftError> {
     batch.add_table(&table);
     batch.add_chain(&table, &Chain::source_nat("nat"));
     for network in [plan::BRIDGE_NET, plan::LAN_NET] {
-        let rule = Rule::new(Verdict::Masquerade).when(Match::Source(plan::net(network)));
-        batch.append_rule(&table, "nat", &rule.when(Match::Output(line.to_owned())));
+        masquerade(&mut batch, network, line);
     }
     Nft::open()?.commit(batch)
+}
+
+fn masquerade(batch: &mut Batch, network: &str, line: &str) {
+    let rule = Rule::new(Verdict::Masquerade).when(Match::Source(plan::net(network)));
+    let table = Table::new(TableFamily::Ip, "home");
+    batch.append_rule(&table, "nat", &rule.when(Match::Output(line.to_owned())));
 }
 
 /// Puts addresses on the loopback of the calling thread's namespace, so that it answers for them.

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum UsernsError {
     /// The kernel or its policy refuses user namespaces.
-    #[error("create a user namespace\nhelp: {help}")]
+    #[error("create a user namespace")]
     Refused {
         /// What to do about it.
         help: String,
@@ -33,6 +33,17 @@ pub enum UsernsError {
     /// A private mount could not be made.
     #[error("make a private mount ({0})")]
     Mount(&'static str, #[source] io::Error),
+}
+
+impl UsernsError {
+    /// What the user can do about it.
+    #[must_use]
+    pub fn help(&self) -> Option<&str> {
+        match self {
+            Self::Refused { help, .. } => Some(help),
+            Self::Threads(_) | Self::Map(..) | Self::Mount(..) => None,
+        }
+    }
 }
 
 /// A directory in memory that only this process and those it tells can see; it ends with the process.

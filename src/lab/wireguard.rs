@@ -22,7 +22,7 @@ use tokio::io::unix::AsyncFd;
 #[derive(Debug, thiserror::Error)]
 pub enum WireguardError {
     /// `/dev/net/tun` cannot be opened.
-    #[error("open /dev/net/tun\nhelp: {help}")]
+    #[error("open /dev/net/tun")]
     Device {
         /// What to do about it.
         help: &'static str,
@@ -39,6 +39,17 @@ pub enum WireguardError {
     /// A key is not 32 bytes in base64.
     #[error("read a WireGuard key")]
     Key,
+}
+
+impl WireguardError {
+    /// What the user can do about it.
+    #[must_use]
+    pub fn help(&self) -> Option<&'static str> {
+        match self {
+            Self::Device { help, .. } => Some(help),
+            Self::Link(..) | Self::Start(_) | Self::Key => None,
+        }
+    }
 }
 
 /// A private key; never shown.
@@ -117,6 +128,7 @@ pub struct TunnelConfig {
 /// A running tunnel. Its link is there as long as it is.
 pub struct Tunnel {
     device: Device<(UdpSocketFactory, Tun, Tun)>,
+    first: Option<[u8; 32]>,
 }
 
 impl Tunnel {
@@ -141,7 +153,17 @@ impl Tunnel {
             builder = builder.with_peer(described);
         }
         let device = builder.build().await.map_err(WireguardError::Start)?;
-        Ok(Self { device })
+        let first = config.peers.first().map(|peer| peer.public_key);
+        Ok(Self { device, first })
+    }
+
+    /// Waits until there is a session with the first peer, asking for one if there is none. Without a limit of time.
+    ///
+    /// # Errors
+    /// When the peer has no address, or the question cannot be sent.
+    pub async fn connected(&self) -> Result<(), WireguardError> {
+        let Some(peer) = self.first else { return Ok(()) };
+        self.device.force_handshake(&PublicKey::from(peer)).await.map_err(WireguardError::Start)
     }
 
     /// Stops it; the link is gone when this returns.

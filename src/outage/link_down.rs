@@ -55,8 +55,19 @@ impl LinkDown {
             return Ok(());
         }
         let now = Snapshot::take().map_err(|error| error.to_string())?;
-        let differences = self.before.diff(&now);
+        let differences = self.concerned(&self.before).diff(&self.concerned(&now));
         if differences.is_empty() { Ok(()) } else { Err(differences.join("; ")) }
+    }
+
+    /// What setting the link down can have changed: the link, its addresses and routes, and the rules. Other links live on by themselves.
+    fn concerned(&self, all: &Snapshot) -> Snapshot {
+        let index = self.before.link(&self.link).map(|link| link.index);
+        Snapshot {
+            links: all.links.iter().filter(|link| Some(link.index) == index).cloned().collect(),
+            addresses: all.addresses.iter().filter(|address| Some(address.link) == index).cloned().collect(),
+            rules: all.rules.clone(),
+            routes: all.routes.iter().filter(|route| route.link.is_none() || route.link == index).cloned().collect(),
+        }
     }
 
     /// Whether the VPN itself has made its link anew meanwhile: then what was changed went with the old one.

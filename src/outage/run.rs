@@ -42,7 +42,7 @@ pub async fn run(
         restored: true,
         ..Default::default()
     };
-    if !matches!(timeout(HEALTH_PATIENCE, healthy(cx)).await, Ok(true)) {
+    if !matches!(timeout(HEALTH_PATIENCE, healthy(cx, &order.home)).await, Ok(true)) {
         evidence.problems.push("the outage was not started: no exit of the VPN could be proven before it, so the tunnel may be down already".to_owned());
         evidence.to_ms = cx.clock.now_ms();
         return evidence;
@@ -102,7 +102,7 @@ pub async fn run(
     if !*abort.borrow() {
         let limit = Duration::from_millis(order.recovery_ms);
         let recovered = tokio::select! {
-            result = timeout(limit, until_healthy(cx)) => result.is_ok(),
+            result = timeout(limit, until_healthy(cx, &order.home)) => result.is_ok(),
             _ = abort.wait_for(|abort| *abort) => false,
         };
         if recovered {
@@ -157,16 +157,16 @@ struct Watched {
 }
 
 /// Whether a witness sees an exit that is not home, right now.
-async fn healthy(cx: &Context) -> bool {
+async fn healthy(cx: &Context, home: &[IpAddr]) -> bool {
     let answers = ask_exits(cx).await.unwrap_or_default();
     answers.iter().any(|answer| match &answer.said {
-        Said::Exit { ip, of_provider } => *of_provider != Some(false) && !cx.setup.home.contains(ip),
+        Said::Exit { ip, of_provider } => *of_provider != Some(false) && !home.contains(ip),
         _ => false,
     })
 }
 
-async fn until_healthy(cx: &Context) {
-    while !healthy(cx).await {
+async fn until_healthy(cx: &Context, home: &[IpAddr]) {
+    while !healthy(cx, home).await {
         sleep(Duration::from_millis(100)).await;
     }
 }

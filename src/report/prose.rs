@@ -225,7 +225,7 @@ mod tests {
         report.probes[0].verdict = VerdictWord::Warn;
         report.strict = true;
         report.settle();
-        assert!(conclusion(&report).1.ends_with("ask again for exit-address"));
+        assert!(conclusion(&report).1.ends_with("ask again for exit-address."));
         assert_eq!((word(&report), report.exit_status), ("FAIL", 1));
         report.probes.clear();
         report.settle();
@@ -233,7 +233,7 @@ mod tests {
         report = sample::failing();
         assert!(
             conclusion(&report).1.contains("3 of 7 checks")
-                && conclusion(&report).1.ends_with("exit-address kill-switch")
+                && conclusion(&report).1.ends_with("exit-address kill-switch.")
         );
         report.outages[0].restored = false;
         report.settle();

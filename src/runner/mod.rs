@@ -41,6 +41,8 @@ pub struct Options<'a> {
     pub selection: &'a Selection,
     /// The target; else the configured one; else the one Gluetun container.
     pub target: Option<TargetSpec>,
+    /// What reports call the target; else what it was found by.
+    pub label: Option<String>,
     /// How to get in.
     pub enter: Enter,
     /// No outage.
@@ -104,7 +106,10 @@ pub fn run(options: &Options<'_>) -> Result<Report, RunError> {
         .map_err(RunError::Runtime)?;
     let extra_ca = options.config.echo.extra_ca.as_deref().map(read_ca).transpose()?;
     let api_key = options.config.outage.api_key_file.as_deref().map(read_key).transpose()?;
-    let target = runtime.block_on(find(options))?;
+    let mut target = runtime.block_on(find(options))?;
+    if let Some(label) = &options.label {
+        target.label.clone_from(label);
+    }
     let outside = runtime.spawn(outside::look(options.config.clone(), extra_ca.clone()));
     let process = runtime.block_on(target.launch(options.enter, !options.quick))?;
     let deadline = options.timeout.map(|timeout| clock + timeout);
@@ -187,6 +192,7 @@ fn audit(
             method: method.clone(),
             window_ms: window.as_millis() as u64,
             recovery_ms: options.config.outage.recovery_timeout.as_millis() as u64,
+            home: facts.home.clone(),
             trial: owner.map_or_else(|| format!("outage/{method}"), |trial| trial.name()),
         };
         results.extend(phases.run(&format!("outage {method}"), &down, Asked::Outage(order)));
@@ -238,7 +244,6 @@ fn setup(
         protocol: PROTOCOL,
         elapsed_ms: clock.elapsed().as_secs_f64() * 1000.0,
         nonce: rand::random(),
-        home: config.home.ip.clone(),
         tunnel: config.vpn.interface.clone().or(interface),
         endpoint: config.vpn.endpoint.or_else(|| gluetun.and_then(|gluetun| gluetun.endpoint())),
         local: config.local.subnets.clone(),

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use crate::near::nearest;
 use crate::net::netns::NetnsError;
 
 /// A container that an error names.
@@ -120,8 +121,8 @@ impl TargetError {
             Self::SocketDead { .. } => "nobody listens on it: start the daemon (systemctl start docker), or correct DOCKER_HOST".to_owned(),
             Self::Silent { .. } => "look whether `docker ps` answers; if not, restart the daemon".to_owned(),
             Self::Address { .. } => "DOCKER_HOST may be unix:///path or tcp://host:port; for ssh:// or TLS forward the socket first: ssh -L /tmp/docker.sock:/var/run/docker.sock HOST".to_owned(),
-            Self::NoContainer { running, .. } => match running.first() {
-                Some(first) => format!("name one that runs, as in --target docker:{}", first.name),
+            Self::NoContainer { name, running } => match near(name, running) {
+                Some(near) => format!("name one that runs, as in --target docker:{near}"),
                 None => "start the stack first (docker compose up -d)".to_owned(),
             },
             Self::SeveralOfService { found, .. } => format!("name one of them, as in --target docker:{}", first_name(found)),
@@ -154,6 +155,12 @@ impl TargetError {
     }
 }
 
+/// The container that was most likely meant, else the first one.
+fn near<'a>(name: &str, running: &'a [Candidate]) -> Option<&'a str> {
+    let names = || running.iter().map(|candidate| candidate.name.as_str());
+    nearest(name, names()).or_else(|| names().next())
+}
+
 fn first_name(found: &[Candidate]) -> &str {
     found.first().map_or("NAME", |candidate| &candidate.name)
 }
@@ -176,4 +183,22 @@ fn list_known(names: &[String]) -> String {
 
 fn quote(stderr: &str) -> String {
     if stderr.is_empty() { String::new() } else { format!(", and said: {stderr}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slip_in_a_name_is_told_the_name() {
+        let candidate = |name: &str| Candidate { name: name.to_owned(), image: "image".to_owned() };
+        let running = vec![candidate("prowlarr"), candidate("gluetun")];
+        let help = |name: &str, running| TargetError::NoContainer { name: name.to_owned(), running }.help();
+        assert_eq!(
+            help("glutun", running.clone()).as_deref(),
+            Some("name one that runs, as in --target docker:gluetun")
+        );
+        assert_eq!(help("nothing", running).as_deref(), Some("name one that runs, as in --target docker:prowlarr"));
+        assert!(help("nothing", Vec::new()).is_some_and(|help| help.contains("start the stack")));
+    }
 }

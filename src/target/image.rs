@@ -38,9 +38,21 @@ pub async fn ensure(engine: &Engine) -> Result<String, TargetError> {
     Ok(tag)
 }
 
-/// Builds an image of this very program under a name of one's own, with more lines for its recipe (`CMD`, `HEALTHCHECK` …).
+/// Builds an image of this very program under a name of one's own, with more lines for its recipe (`CMD`, `HEALTHCHECK` …). The image
+/// that had the name before is removed, unless a container still uses it.
 pub async fn build_as(engine: &Engine, tag: &str, instructions: &str) -> Result<(), TargetError> {
-    build(engine, tag, &read_own_files().await?, instructions).await
+    let before = id_of(engine, tag).await;
+    build(engine, tag, &read_own_files().await?, instructions).await?;
+    if let Some(before) = before
+        && id_of(engine, tag).await.is_some_and(|now| now != before)
+    {
+        drop(engine.docker.remove_image(&before, None::<RemoveImageOptions>, None).await);
+    }
+    Ok(())
+}
+
+async fn id_of(engine: &Engine, tag: &str) -> Option<String> {
+    engine.docker.inspect_image(tag).await.ok()?.id
 }
 
 async fn read_own_files() -> Result<Vec<Content>, TargetError> {

@@ -170,7 +170,7 @@ async fn much_data_goes_both_ways(bench: &Bench) {
 
 async fn the_gluetun_is_found(bench: &Bench) {
     let nobody = Target::find(None, &FindOptions::default()).await;
-    assert!(matches!(nobody, Err(TargetError::NoGluetun { .. })), "{nobody:?}");
+    assert!(matches!(nobody, Err(TargetError::NoGluetun { .. })), "this machine has a Gluetun of its own: {nobody:?}");
     bench.start("other", |_| {}).await;
     bench.start("first", label(ROLE_LABEL, "gluetun")).await;
     let target = Target::find(None, &FindOptions::default()).await.expect("one runs");

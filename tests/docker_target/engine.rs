@@ -8,7 +8,7 @@ use bollard::models::{ContainerCreateBody, ContainerInspectResponse, HostConfig}
 use bollard::query_parameters::{CreateContainerOptionsBuilder, ListContainersOptions, RemoveContainerOptionsBuilder};
 use leakcheck::target::{FindOptions, own_image};
 
-use super::block_on;
+use super::{block_on, docker_lock};
 
 /// Whether an engine answers; panics when one is required and does not.
 pub fn available() -> bool {
@@ -98,6 +98,7 @@ pub fn label(key: &str, value: &str) -> impl FnOnce(&mut ContainerCreateBody) {
 
 /// Runs a trial on a bench of its own, and clears it away even when the trial panics.
 pub fn with_bench(trial: impl AsyncFnOnce(&Bench)) {
+    let _turn = docker_lock::wait_for_turn();
     block_on(async {
         let bench = Bench::new().await;
         let outcome = futures_util::FutureExt::catch_unwind(std::panic::AssertUnwindSafe(trial(&bench))).await;

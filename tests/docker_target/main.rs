@@ -4,6 +4,8 @@
 
 mod actor;
 mod docker;
+#[path = "../support/docker_lock.rs"]
+mod docker_lock;
 mod engine;
 mod kernel;
 

@@ -2,7 +2,8 @@
 //! Every proof is also tried on the sealed stack, where it must not hold.
 
 use super::tools::{
-    Seen, Wire, ask, connect_bound, exit, get, in_stack, nameservers, ping_bound, put_status, send_bound, set_tunnel,
+    Seen, Wire, ask, connect_bound, exit, get, in_stack, nameservers, ping_bound, put_status, question, send_bound,
+    set_tunnel,
 };
 use anyhow::{Result, bail, ensure};
 use leakcheck::lab::{Lab, LabSpec, Leak, PrivateDir, leak};
@@ -46,6 +47,8 @@ enum Sign {
     UserUnbound(u32, &'static str),
     /// A gateway answers there over NAT-PMP, with that external address.
     MapsPorts(&'static str, [u8; 4]),
+    /// A datagram bound to the second uplink gets out to the internet.
+    Second(&'static str),
     /// While the tunnel is down: datagrams to there leave within these milliseconds of its end (from, to, and how long
     /// at most).
     Hole { to: &'static str, from: u64, within: u64, lasts: u64 },
@@ -62,6 +65,11 @@ enum Sign {
 }
 
 const SIGNS: &[(&str, &[Sign])] = &[
+    ("endpoint-clear", &[Sign::BoundTcp("198.51.100.2:443")]),
+    ("established", &[Sign::Unasked("8.8.8.8")]),
+    ("outbound-overlap", &[Sign::UnboundUdp("10.64.0.1:53")]),
+    ("outbound-public", &[Sign::UnboundTcp("93.184.215.14:443")]),
+    ("second-network", &[Sign::Second("8.8.8.8:53")]),
     (
         "dns-fallback",
         &[Sign::ResolvConfWhileDown("8.8.8.8"), Sign::Hole { to: "8.8.8.8:53", from: 0, within: 50, lasts: 10_000 }],
@@ -82,7 +90,6 @@ const SIGNS: &[(&str, &[Sign])] = &[
     ("icmp-only", &[Sign::BoundPing("8.8.8.8"), Sign::BoundPing("2001:4860:4860::8888")]),
     ("late-hole", &[Sign::Hole { to: "192.0.2.99:9", from: 1950, within: 2100, lasts: 90 }]),
     ("local-lost", &[Sign::LocalLost]),
-    ("local-names", &[Sign::IspAsks(Some("127.0.0.1:53"), "nas")]),
     ("mark", &[Sign::Marked(0xca6c, "8.8.8.8:9")]),
     ("mark-bit", &[Sign::Marked(0x2f_4e11, "8.8.8.8:9")]),
     ("multicast", &[Sign::Unasked("239.192.152.143")]),
@@ -101,8 +108,6 @@ const SIGNS: &[(&str, &[Sign])] = &[
     ("one-protocol-icmp", &[Sign::PingWhileDown("8.8.8.8"), Sign::PingWhileDown("2001:4860:4860::8888")]),
     ("one-protocol-udp", &[Sign::Hole { to: "192.0.2.99:9", from: 0, within: 50, lasts: 10_000 }]),
     ("one-protocol-v6", &[Sign::Hole { to: "[2001:db8:99::9]:9", from: 0, within: 50, lasts: 10_000 }]),
-    ("outbound-overlap", &[Sign::UnboundUdp("10.64.0.1:53")]),
-    ("outbound-public", &[Sign::UnboundUdp("151.101.1.69:443")]),
     (
         "output-accept",
         &[
@@ -225,6 +230,15 @@ fn shows(lab: &Lab, sign: &Sign) -> Result<bool> {
                 })
             })?
         }
+        Sign::Second(to) => {
+            let name = format!("s{}.example.com", rand::random::<u32>());
+            let datagram: &'static [u8] = Vec::leak(question(&name));
+            // The sealed stack has no such link.
+            let _ = send_bound(lab, "eth1", to, datagram);
+            std::thread::sleep(Duration::from_millis(100));
+            let home = "203.0.113.10".parse::<IpAddr>()?;
+            lab.journal().dns_askers("recursor 8.8.8.8", &format!("{name}.")).contains(&home)
+        }
         Sign::Exit(ipv6, address) => exit(lab, *ipv6).is_ok_and(|seen| seen.to_string() == *address),
         Sign::IspAsks(server, domain) => isp_asks(lab, *server, domain)?,
         Sign::NothingResolves => {
@@ -234,15 +248,16 @@ fn shows(lab: &Lab, sign: &Sign) -> Result<bool> {
             }
             !any
         }
-        Sign::Hole { to, from, within, lasts } => {
-            let outage = outage(lab, to, Duration::from_millis(within + 300))?;
-            matches!(outage.during, Some((first, last)) if first >= *from && first <= *within && last - first <= *lasts)
-        }
-        Sign::HoleAfterwards { to, lasts } => {
-            let outage = outage(lab, to, Duration::from_millis(200))?;
-            outage.during.is_none()
-                && matches!(outage.after, Some((first, last)) if first <= 60 && last - first <= *lasts)
-        }
+        Sign::Hole { to, from, within, lasts } => both_ways(|stop_vpn| {
+            let outage = outage(lab, to, Duration::from_millis(within + 300), stop_vpn)?;
+            let fits = |(first, last)| first >= *from && first <= *within && last - first <= *lasts;
+            Ok(outage.during.is_some_and(fits))
+        })?,
+        Sign::HoleAfterwards { to, lasts } => both_ways(|stop_vpn| {
+            let outage = outage(lab, to, Duration::from_millis(200), stop_vpn)?;
+            let fits = |(first, last)| first <= 60 && last - first <= *lasts;
+            Ok(outage.during.is_none() && outage.after.is_some_and(fits))
+        })?,
         Sign::PingWhileDown(to) => {
             put_status(lab, "stopped")?;
             std::thread::sleep(Duration::from_millis(20));
@@ -369,6 +384,13 @@ fn isp_asks(lab: &Lab, server: Option<&'static str>, domain: &str) -> Result<boo
     Ok(asked && lab.journal().dns_askers("authority", &fqdn).contains(&isp))
 }
 
+/// Tries an outage by stopping the VPN and one by taking the link down; they have to agree.
+fn both_ways(sign: impl Fn(bool) -> Result<bool>) -> Result<bool> {
+    let (stopped, link_down) = (sign(true)?, sign(false)?);
+    ensure!(stopped == link_down, "by stop: {stopped}, by link down: {link_down}");
+    Ok(stopped)
+}
+
 /// First and last packet on the wire, in milliseconds after the tunnel went, and after it came.
 struct Outage {
     during: Option<(u64, u64)>,
@@ -376,7 +398,7 @@ struct Outage {
 }
 
 /// Sends a datagram every half millisecond while the tunnel is taken down and brought up.
-fn outage(lab: &Lab, to: &'static str, lasts: Duration) -> Result<Outage> {
+fn outage(lab: &Lab, to: &'static str, lasts: Duration, stop_vpn: bool) -> Result<Outage> {
     let wire = Wire::listen()?;
     let target: SocketAddr = to.parse()?;
     let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
@@ -393,10 +415,10 @@ fn outage(lab: &Lab, to: &'static str, lasts: Duration) -> Result<Outage> {
     })?;
     std::thread::sleep(Duration::from_millis(20));
     let down = Instant::now();
-    put_status(lab, "stopped")?;
+    if stop_vpn { put_status(lab, "stopped").map(|_| ()) } else { set_tunnel(lab, false) }?;
     std::thread::sleep(lasts);
     let up = Instant::now();
-    put_status(lab, "running")?;
+    if stop_vpn { put_status(lab, "running").map(|_| ()) } else { set_tunnel(lab, true) }?;
     std::thread::sleep(Duration::from_millis(150));
     stop.store(true, std::sync::atomic::Ordering::Relaxed);
     sender.join().map_err(|_| anyhow::anyhow!("the sampler panicked"))???;

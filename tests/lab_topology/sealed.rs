@@ -1,15 +1,19 @@
 //! A sealed stack is sealed, and works.
 
-use super::tools::{Body, Wire, ask, exit, get, in_stack, ping_bound, put_status, send_bound};
+use super::tools::{Wire, ask, exit, get, in_stack, ping_bound, put_status, send_bound};
 use anyhow::{Result, ensure};
 use leakcheck::lab::{Lab, LabSpec, PrivateDir};
+use rustls::pki_types::pem::PemObject;
 use std::time::{Duration, Instant};
 
-pub const TRIALS: &[(&str, Body)] = &[
+pub const TRIALS: &[(&str, crate::Body)] = &[
     ("sealed::starts", starts),
     ("sealed::exit_is_the_providers", exit_is_the_providers),
     ("sealed::uplink_is_closed", uplink_is_closed),
     ("sealed::stops_and_starts", stops_and_starts),
+    ("sealed::works_without_ipv6", works_without_ipv6),
+    ("sealed::web_is_signed_by_the_labs_authority", web_is_signed_by_the_labs_authority),
+    ("sealed::home_has_the_isps_resolver", home_has_the_isps_resolver),
     ("sealed::waits_to_be_killed", waits_to_be_killed),
 ];
 
@@ -87,5 +91,55 @@ fn stops_and_starts(world: PrivateDir) -> Result<()> {
     ensure!(begun.elapsed() < Duration::from_secs(2), "recovery took {:?}", begun.elapsed());
     let seen = wire.finish()?;
     ensure!(seen.is_empty(), "{seen:?}");
+    Ok(())
+}
+
+fn works_without_ipv6(world: PrivateDir) -> Result<()> {
+    let lab = Lab::start(&world, LabSpec { leak: None, ipv6: false })?;
+    ensure!(exit(&lab, false)?.to_string() == "198.51.100.3");
+    ensure!(exit(&lab, true).is_err(), "there is IPv6");
+    ensure!(send_bound(&lab, "eth0", "8.8.8.8:53", b"marked")? == Some(libc::EPERM));
+    ensure!(!lab.config_toml().contains("2001:db8"), "{}", lab.config_toml());
+    Ok(())
+}
+
+/// Over HTTPS, by name, with the lab's certificate authority and no other: what the checker's own client does.
+fn web_is_signed_by_the_labs_authority(world: PrivateDir) -> Result<()> {
+    let lab = Lab::start(&world, LabSpec::sealed())?;
+    let pem = std::fs::read(lab.ca())?;
+    let text = in_stack(&lab, move || -> Result<String> {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(rustls::pki_types::CertificateDer::from_pem_slice(&pem)?)?;
+        let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+        let tls = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let client = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls)
+            .no_proxy()
+            .resolve("am.i.mullvad.net", "45.83.223.233:443".parse()?)
+            .timeout(Duration::from_secs(5))
+            .build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let get = async { client.get("https://am.i.mullvad.net/json").send().await?.text().await };
+        Ok(runtime.block_on(get)?)
+    })??;
+    let json: serde_json::Value = serde_json::from_str(&text)?;
+    ensure!(json["ip"] == "198.51.100.3" && json["mullvad_exit_ip"] == true, "{text}");
+    Ok(())
+}
+
+fn home_has_the_isps_resolver(world: PrivateDir) -> Result<()> {
+    let lab = Lab::start(&world, LabSpec::sealed())?;
+    ensure!(std::fs::read_to_string("/etc/resolv.conf")?.trim() == "nameserver 203.0.113.53");
+    ensure!(std::fs::read_to_string(lab.stack_resolv_conf())?.trim() == "nameserver 127.0.0.1");
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
+    socket.set_read_timeout(Some(Duration::from_secs(3)))?;
+    socket.send_to(&super::tools::question("home.example.com"), "203.0.113.53:53")?;
+    let length = socket.recv(&mut [0; 512])?;
+    ensure!(length > 12);
+    let askers = lab.journal().dns_askers("authority", "home.example.com.");
+    ensure!(askers.iter().map(ToString::to_string).collect::<Vec<_>>() == ["203.0.113.53"], "{askers:?}");
     Ok(())
 }

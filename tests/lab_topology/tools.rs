@@ -12,9 +12,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// What a trial does with the lab's world.
-pub type Body = fn(leakcheck::lab::PrivateDir) -> Result<()>;
-
 pub const WAIT: Duration = Duration::from_secs(3);
 
 /// Runs `body` on a thread of its own in the stack's namespace.

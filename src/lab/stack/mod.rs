@@ -4,6 +4,7 @@
 //!
 //! It follows Gluetun v3.41 where versions differ. It does not watch its own health: a tunnel that was stopped stays so.
 
+mod early;
 mod firewall;
 mod routing;
 mod sabotage;
@@ -15,7 +16,7 @@ pub use services::{ServiceConfig, serve};
 use super::leak::{Action, Leak};
 use super::wireguard::{PeerConfig, PrivateKey, Tunnel, TunnelConfig, WireguardError};
 use crate::net::nft::{Nft, NftError};
-use crate::net::route::{Family, RouteError, Rtnetlink};
+use crate::net::route::{Family, RouteError, Rtnetlink, wait_ready};
 use ipnet::IpNet;
 use sabotage::Sabotage;
 use std::fs;
@@ -23,7 +24,11 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::Mutex;
+
+/// How long the tunnel's link may take until its addresses work.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Why a stack does not stand, or does not do as it is told.
 #[derive(Debug, thiserror::Error)]
@@ -93,12 +98,17 @@ struct Inner {
 /// # Errors
 /// When a part of it cannot be set up.
 pub async fn run_gluetun(mut config: GluetunConfig) -> Result<Gluetun, StackError> {
+    let uplink = Uplink::discover(&config.uplink)?;
+    let mut flows = Vec::new();
     for action in config.leak.iter().flat_map(Leak::actions) {
-        if let Action::Outbound { subnets } = action {
-            config.outbound.extend(subnets);
+        match action {
+            Action::Outbound { subnets } => config.outbound.extend(subnets),
+            Action::EarlyFlow { to, every_ms } => {
+                flows.push((early::flow(*to, &config.uplink).await?, Duration::from_millis(*every_ms)));
+            }
+            _ => {}
         }
     }
-    let uplink = Uplink::discover(&config.uplink)?;
     let mut nft = Nft::open()?;
     let allowed = firewall::Allowed {
         uplink: &uplink,
@@ -118,7 +128,10 @@ pub async fn run_gluetun(mut config: GluetunConfig) -> Result<Gluetun, StackErro
         stack.0.bring_up().await?;
     }
     if let Some(leak) = &config.leak {
-        let sabotage = Sabotage::begin(leak, config, uplink)?;
+        let mut sabotage = Sabotage::begin(leak, config, uplink)?;
+        for ((socket, question), every) in flows {
+            sabotage.send(socket, question, every)?;
+        }
         *stack.0.sabotage.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(sabotage);
     }
     Ok(stack)
@@ -140,6 +153,22 @@ impl Gluetun {
     /// When the kernel refuses, or the stack has ended.
     pub async fn start(&self) -> Result<bool, StackError> {
         self.inside(|inner| async move { inner.bring_up().await }).await
+    }
+
+    /// Waits until the tunnel is connected to its server, and tells whether it is within `limit`.
+    ///
+    /// # Errors
+    /// When the stack has ended, or the server cannot be asked.
+    pub async fn connected(&self, limit: Duration) -> Result<bool, StackError> {
+        let wait = |inner: Arc<Inner>| async move {
+            let place = inner.tunnel.lock().await;
+            let Some(tunnel) = place.as_ref() else { return Ok(false) };
+            match tokio::time::timeout(limit, tunnel.connected()).await {
+                Ok(outcome) => Ok(outcome.map(|()| true)?),
+                Err(_) => Ok(false),
+            }
+        };
+        self.inside(wait).await
     }
 
     /// Whether there is a tunnel, working or not.
@@ -195,6 +224,7 @@ impl Inner {
             netlink.add_address(&config.tunnel, *address)?;
         }
         netlink.set_link(&config.tunnel, true)?;
+        wait_ready(&[&config.tunnel], PATIENCE)?;
         let unruly = |action: &Action| *action == Action::Unrule { priority: TUNNEL_PRIORITY };
         let ruled = !config.leak.as_ref().is_some_and(|leak| leak.actions().any(unruly));
         for family in self.families() {

@@ -85,13 +85,21 @@ impl Sabotage {
         let any = crate::lab::plan::unspecified(to.ip());
         let socket = UdpSocket::bind((any, 0)).map_err(StackError::Sabotage)?;
         socket2::SockRef::from(&socket).bind_device(Some(link.as_bytes())).map_err(StackError::Sabotage)?;
+        socket.connect(to).map_err(StackError::Sabotage)?;
+        // What a torrent client's local peer discovery (BEP 14) says.
+        let search = b"BT-SEARCH * HTTP/1.1\r\nHost: 239.192.152.143:6771\r\nPort: 6881\r\n\r\n\r\n";
+        self.send(socket, search.to_vec(), every)
+    }
+
+    /// Sends the same datagram on a connected socket over and over.
+    pub(super) fn send(&mut self, socket: UdpSocket, datagram: Vec<u8>, every: Duration) -> Result<(), StackError> {
         let stop = Arc::clone(&self.stop);
         self.thread("lab-speaker", move || {
             let mut next = Instant::now();
             while !stop.load(Ordering::Relaxed) {
                 if Instant::now() >= next {
                     // That the firewall refuses it is the sealed stack's good right.
-                    let _ = socket.send_to(b"BT-SEARCH * HTTP/1.1\r\nHost: 239.192.152.143:6771\r\n\r\n", to);
+                    let _ = socket.send(&datagram);
                     next += every;
                 }
                 std::thread::sleep(every.min(PATIENCE));
@@ -219,7 +227,7 @@ impl Hand {
                 set_nameservers(&self.resolv_conf, nameservers)?;
             }
             Action::Unrule { priority } => self.unrule(*priority)?,
-            // Done where the tunnel, the servers, the provider or the speakers are started.
+            // Done where the tunnel, the servers, the provider, the wires or the programs are started.
             Action::NoTunnel {}
             | Action::Outbound { .. }
             | Action::PortMapper { .. }
@@ -227,6 +235,9 @@ impl Hand {
             | Action::DeadResolver {}
             | Action::LocalNames { .. }
             | Action::Exit { .. }
+            | Action::Outbound { .. }
+            | Action::SecondNetwork {}
+            | Action::EarlyFlow { .. }
             | Action::Speak { .. } => {}
         }
         Ok(())
@@ -264,6 +275,9 @@ impl Hand {
             | Action::DeadResolver {}
             | Action::LocalNames { .. }
             | Action::Exit { .. }
+            | Action::Outbound { .. }
+            | Action::SecondNetwork {}
+            | Action::EarlyFlow { .. }
             | Action::Speak { .. } => {}
         }
         Ok(())

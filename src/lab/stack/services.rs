@@ -8,7 +8,7 @@ use crate::lab::witness::Journal;
 use futures_util::future::BoxFuture;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -51,7 +51,8 @@ pub struct ServiceConfig {
 /// When a port cannot be taken.
 pub fn serve(stack: &Gluetun, config: ServiceConfig, addresses: &[IpAddr]) -> Result<Servers, ServerError> {
     let mut servers = Servers::default();
-    let control = Arc::new(Control {
+    let control = Arc::new_cyclic(|own| Control {
+        own: own.clone(),
         stack: stack.clone(),
         runtime: tokio::runtime::Handle::current(),
         echo: config.echo.clone(),
@@ -106,6 +107,8 @@ async fn look_after(control: Arc<Control>, at: SocketAddr) {
 
 /// The VPN of a stack, as its control server moves it.
 struct Control {
+    /// For what goes on in the background, which must not keep a stack alive.
+    own: Weak<Self>,
     stack: Gluetun,
     runtime: tokio::runtime::Handle,
     echo: (SocketAddr, String),
@@ -125,8 +128,8 @@ impl Control {
     }
 
     /// Asks for the public address once, in the background, as Gluetun does when the tunnel has come up.
-    fn look_up(self: &Arc<Self>) {
-        let control = Arc::downgrade(self);
+    fn look_up(&self) {
+        let control = self.own.clone();
         let (at, host) = self.echo.clone();
         self.runtime.spawn(async move {
             let found = timeout(PATIENCE, public_ip(at, &host)).await;
@@ -136,9 +139,9 @@ impl Control {
         });
     }
 
-    async fn changed(&self, outcome: Result<bool, StackError>, reached: Status) -> Status {
+    fn reached(outcome: Result<bool, StackError>, status: Status) -> Status {
         match outcome {
-            Ok(_) => reached,
+            Ok(_) => status,
             Err(error) => {
                 eprintln!("lab: {:#}", anyhow::Error::from(error));
                 Status::Crashed
@@ -147,22 +150,23 @@ impl Control {
     }
 }
 
-/// The `VpnControl` of a control server is shared, and the look-up needs a handle to itself.
 impl VpnControl for Control {
     fn start(&self) -> BoxFuture<'_, Status> {
         Box::pin(async move {
-            let status = self.changed(self.stack.start().await, Status::Running).await;
-            let mut known = self.known();
-            known.running = status == Status::Running;
-            known.good = Instant::now();
-            drop(known);
+            let status = Self::reached(self.stack.start().await, Status::Running);
+            {
+                let mut known = self.known();
+                known.running = status == Status::Running;
+                known.good = Instant::now();
+            }
+            self.look_up();
             status
         })
     }
 
     fn stop(&self) -> BoxFuture<'_, Status> {
         Box::pin(async move {
-            let status = self.changed(self.stack.stop().await, Status::Stopped).await;
+            let status = Self::reached(self.stack.stop().await, Status::Stopped);
             let mut known = self.known();
             known.running = false;
             known.public_ip = None;

@@ -69,25 +69,34 @@ pub struct RouteSpec {
     pub link: Option<String>,
     /// Routing table (254 is main).
     pub table: u32,
+    /// Metric; lower wins, and the kernel's default is used without.
+    pub metric: Option<u32>,
 }
 
 impl RouteSpec {
     /// `destination` by a gateway, in the main table.
     #[must_use]
     pub fn via(destination: IpNet, gateway: IpAddr) -> Self {
-        Self { destination, gateway: Some(gateway), link: None, table: 254 }
+        Self { destination, gateway: Some(gateway), link: None, table: 254, metric: None }
     }
 
     /// `destination` directly on a link, in the main table.
     #[must_use]
     pub fn on(destination: IpNet, link: &str) -> Self {
-        Self { destination, gateway: None, link: Some(link.to_owned()), table: 254 }
+        Self { destination, gateway: None, link: Some(link.to_owned()), table: 254, metric: None }
     }
 
     /// By that link.
     #[must_use]
     pub fn dev(mut self, link: &str) -> Self {
         self.link = Some(link.to_owned());
+        self
+    }
+
+    /// With that metric.
+    #[must_use]
+    pub fn metric(mut self, metric: u32) -> Self {
+        self.metric = Some(metric);
         self
     }
 
@@ -350,6 +359,9 @@ fn route_message(route: &RouteSpec) -> Result<RouteMessage, RouteError> {
     }
     if let Some(gateway) = route.gateway {
         message.attributes.push(RouteAttribute::Gateway(address(gateway)));
+    }
+    if let Some(metric) = route.metric {
+        message.attributes.push(RouteAttribute::Priority(metric));
     }
     if let Some(link) = &route.link {
         message.attributes.push(RouteAttribute::Oif(index_of(link)?));

@@ -72,12 +72,17 @@ impl Lookup {
         let mut ways = Vec::with_capacity(to.len());
         for some in to.chunks(BATCH) {
             let questions: Vec<Message> = some.iter().map(|to| question(*to, flow)).collect();
-            for answer in self.0.exchange(&questions).map_err(failed)? {
-                ways.push(match answer {
-                    Ok(message) => read(&message),
-                    Err(NetlinkError::Refused { source, .. }) if says_no(&source) => Way::Nowhere,
-                    Err(error) => return Err(failed(error)),
-                });
+            let mut answers = vec![Way::Nowhere; some.len()];
+            let mut unexpected = None;
+            let take = |place: usize, answer: Result<(u16, &[u8]), NetlinkError>| match answer {
+                Ok((kind, payload)) => answers[place] = read(kind, payload),
+                Err(NetlinkError::Refused { source, .. }) if says_no(&source) => {}
+                Err(error) => unexpected = Some(error),
+            };
+            self.0.exchange(&questions, take).map_err(failed)?;
+            match unexpected {
+                Some(error) => return Err(failed(error)),
+                None => ways.append(&mut answers),
             }
         }
         Ok(ways)
@@ -119,15 +124,15 @@ fn question(to: IpAddr, flow: &Flow) -> Message {
     Message { kind: RTM_GETROUTE, flags: 0, payload }
 }
 
-fn read(message: &Message) -> Way {
+fn read(message: u16, payload: &[u8]) -> Way {
     /// `RTN_*` that carry a packet: unicast, local, broadcast, anycast, multicast.
     const CARRY: std::ops::RangeInclusive<u8> = 1..=5;
-    let kind = message.payload.get(7).copied().unwrap_or_default();
-    if message.kind != RTM_NEWROUTE || !CARRY.contains(&kind) {
+    let kind = payload.get(7).copied().unwrap_or_default();
+    if message != RTM_NEWROUTE || !CARRY.contains(&kind) {
         return Way::Nowhere;
     }
-    let (mut link, mut table) = (None, message.payload.get(4).copied().map_or(0, u32::from));
-    for (kind, value) in attributes(message.payload.get(HEADER..).unwrap_or_default()) {
+    let (mut link, mut table) = (None, payload.get(4).copied().map_or(0, u32::from));
+    for (kind, value) in attributes(payload.get(HEADER..).unwrap_or_default()) {
         let number = value.first_chunk::<4>().map(|four| u32::from_ne_bytes(*four));
         match kind {
             RTA_OIF => link = number,

@@ -6,12 +6,14 @@
 mod change;
 mod lookup;
 mod object;
+mod ready;
 mod restore;
 mod snapshot;
 
 pub use change::{Family, RouteSpec, Rtnetlink, RuleSpec, link_event};
 pub use lookup::{Flow, Lookup, Way};
 pub use object::{Address, Link, Object, Route, Rule};
+pub use ready::wait_ready;
 pub use restore::{RestoreReport, restore_link};
 pub use snapshot::Snapshot;
 
@@ -29,6 +31,9 @@ pub enum RouteError {
     /// A link that is asked for by name is not there.
     #[error("find the link {0}")]
     NoLink(String),
+    /// A link that is up did not begin to work.
+    #[error("wait for the link {0} to carry packets")]
+    NotReady(String),
 }
 
 impl RouteError {

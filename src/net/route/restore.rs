@@ -3,6 +3,7 @@
 use super::{Object, Route, RouteError, Rtnetlink, Snapshot};
 use crate::net::netlink::{Message, attributes, put_attribute};
 use std::collections::HashSet;
+use std::time::{Duration, Instant};
 
 const RTM_NEWADDR: u16 = 20;
 const RTM_NEWROUTE: u16 = 24;
@@ -10,10 +11,14 @@ const NLM_F_EXCL: u16 = 0x200;
 const NLM_F_CREATE: u16 = 0x400;
 const NLM_F_APPEND: u16 = 0x800;
 const RTA_CACHEINFO: u16 = 12;
-const RTPROT_KERNEL: u8 = 2;
 const RTA_NH_ID: u16 = 30;
 /// What a route with a next-hop object shows of it, and the kernel refuses to be told again.
 const NEXT_HOP_DETAILS: &[u16] = &[4, 5, 9, 18];
+
+/// How long the kernel's worker may take for the routes that come with an address.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Between two looks.
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// What [`restore_link`] did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -54,34 +59,41 @@ pub fn restore_link(before: &Snapshot, name: &str) -> Result<RestoreReport, Rout
     Ok(report)
 }
 
-/// A gateway is accepted only once the route to it is there, so what is refused is tried again as long as anything else
-/// succeeds.
+/// What is refused is tried again until nothing is missing or the time is over: a gateway is accepted only once the route
+/// to it is there, and some of that comes from the kernel's own worker.
 fn routes(before: &Snapshot, netlink: &mut Rtnetlink, report: &mut RestoreReport) -> Result<(), RouteError> {
-    let present: HashSet<Vec<u8>> = Snapshot::take()?.routes.iter().map(Object::identity).collect();
-    let gone = |route: &&Route| !present.contains(&route.identity()) && !is_kernels_own(route);
-    let mut missing: Vec<&Route> = before.routes.iter().filter(gone).collect();
+    let begun = Instant::now();
     loop {
-        let mut refused = Vec::new();
-        let count = missing.len();
-        for route in missing {
-            match netlink.send(&again(route), "put back a route") {
-                Err(error) if error.errno() != Some(libc::EEXIST) => refused.push((route, error)),
-                outcome => note(report, route.describe(), outcome),
-            }
-        }
-        if refused.is_empty() || refused.len() == count {
-            report.failed.extend(refused.into_iter().map(|(route, error)| failure(&route.describe(), &error)));
+        let present: HashSet<Vec<u8>> = Snapshot::take()?.routes.iter().map(Object::identity).collect();
+        let missing: Vec<&Route> = before.routes.iter().filter(|r| !present.contains(&r.identity())).collect();
+        if missing.is_empty() {
             return Ok(());
         }
-        missing = refused.into_iter().map(|(route, _)| route).collect();
+        let mut refused = Vec::new();
+        for route in missing {
+            if by_the_kernel(route) {
+                refused.push(format!("{}: the kernel did not make it again", route.describe()));
+                continue;
+            }
+            match netlink.send(&again(route), "put back a route") {
+                Ok(()) => report.restored.push(route.describe()),
+                Err(error) if error.errno() == Some(libc::EEXIST) => {}
+                Err(error) => refused.push(failure(&route.describe(), &error)),
+            }
+        }
+        if begun.elapsed() > PATIENCE {
+            report.failed.extend(refused);
+            return Ok(());
+        }
+        std::thread::sleep(PAUSE);
     }
 }
 
-/// Whether the kernel makes and removes the route by itself with the address it belongs to: local, broadcast, anycast and
-/// multicast entries. A copy made by hand would stand beside its own, which comes a moment later over IPv6.
-fn is_kernels_own(route: &Route) -> bool {
-    route.protocol == RTPROT_KERNEL
-        && matches!(route.kind, libc::RTN_LOCAL | libc::RTN_BROADCAST | libc::RTN_ANYCAST | libc::RTN_MULTICAST)
+/// Routes that follow from an address, and that only the kernel can make: asked to, it gives them another metric.
+fn by_the_kernel(route: &Route) -> bool {
+    const LOCAL_TABLE: u32 = 255;
+    const RTPROT_KERNEL: u8 = 2;
+    route.table == LOCAL_TABLE && route.protocol == RTPROT_KERNEL && route.destination.addr().is_ipv6()
 }
 
 /// The message with which the kernel told of the route, as a request to make it.

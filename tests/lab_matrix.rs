@@ -1,0 +1,131 @@
+//! The whole program against the whole lab: a sealed stack passes, in each of its variants, and each leak class of `fixtures/leaks` turns
+//! exactly those probes red that its file names, at least. One process per trial, as a user would start it.
+//!
+//! Where no lab can be made the trials are shown as ignored; with `LEAKCHECK_LAB=required` they fail.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, ExitCode, Output};
+
+use leakcheck::lab::Leak;
+use leakcheck::model::report::{Report, VerdictWord};
+use libtest_mimic::{Arguments, Failed, Trial};
+
+/// Sealed variants: a name, and what `demo` is told besides.
+const SEALED: &[(&str, &[&str])] = &[("sealed", &[]), ("sealed-ipv4-only", &["--ipv4-only"])];
+/// Long enough for the leaks that come two seconds after the tunnel's death.
+const WINDOW: &str = "2500ms";
+
+fn main() -> ExitCode {
+    let ignored = cannot_run();
+    let mut trials: Vec<Trial> =
+        SEALED.iter().map(|(name, args)| Trial::test(*name, move || sealed(args)).with_ignored_flag(ignored)).collect();
+    trials.push(Trial::test("readme-shows-the-demo", readme_shows_the_demo).with_ignored_flag(ignored));
+    let leaks = Leak::all().unwrap_or_else(|error| panic!("the leak fixtures are not sound: {error}"));
+    trials.extend(
+        leaks.into_iter().map(|leak| Trial::test(leak.id.clone(), move || broken(&leak)).with_ignored_flag(ignored)),
+    );
+    let mut arguments = Arguments::from_args();
+    // Trials mostly wait for an outage to pass.
+    arguments.test_threads.get_or_insert(4);
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// Whether there is no lab here, found out by trying, and nobody demands one.
+fn cannot_run() -> bool {
+    if std::env::var("LEAKCHECK_LAB").is_ok_and(|value| value == "required") {
+        return false;
+    }
+    let tried = demo(&["--quick", "exit-address"]);
+    let refused = tried.status.code() == Some(2);
+    if refused {
+        eprintln!("ignored: {}", String::from_utf8_lossy(&tried.stderr));
+    }
+    refused
+}
+
+fn demo(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_leakcheck"))
+        .args(["demo", "--format", "json", "--report-dir", "none"])
+        .args(args)
+        .env("LEAKCHECK_OUTAGE__WINDOW", WINDOW)
+        .output()
+        .unwrap_or_else(|error| panic!("leakcheck could not be started: {error}"))
+}
+
+fn report(output: &Output) -> Result<Report, Failed> {
+    serde_json::from_slice(&output.stdout).map_err(|error| {
+        format!("{}: no report: {error}\n{}", output.status, String::from_utf8_lossy(&output.stderr)).into()
+    })
+}
+
+/// What of a report is not green, one line each.
+fn not_green(report: &Report) -> String {
+    let lines = report.probes.iter().filter(|probe| probe.verdict != VerdictWord::Pass);
+    lines
+        .map(|probe| {
+            format!(
+                "{} {}: {} ({})\n",
+                probe.verdict.as_str(),
+                probe.name(),
+                probe.summary,
+                probe.reason.as_deref().unwrap_or("")
+            )
+        })
+        .collect()
+}
+
+fn sealed(args: &[&str]) -> Result<(), Failed> {
+    let output = demo(args);
+    let report = report(&output)?;
+    if output.status.code() != Some(0) || report.exit_status != 0 {
+        return Err(format!("exit status {:?}\n{}", output.status.code(), not_green(&report)).into());
+    }
+    Ok(())
+}
+
+fn broken(leak: &Leak) -> Result<(), Failed> {
+    let output = demo(&["--leak", &leak.id]);
+    let report = report(&output)?;
+    let red = |id: &str| report.probes.iter().any(|probe| probe.id == id && probe.verdict == VerdictWord::Fail);
+    let green: Vec<&str> = leak.red.iter().map(String::as_str).filter(|id| !red(id)).collect();
+    if !green.is_empty() {
+        return Err(format!("{} should be red; what is not green:\n{}", green.join(" and "), not_green(&report)).into());
+    }
+    if output.status.code() != Some(1) {
+        return Err(format!("exit status {:?} and not 1\n{}", output.status.code(), not_green(&report)).into());
+    }
+    for probe in report.probes.iter().filter(|probe| probe.verdict == VerdictWord::Fail) {
+        if probe.evidence.is_empty() {
+            return Err(format!("{} fails without evidence", probe.name()).into());
+        }
+    }
+    Ok(())
+}
+
+/// The block of the README between its `demo` comments; `LEAKCHECK_BLESS=1` writes it anew.
+fn readme_shows_the_demo() -> Result<(), Failed> {
+    let output = Command::new(env!("CARGO_BIN_EXE_leakcheck")).args(["demo", "--report-dir", "none"]).output()?;
+    let table = String::from_utf8_lossy(&output.stdout);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let text = fs::read_to_string(&path)?;
+    let (begin, end) = ("<!-- demo:begin -->\n", "<!-- demo:end -->");
+    let (head, rest) = text.split_once(begin).ok_or("the README has no place for the demo")?;
+    let (shown, tail) = rest.split_once(end).ok_or("the README's place for the demo has no end")?;
+    if std::env::var_os("LEAKCHECK_BLESS").is_some() {
+        fs::write(&path, format!("{head}{begin}```text\n{table}```\n{end}{tail}"))?;
+    } else if rows(shown) != rows(&table) || rows(shown).is_empty() {
+        return Err(format!("LEAKCHECK_BLESS=1 cargo test --test lab_matrix readme\n{table}").into());
+    }
+    Ok(())
+}
+
+/// Verdict and name of each row of a table; times and counts differ from run to run.
+fn rows(table: &str) -> Vec<(String, String)> {
+    const VERDICTS: [&str; 5] = ["pass", "fail", "warn", "inconclusive", "skip"];
+    let rows = table.lines().filter_map(|line| {
+        let mut words = line.split_whitespace();
+        Some((words.next()?.to_owned(), words.next()?.to_owned()))
+    });
+    rows.filter(|(verdict, _)| VERDICTS.contains(&verdict.as_str())).collect()
+}
