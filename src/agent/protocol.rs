@@ -110,7 +110,9 @@ pub struct Setup {
     pub canary: String,
     /// Local targets, as configured.
     pub must_reach: Vec<String>,
-    /// As whom the programs of the stack run.
+    /// Local targets that must not be reached, as configured.
+    pub must_not_reach: Vec<String>,
+    /// As whom the programs of the stack run, by the containers' settings.
     pub users: Vec<User>,
     /// Gluetun's control server.
     pub control_server: String,

@@ -8,6 +8,9 @@ mod law;
 mod local;
 mod resolver;
 mod routes;
+mod served;
+#[cfg(test)]
+mod tests;
 mod uplink;
 mod wire;
 
@@ -93,6 +96,8 @@ pub fn judge(case: &Case<'_>) -> Ruling {
         Expectation::NoPortMapper => gateway::judge(case),
         Expectation::GoesDark => dark::judge(case),
         Expectation::LocalReachable => local::judge(case),
+        Expectation::Served => served::judge(case),
+        Expectation::LocalForbidden => served::judge_forbidden(case),
         Expectation::WireQuiet => wire::judge(case),
     };
     let more = ruling.evidence.len().saturating_sub(MAX_LINES);

@@ -62,6 +62,10 @@ pub enum Expectation {
     GoesDark,
     /// Every local target answers.
     LocalReachable,
+    /// Every target of `local.must_serve` answers from outside of the stack.
+    Served,
+    /// No target of `local.must_not_reach` answers, though they are there.
+    LocalForbidden,
     /// Nothing that the allow-list does not name leaves by an uplink, whoever sent it.
     WireQuiet,
 }

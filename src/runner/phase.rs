@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use libtest_mimic::{Arguments, ColorSetting, Failed, Trial as TestTrial};
 
+use super::outside::Asker;
 use super::result;
 use super::session::Session;
 use crate::agent::protocol::{OutageOrder, Reply, Request};
@@ -32,6 +33,7 @@ pub(super) struct Phases {
     session: Arc<Session>,
     facts: Arc<Facts>,
     progress: Arc<dyn Progress>,
+    asker: Arc<Asker>,
     /// What the sensor saw in each phase so far.
     pub wires: Vec<Arc<PhaseWire>>,
     /// The outage of the last phase, if it had one.
@@ -43,6 +45,7 @@ struct Shared {
     session: Arc<Session>,
     facts: Arc<Facts>,
     progress: Arc<dyn Progress>,
+    asker: Arc<Asker>,
     asked: Asked,
     expected: usize,
     state: Mutex<State>,
@@ -69,9 +72,14 @@ struct Asking {
 }
 
 impl Phases {
-    pub(super) fn new(session: &Arc<Session>, facts: &Arc<Facts>, progress: &Arc<dyn Progress>) -> Self {
+    pub(super) fn new(
+        session: &Arc<Session>,
+        facts: &Arc<Facts>,
+        progress: &Arc<dyn Progress>,
+        asker: &Arc<Asker>,
+    ) -> Self {
         let (session, facts, progress) = (Arc::clone(session), Arc::clone(facts), Arc::clone(progress));
-        Phases { session, facts, progress, wires: Vec::new(), outage: None }
+        Phases { session, facts, progress, asker: Arc::clone(asker), wires: Vec::new(), outage: None }
     }
 
     /// Runs one phase. `label` is for the progress line.
@@ -91,6 +99,7 @@ impl Phases {
             session: Arc::clone(&self.session),
             facts: Arc::clone(&self.facts),
             progress: Arc::clone(&self.progress),
+            asker: Arc::clone(&self.asker),
             asked,
             expected: trials.len(),
             state: Mutex::new(State { problem, ..State::default() }),
@@ -178,10 +187,18 @@ impl Shared {
         if asking.phase == Phase::Outage || asking.probe.technique == technique::OUTAGE_SAMPLER {
             return Ok(None);
         }
+        if asking.probe.technique == technique::SERVED {
+            return Ok(Some(self.session.block_on(self.asker.served())));
+        }
         let params = serde_json::to_value(&asking.probe.params).map_err(|error| error.to_string())?;
         let request = Request::Run { trial: asking.name.clone(), technique: asking.probe.technique.clone(), params };
         match self.session.request(request)? {
-            Reply::Evidence(evidence) => Ok(Some(evidence)),
+            Reply::Evidence(mut evidence) => {
+                if asking.probe.technique == technique::FORBIDDEN {
+                    evidence.answers.extend(self.session.block_on(self.asker.forbidden()));
+                }
+                Ok(Some(evidence))
+            }
             Reply::Failed { what, .. } => Err(what),
             other => Err(format!("the agent gave an answer that does not fit: {other:?}")),
         }

@@ -124,6 +124,11 @@ impl Session {
         })
     }
 
+    /// Waits for work of the runner's own. Must not be called from a task of the runtime.
+    pub(super) fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
+        self.handle.block_on(work)
+    }
+
     fn ask(&self, body: Request) -> Result<oneshot::Receiver<Reply>, String> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = oneshot::channel();

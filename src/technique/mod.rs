@@ -33,7 +33,7 @@ use crate::sensor::ledger::Ledger;
 pub use exit_http::{ask_exits, exit_in};
 pub use forced_dns::question;
 pub use http::{ask, chain, trust};
-pub use local_targets::{Target, reach, targets};
+pub use local_targets::{FORBIDDEN, FROM_OUTSIDE, Target, reach, reach_local, targets};
 pub use names::lookup_marked;
 pub use names::{NoAnswer, addresses, lookup, nameservers, resolver_at};
 pub use routes::{CONTROL as ROUTE_CONTROL, INSIDE as ROUTE_INSIDE, LEARNED as ROUTE_LEARNED, PUBLIC as ROUTE_PUBLIC};
@@ -127,11 +127,15 @@ pub const TECHNIQUES: &[&dyn Technique] = &[
     &routes::Routes,
     &gateway::Gateway,
     &local_targets::LocalTargets,
+    &local_targets::Forbidden,
     &listen::Listen,
 ];
 
 /// The technique of probes that are asked in an outage alone: their evidence is the outage itself.
 pub const OUTAGE_SAMPLER: &str = "outage-sampler";
+
+/// The technique of probes that the runner asks from outside of the namespace.
+pub const SERVED: &str = "served";
 
 /// The technique of this name.
 pub fn find(name: &str) -> Option<&'static dyn Technique> {
@@ -140,7 +144,7 @@ pub fn find(name: &str) -> Option<&'static dyn Technique> {
 
 /// The names that a probe file may give as its technique.
 pub fn names() -> Vec<&'static str> {
-    TECHNIQUES.iter().map(|technique| technique.name()).chain([OUTAGE_SAMPLER]).collect()
+    TECHNIQUES.iter().map(|technique| technique.name()).chain([OUTAGE_SAMPLER, SERVED]).collect()
 }
 
 /// Reads parameters, for [`Technique::check`] and [`Technique::run`].

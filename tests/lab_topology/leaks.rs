@@ -45,6 +45,8 @@ enum Sign {
     User(u32, &'static str),
     /// A datagram of that user's that nothing binds leaves by the uplink.
     UserUnbound(u32, &'static str),
+    /// The stack's own server there does not answer the home.
+    NotServed(&'static str),
     /// A gateway answers there over NAT-PMP, with that external address.
     MapsPorts(&'static str, [u8; 4]),
     /// A datagram bound to the second uplink gets out to the internet.
@@ -90,6 +92,7 @@ const SIGNS: &[(&str, &[Sign])] = &[
     ("icmp-only", &[Sign::BoundPing("8.8.8.8"), Sign::BoundPing("2001:4860:4860::8888")]),
     ("late-hole", &[Sign::Hole { to: "192.0.2.99:9", from: 1950, within: 2100, lasts: 90 }]),
     ("local-lost", &[Sign::LocalLost]),
+    ("local-names", &[Sign::IspAsks(Some("127.0.0.1:53"), "nas")]),
     ("mark", &[Sign::Marked(0xca6c, "8.8.8.8:9")]),
     ("mark-bit", &[Sign::Marked(0x2f_4e11, "8.8.8.8:9")]),
     ("multicast", &[Sign::Unasked("239.192.152.143")]),
@@ -129,6 +132,7 @@ const SIGNS: &[(&str, &[Sign])] = &[
     ("rule-missing", &[Sign::Exit(false, "203.0.113.10"), Sign::Exit(true, "2001:db8:18::10")]),
     ("rule-order", &[Sign::Exit(false, "203.0.113.10"), Sign::Exit(true, "2001:db8:18::10")]),
     ("rule-order-closed", &[Sign::NothingResolves]),
+    ("served-lost", &[Sign::NotServed("172.18.0.10:8080")]),
     ("source-port", &[Sign::From(6881, "8.8.8.8:9")]),
     ("specific-route", &[Sign::UnboundTcp("93.184.215.14:443")]),
     ("tcp-443", &[Sign::BoundTcp("1.1.1.1:443")]),
@@ -220,6 +224,7 @@ fn shows(lab: &Lab, sign: &Sign) -> Result<bool> {
             let id = *id;
             on_wire(UDP, to.parse()?, || send_as(lab, id, None, to))?
         }
+        Sign::NotServed(at) => std::net::TcpStream::connect_timeout(&at.parse()?, Duration::from_millis(300)).is_err(),
         Sign::MapsPorts(at, address) => maps_ports(lab, at)?.is_some_and(|told| told == *address),
         Sign::From(port, to) => {
             let port = *port;

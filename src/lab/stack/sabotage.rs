@@ -235,7 +235,6 @@ impl Hand {
             | Action::DeadResolver {}
             | Action::LocalNames { .. }
             | Action::Exit { .. }
-            | Action::Outbound { .. }
             | Action::SecondNetwork {}
             | Action::EarlyFlow { .. }
             | Action::Speak { .. } => {}
@@ -275,7 +274,6 @@ impl Hand {
             | Action::DeadResolver {}
             | Action::LocalNames { .. }
             | Action::Exit { .. }
-            | Action::Outbound { .. }
             | Action::SecondNetwork {}
             | Action::EarlyFlow { .. }
             | Action::Speak { .. } => {}
