@@ -43,6 +43,8 @@ pub enum Command {
     #[cfg(feature = "lab")]
     #[command(after_help = STATUSES)]
     Demo(DemoArgs),
+    /// Put back what a run that was killed left changed
+    Restore(RestoreArgs),
     /// List the probes
     List(ListArgs),
     /// Tell what a probe claims, does and cannot see, and how to mend what it finds
@@ -57,6 +59,9 @@ pub enum Command {
     /// The part that works inside the namespace; started by the others
     #[command(hide = true)]
     Agent(AgentArgs),
+    /// Puts an outage back when the agent that made it dies; started by the agent
+    #[command(hide = true)]
+    Keeper,
 }
 
 /// What `run` and `demo` share.
@@ -129,6 +134,9 @@ pub struct RunArgs {
     /// How to get into the namespace: setns needs root on this machine, container needs Docker, auto takes what there is
     #[arg(long, value_name = "WAY", default_value = ENTER[0].0, value_parser = ways())]
     pub enter: Enter,
+    /// Where to note what has to be put back; else /run/leakcheck, or the user's state folder
+    #[arg(long, value_name = "DIR", env = STATE_DIR, hide_env = true)]
+    pub state_dir: Option<PathBuf>,
     /// The rest.
     #[command(flatten)]
     pub audit: AuditArgs,
@@ -147,6 +155,20 @@ pub struct DemoArgs {
     /// The rest.
     #[command(flatten)]
     pub audit: AuditArgs,
+}
+
+/// Arguments of `restore`.
+#[derive(Debug, Clone, Args)]
+pub struct RestoreArgs {
+    /// docker:NAME, netns:NAME-OR-PATH or pid:PID; else all stacks that were left changed
+    #[arg(long, value_name = "TARGET", value_parser = target)]
+    pub target: Option<TargetSpec>,
+    /// How to get into the namespace, as for run
+    #[arg(long, value_name = "WAY", default_value = ENTER[0].0, value_parser = ways())]
+    pub enter: Enter,
+    /// Where it was noted what has to be put back, as for run
+    #[arg(long, value_name = "DIR", env = STATE_DIR, hide_env = true)]
+    pub state_dir: Option<PathBuf>,
 }
 
 /// Arguments of `list`.
@@ -200,6 +222,8 @@ pub struct AgentArgs {
     pub netns: Option<PathBuf>,
 }
 
+/// Variable that stands for `--state-dir`.
+const STATE_DIR: &str = "LEAKCHECK_STATE_DIR";
 /// What `--enter` takes, the default first.
 const ENTER: [(&str, Enter); 3] = [("auto", Enter::Auto), ("setns", Enter::Setns), ("container", Enter::Container)];
 

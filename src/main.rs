@@ -36,6 +36,8 @@ fn run(command: Command) -> anyhow::Result<u8> {
         #[cfg(feature = "lab")]
         Command::Demo(args) => commands::demo(&args),
         Command::Run(args) => commands::run(&args),
+        Command::Restore(args) => commands::restore(&args),
         Command::Agent(args) => commands::agent(&args).map(|()| 0),
+        Command::Keeper => commands::keeper().map(|()| 0),
     }
 }

@@ -87,13 +87,20 @@ fn sealed(args: &[&str]) -> Result<(), Failed> {
 fn broken(leak: &Leak) -> Result<(), Failed> {
     let output = demo(&["--leak", &leak.id]);
     let report = report(&output)?;
-    let red = |id: &str| report.probes.iter().any(|probe| probe.id == id && probe.verdict == VerdictWord::Fail);
-    let green: Vec<&str> = leak.red.iter().map(String::as_str).filter(|id| !red(id)).collect();
-    if !green.is_empty() {
-        return Err(format!("{} should be red; what is not green:\n{}", green.join(" and "), not_green(&report)).into());
+    let is =
+        |id: &str, verdict: VerdictWord| report.probes.iter().any(|probe| probe.id == id && probe.verdict == verdict);
+    let mut missed: Vec<String> =
+        leak.red.iter().filter(|id| !is(id, VerdictWord::Fail)).map(|id| format!("{id} should be red")).collect();
+    missed.extend(leak.amber.iter().filter(|id| !is(id, VerdictWord::Warn)).map(|id| format!("{id} should warn")));
+    if leak.red.is_empty() && leak.amber.is_empty() {
+        missed.push("the fixture names no probe".to_owned());
     }
-    if output.status.code() != Some(1) {
-        return Err(format!("exit status {:?} and not 1\n{}", output.status.code(), not_green(&report)).into());
+    if !missed.is_empty() {
+        return Err(format!("{}; what is not green:\n{}", missed.join(", "), not_green(&report)).into());
+    }
+    let expected = if leak.red.is_empty() { 0 } else { 1 };
+    if output.status.code() != Some(expected) {
+        return Err(format!("exit status {:?} and not {expected}\n{}", output.status.code(), not_green(&report)).into());
     }
     for probe in report.probes.iter().filter(|probe| probe.verdict == VerdictWord::Fail) {
         if probe.evidence.is_empty() {

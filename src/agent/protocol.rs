@@ -9,10 +9,11 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::model::evidence::{Evidence, Link, OutageEvidence, PhaseWire};
+use crate::outage::Recipe;
 use crate::technique::User;
 
 /// Version of this protocol. The agent is the same binary, so the two differ only when a stale image is used.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 /// A longer frame is a broken stream.
 const MAX_FRAME: u32 = 64 << 20;
 
@@ -44,7 +45,16 @@ pub enum Request {
     },
     /// Closing controls and what the sensor saw.
     ClosePhase,
-    /// Takes the tunnel down, samples, puts it back, waits until it has recovered.
+    /// Gets ready for an outage by the method of this name: finds out how it would be put back, and changes nothing.
+    Arm(String),
+    /// Puts back what an earlier run, which is dead, has left changed. May come before `Start`.
+    PutBack {
+        /// What to do.
+        recipe: Box<Recipe>,
+        /// The control server's API key, for what needs it.
+        api_key: Option<ApiKey>,
+    },
+    /// After `Arm`: takes the tunnel down, samples, puts it back, waits until it has recovered.
     Outage(OutageOrder),
     /// Ends an outage at once and puts the tunnel back.
     Abort,
@@ -58,8 +68,10 @@ pub enum Request {
 pub enum Reply {
     /// To `Start`.
     Started(Stack),
-    /// To `OpenPhase`, `Abort` and `Stop`.
+    /// To `OpenPhase`, `PutBack`, `Abort` and `Stop`.
     Done,
+    /// To `Arm`: what has to be done should the worst come.
+    Armed(Box<Recipe>),
     /// To `Run`.
     Evidence(Evidence),
     /// To `ClosePhase`.

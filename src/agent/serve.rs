@@ -1,12 +1,13 @@
 //! The agent's loop. One thread, entered once; requests are worked on at the same time, and the end of the input ends everything: an
 //! outage under way is put back first, whoever took the runner away.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::io;
 use std::net::IpAddr;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use tokio::signal::unix::{SignalKind, signal};
@@ -18,7 +19,7 @@ use super::{endpoint, links, programs};
 use crate::clock::Clock;
 use crate::model::evidence::{Link, PhaseWire, Proto, Role};
 use crate::net::netns::Netns;
-use crate::outage;
+use crate::outage::{self, Armed, NamespaceLock};
 use crate::sensor::allow::{AllowList, Endpoint, is_private};
 use crate::sensor::capture::Sensor;
 use crate::sensor::ledger::Ledger;
@@ -41,14 +42,21 @@ pub fn serve(netns: Option<&Path>) -> io::Result<()> {
 
 #[derive(Default)]
 struct State {
+    lock: OnceCell<NamespaceLock>,
     ready: RefCell<Option<Rc<Ready>>>,
     phase: RefCell<Option<PhaseWire>>,
+    armed: RefCell<Option<Armed>>,
 }
 
 struct Ready {
     cx: Context,
     sensor: Arc<Sensor>,
 }
+
+/// How long an agent or keeper of an earlier run may take to put back what it changed, and go.
+const LOCK_PATIENCE: Duration = Duration::from_secs(15);
+/// How long an earlier run's change is worked on.
+const PUT_BACK_PATIENCE: Duration = Duration::from_secs(30);
 
 type Replies = mpsc::UnboundedSender<Envelope<Reply>>;
 
@@ -111,19 +119,34 @@ async fn listen() -> io::Result<()> {
     };
     let _ = abort.send(true);
     while tasks.join_next().await.is_some() {}
+    let unused = state.armed.take();
+    if let Some(armed) = unused {
+        armed.end(true).await;
+    }
     drop(replies);
     let _ = writer.await;
     result
 }
 
 async fn work(state: &State, request: Request, aborted: watch::Receiver<bool>, replies: &Replies) -> Reply {
-    let failed = |what: String| Reply::Failed { what, help: None };
-    if let Request::Start(setup) = request {
-        return match start(state, *setup).await {
+    match request {
+        Request::Start(setup) => match start(state, *setup).await {
             Ok(stack) => Reply::Started(stack),
             Err(reply) => reply,
-        };
+        },
+        Request::PutBack { recipe, api_key } => match take_lock(state).await {
+            Ok(()) => match recipe.work_off(api_key.as_ref(), PUT_BACK_PATIENCE).await {
+                Ok(()) => Reply::Done,
+                Err(what) => Reply::Failed { what, help: None },
+            },
+            Err(reply) => reply,
+        },
+        request => work_started(state, request, aborted, replies).await,
     }
+}
+
+async fn work_started(state: &State, request: Request, aborted: watch::Receiver<bool>, replies: &Replies) -> Reply {
+    let failed = |what: String| Reply::Failed { what, help: None };
     let Some(ready) = state.ready.borrow().clone() else { return failed("the agent was not started".to_owned()) };
     match request {
         Request::OpenPhase => {
@@ -151,13 +174,42 @@ async fn work(state: &State, request: Request, aborted: watch::Receiver<bool>, r
             },
             None => failed(format!("there is no technique {technique}")),
         },
+        Request::Arm(method) => match Armed::new(&method, &ready.cx, state.lock.get()).await {
+            Ok(armed) => {
+                let recipe = Box::new(armed.recipe().clone());
+                state.armed.replace(Some(armed));
+                Reply::Armed(recipe)
+            }
+            Err(why) => failed(why),
+        },
         Request::Outage(order) => {
+            let Some(armed) = state.armed.take() else { return failed("no outage is armed".to_owned()) };
             let note = |text: String| {
                 let _ = replies.send(Envelope { id: 0, body: Reply::Note(text) });
             };
-            Reply::Outage(Box::new(outage::run(&ready.cx, &ready.sensor, &order, aborted, &note).await))
+            Reply::Outage(Box::new(outage::run(&ready.cx, &ready.sensor, &order, armed, aborted, &note).await))
         }
-        Request::Start(_) | Request::Abort | Request::Stop => failed("the request came at the wrong time".to_owned()),
+        Request::Start(_) | Request::PutBack { .. } | Request::Abort | Request::Stop => {
+            failed("the request came at the wrong time".to_owned())
+        }
+    }
+}
+
+/// Makes this agent the only one of the namespace.
+async fn take_lock(state: &State) -> Result<(), Reply> {
+    if state.lock.get().is_some() {
+        return Ok(());
+    }
+    let failed = |what: String, help: &str| Reply::Failed { what, help: Some(help.to_owned()) };
+    match NamespaceLock::take(LOCK_PATIENCE).await {
+        Ok(Some(lock)) => state.lock.set(lock).map_err(|_| failed("two requests came at once".to_owned(), "run again")),
+        Ok(None) => Err(failed(
+            "another leakcheck is at work in this namespace".to_owned(),
+            "wait until it has ended; it may have been started by somebody else, in another container or on another machine",
+        )),
+        Err(error) => {
+            Err(failed(format!("the namespace could not be locked: {error}"), "run as root, or with --enter container"))
+        }
     }
 }
 
@@ -169,7 +221,9 @@ async fn start(state: &State, setup: Setup) -> Result<Stack, Reply> {
             "the image of the agent is stale: remove the images labelled leakcheck=agent and run again",
         ));
     }
+    // The clock is set by the moment at which the runner wrote.
     let clock = Clock::starting_at(setup.elapsed_ms);
+    take_lock(state).await?;
     let (connection, routes, _) = rtnetlink::new_connection()
         .map_err(|error| failed(format!("routes could not be read: {error}"), "run as root"))?;
     spawn_local(connection);

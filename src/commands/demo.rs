@@ -16,12 +16,13 @@ use crate::target::Enter;
 pub fn demo(args: &DemoArgs) -> anyhow::Result<u8> {
     let leak = args.leak.as_deref().map(Leak::named).transpose()?;
     if args.audit.list {
-        return audit(&Config::default(), None, None, Enter::Setns, &args.audit).map(|_| runner::PASSED);
+        return audit(&Config::default(), None, None, Enter::Setns, None, &args.audit).map(|_| runner::PASSED);
     }
     let label = leak.as_ref().map_or_else(|| "lab (sealed)".to_owned(), |leak| format!("lab ({})", leak.id));
     let world = lab::enter_user_namespace()?;
     let lab = Lab::start(&world, LabSpec { leak, ipv6: !args.ipv4_only })?;
     let file = world.write("leakcheck.toml", &lab.config_toml()).context("write the lab's configuration")?;
     let (config, _) = Config::load(Some(&file), std::env::vars())?;
-    audit(&config, None, Some(label), Enter::Setns, &args.audit)
+    // What is noted of a lab is of no interest once the lab is gone.
+    audit(&config, None, Some(label), Enter::Setns, Some(&world.path()), &args.audit)
 }

@@ -7,6 +7,7 @@ mod failure;
 #[cfg(feature = "lab")]
 mod lab;
 mod list;
+mod restore;
 mod run;
 
 use std::io::{self, Write as _};
@@ -21,6 +22,7 @@ pub use failure::{Hint, tell};
 #[cfg(feature = "lab")]
 pub use lab::lab;
 pub use list::{list, trials};
+pub use restore::restore;
 pub use run::run;
 
 use crate::catalog::{Catalog, CatalogError};
@@ -50,7 +52,7 @@ pub fn catalog(dir: Option<&Path>) -> anyhow::Result<Catalog> {
 fn check_use(probe: &Probe, params: &serde_json::Value) -> Result<(), String> {
     match technique::find(&probe.technique) {
         Some(technique) => technique.check(params).map_err(|message| format!("`params`: {message}")),
-        None if probe.phases != [Phase::Outage] => {
+        None if probe.technique == technique::OUTAGE_SAMPLER && probe.phases != [Phase::Outage] => {
             Err(format!("`{}` watches outages, so `phases` has to be [\"outage\"]", probe.technique))
         }
         None if !probe.params.is_empty() => Err(format!("`{}` takes no `params`", probe.technique)),
@@ -64,6 +66,14 @@ fn check_use(probe: &Probe, params: &serde_json::Value) -> Result<(), String> {
 /// When the namespace cannot be entered, or the streams are no runner's.
 pub fn agent(args: &AgentArgs) -> anyhow::Result<()> {
     crate::agent::serve::serve(args.netns.as_deref()).context("serve the runner from inside the namespace")
+}
+
+/// The process that puts an outage back when the agent that made it dies.
+///
+/// # Errors
+/// When it could not be put back.
+pub fn keeper() -> anyhow::Result<()> {
+    crate::outage::keep().context("keep the stack as it was")
 }
 
 /// Writes `text` to standard output. A reader that went away, as `head` does, is no failure.

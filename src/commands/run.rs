@@ -1,14 +1,15 @@
 //! `leakcheck run`: the audit of a stack, and what `demo` shares with it.
 
 use std::io::Write as _;
+use std::path::Path;
 use std::sync::Arc;
 
-use super::{catalog, print, trials};
+use super::{catalog, print, tell, trials};
 use crate::cli::{AuditArgs, RunArgs};
 use crate::config::Config;
 use crate::report::progress::for_stderr;
 use crate::report::{Look, write_dir};
-use crate::runner::{self, Options};
+use crate::runner::{self, Options, RunError};
 use crate::target::{Enter, TargetSpec};
 
 /// Audits a stack and gives the exit status.
@@ -17,7 +18,7 @@ use crate::target::{Enter, TargetSpec};
 /// When nothing could be measured.
 pub fn run(args: &RunArgs) -> anyhow::Result<u8> {
     let (config, _) = Config::load(args.config.as_deref(), std::env::vars())?;
-    audit(&config, args.target.clone(), None, args.enter, &args.audit)
+    audit(&config, args.target.clone(), None, args.enter, args.state_dir.as_deref(), &args.audit)
 }
 
 /// Audits the stack of `config`, or `target`, and prints and writes the reports, which call it `label`.
@@ -29,6 +30,7 @@ pub(super) fn audit(
     target: Option<TargetSpec>,
     label: Option<String>,
     enter: Enter,
+    state_dir: Option<&Path>,
     args: &AuditArgs,
 ) -> anyhow::Result<u8> {
     let catalog = catalog(args.probes.as_deref())?;
@@ -45,12 +47,20 @@ pub(super) fn audit(
         strict: args.strict,
         redact: args.redact,
         timeout: args.timeout,
+        state_dir,
         progress: Arc::from(for_stderr(args.nocapture)),
     };
     if args.list {
         return trials(&options.trials()?).map(|()| runner::PASSED);
     }
-    let report = runner::run(&options)?;
+    let report = match runner::run(&options) {
+        Ok(report) => report,
+        Err(error @ RunError::NotPutBack { .. }) => {
+            let _ = write!(std::io::stderr(), "{}", tell(&error.into()));
+            return Ok(runner::NOT_PUT_BACK);
+        }
+        Err(error) => return Err(error.into()),
+    };
     let mut trouble = Vec::new();
     if let Some(dir) = args.reports() {
         for (path, result) in write_dir(dir, &report) {

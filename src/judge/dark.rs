@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{Case, Ruling, count, law, line, sighting_line};
-use crate::model::evidence::{Answer, Class, OutageEvidence, Said};
+use crate::model::evidence::{Answer, OutageEvidence, Said};
 use crate::model::report::EvidenceLine;
 use crate::model::verdict::FailKind;
 
@@ -17,7 +17,7 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
         return Ruling::inconclusive("not measured", &["there was no outage".to_owned()], Vec::new());
     };
     let lines = lines(outage);
-    let escaped = law::own(case, Class::Offence);
+    let escaped = law::escaped(case);
     if let Some((first, rest)) = escaped.split_first() {
         let packets: u64 = escaped.iter().map(|sighting| sighting.count).sum();
         let summary = match (outage.holes.first(), outage.holes.iter().map(|hole| hole.to_ms).reduce(f64::max)) {
@@ -53,11 +53,15 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
         doubts.push("nothing proves that the tunnel was down".to_owned());
     }
     if outage.down_proof.is_some() && !outage.restored {
-        let first = line(outage.to_ms, outage.problems.join("; "), json!({ "restored": false }));
+        let why = match outage.problems.as_slice() {
+            [] => "nothing proves that what was changed is as it was".to_owned(),
+            problems => problems.join("; "),
+        };
+        let first = line(outage.to_ms, why.clone(), json!({ "restored": false }));
         return Ruling::fail(
             FailKind::Broken,
             "the stack could not be put back as it was".to_owned(),
-            outage.problems.join("; "),
+            why,
             first,
             lines,
         );
@@ -91,6 +95,8 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
     }
     if ended_early(outage) {
         doubts.push("the outage was ended early".to_owned());
+    } else if outage.recovered_ms.is_none() {
+        doubts.push("nothing proves that the tunnel came back".to_owned());
     }
     if outage.resolved_while_down.is_empty() {
         doubts.push("no resolver was asked while the tunnel was down".to_owned());

@@ -9,6 +9,7 @@ use crate::config::Provider;
 use crate::model::evidence::{Answer, Said};
 use crate::model::report::EvidenceLine;
 use crate::model::verdict::FailKind;
+use crate::sensor::allow::is_private;
 
 struct Exit<'a> {
     witness: &'a str,
@@ -26,7 +27,7 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
         );
     };
     let facts = case.facts;
-    let exits: Vec<Exit<'_>> = evidence.answers.iter().filter_map(exit).collect();
+    let mut exits: Vec<Exit<'_>> = evidence.answers.iter().filter_map(exit).collect();
     let lines: Vec<EvidenceLine> = evidence.answers.iter().map(answer_line).collect();
     let fail = |exit: &Exit<'_>, summary: String, reason: &str| {
         let first = line(
@@ -69,6 +70,8 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
     }
     let mut doubts = law::sensor_doubts(case);
     doubts.extend(evidence.problems.clone());
+    // Nobody on the internet sees such an address: whoever says so does not know.
+    exits.retain(|exit| !is_private(exit.ip));
     if exits.is_empty() {
         let said = evidence
             .answers
@@ -79,12 +82,7 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
         doubts.push(format!("no witness answered ({})", if said.is_empty() { "none is configured" } else { &said }));
         return Ruling::inconclusive("no witness answered", &doubts, lines);
     }
-    if mullvad && facts.exit.is_empty() && !exits.iter().any(|exit| exit.of_provider == Some(true)) {
-        doubts.push("Mullvad's own check did not answer, and no other witness can tell whose exit it is".to_owned());
-    }
-    if facts.home.is_empty() && !mullvad && facts.exit.is_empty() {
-        doubts.push("the home address is not known, so an exit cannot be told from it: set home.ip".to_owned());
-    }
+    doubts.extend([false, true].into_iter().filter_map(|v6| unproven(case, &exits, v6)));
     let shown = summary(&exits);
     if !doubts.is_empty() {
         return Ruling::inconclusive(&shown, &doubts, lines);
@@ -101,11 +99,42 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
 
 fn exit(answer: &Answer) -> Option<Exit<'_>> {
     match &answer.said {
-        Said::Exit { ip, of_provider } => {
-            Some(Exit { witness: &answer.witness, ip: *ip, of_provider: *of_provider, at_ms: answer.at_ms })
-        }
+        // A server with one socket for both families says ::ffff:203.0.113.10 (RFC 4291, 2.5.5.2).
+        Said::Exit { ip, of_provider } => Some(Exit {
+            witness: &answer.witness,
+            ip: ip.to_canonical(),
+            of_provider: *of_provider,
+            at_ms: answer.at_ms,
+        }),
         _ => None,
     }
+}
+
+/// Why the exits of one address family are not proven to be the VPN's. What is proven of one family says nothing of the other.
+fn unproven(case: &Case<'_>, exits: &[Exit<'_>], v6: bool) -> Option<String> {
+    let facts = case.facts;
+    let mut of_family = exits.iter().filter(|exit| exit.ip.is_ipv6() == v6).peekable();
+    of_family.peek()?;
+    // Where it is stated where exits lie, each of them has been held against it.
+    if !facts.exit.is_empty() {
+        return None;
+    }
+    let family = if v6 { "IPv6" } else { "IPv4" };
+    if facts.provider == Some(Provider::Mullvad) {
+        let confirmed = of_family.any(|exit| exit.of_provider == Some(true));
+        return (!confirmed).then(|| {
+            format!("Mullvad's own check did not answer over {family}, and no other witness can tell whose exit it is")
+        });
+    }
+    let known = facts.home.iter().any(|home| home.is_ipv6() == v6);
+    // Without a public IPv6 address on the uplink a home may well have none at all.
+    let possible = !v6 || facts.uplink_nets.iter().any(|net| is_public_v6(net.addr()));
+    (!known && possible)
+        .then(|| format!("the home's {family} address is not known, so an exit cannot be told from it: set home.ip"))
+}
+
+fn is_public_v6(ip: IpAddr) -> bool {
+    matches!(ip, IpAddr::V6(v6) if !v6.is_unicast_link_local()) && !is_private(ip)
 }
 
 fn disagree(exits: &[Exit<'_>], v6: bool) -> bool {
@@ -126,6 +155,7 @@ fn summary(exits: &[Exit<'_>]) -> String {
 fn nothing(answer: &Answer) -> &str {
     match &answer.said {
         Said::Nothing { error } => error,
+        Said::Exit { .. } => "an address that no exit can have",
         _ => "no address",
     }
 }

@@ -1,7 +1,10 @@
 //! The law of pass: what has to be there before silence means anything.
 
+use std::collections::BTreeSet;
+
 use crate::model::evidence::{Class, Evidence, Fate, PhaseWire, Sighting};
 use crate::model::probe::Phase;
+use crate::sensor::control::KINDS;
 
 use super::Case;
 
@@ -15,19 +18,35 @@ pub(super) fn sensor_doubts(case: &Case<'_>) -> Vec<String> {
     if wire.uplinks.is_empty() || wire.controls.is_empty() {
         doubts.push("there is no uplink that is up to listen on, so no control could be seen".to_owned());
     }
-    doubts.extend(unseen_controls(wire));
+    let (begun, ended) = span(case, wire);
+    doubts.extend(unseen_controls(wire, begun, ended));
     if wire.closed_ms < wire.armed_ms {
         doubts.push("the sensor was not closed".to_owned());
+    } else if wire.closed_ms < ended {
+        doubts.push("the sensor was closed before the stimulus was over".to_owned());
     }
-    let outage = case.outage.filter(|_| case.phase == Phase::Outage).map(|outage| outage.from_ms);
-    let mut begun = case.evidence.map(|evidence| evidence.from_ms).into_iter().chain(outage);
-    if begun.any(|from| from < wire.armed_ms) {
+    if begun < wire.armed_ms {
         doubts.push("the sensor was not listening before the stimulus".to_owned());
     }
     doubts
 }
 
-fn unseen_controls(wire: &PhaseWire) -> Vec<String> {
+/// From when to when something was tried in this phase; what tried nothing leaves it to the sensor.
+fn span(case: &Case<'_>, wire: &PhaseWire) -> (f64, f64) {
+    let evidence = case.evidence.into_iter().flat_map(|evidence| {
+        let stimuli = evidence.stimuli.iter().map(|stimulus| stimulus.at_ms);
+        [evidence.from_ms, evidence.to_ms].into_iter().chain(stimuli)
+    });
+    let outage = case.outage.filter(|_| case.phase == Phase::Outage);
+    let times = evidence.chain(outage.into_iter().flat_map(|outage| [outage.from_ms, outage.to_ms]));
+    times
+        .fold(None, |span: Option<(f64, f64)>, at| {
+            Some(span.map_or((at, at), |(begun, ended)| (begun.min(at), ended.max(at))))
+        })
+        .unwrap_or((wire.armed_ms, wire.closed_ms))
+}
+
+fn unseen_controls(wire: &PhaseWire, begun: f64, ended: f64) -> Vec<String> {
     let mut doubts: Vec<String> = Vec::new();
     for control in wire.controls.iter().filter(|control| control.seen_ms.is_none()) {
         let family = if control.v6 { " over IPv6" } else { "" };
@@ -40,11 +59,29 @@ fn unseen_controls(wire: &PhaseWire) -> Vec<String> {
             doubts.push(doubt);
         }
     }
-    // Each uplink needs one control at the beginning and one at the end, of each kind.
-    for link in &wire.uplinks {
-        let on = wire.controls.iter().filter(|control| &control.link == link).count();
-        if on == 1 {
-            doubts.push(format!("{link} had one control only"));
+    // Of each kind each uplink needs a control at the beginning and one at the end. One that is down the whole time lets nothing out and
+    // gets none.
+    let seen = wire.sightings.iter().filter(|sighting| sighting.class != Class::Tunnelled);
+    let links: BTreeSet<&str> = wire
+        .controls
+        .iter()
+        .map(|control| control.link.as_str())
+        .chain(seen.map(|sighting| sighting.link.as_str()))
+        .collect();
+    for link in links {
+        let missing = |early: bool| {
+            KINDS.iter().any(|(proto, v6)| {
+                !wire.controls.iter().any(|control| {
+                    control.link == link
+                        && (control.proto, control.v6) == (*proto, *v6)
+                        && if early { control.sent_ms <= begun } else { control.sent_ms >= ended }
+                })
+            })
+        };
+        for (early, when) in [(true, "beginning"), (false, "end")] {
+            if missing(early) {
+                doubts.push(format!("not every protocol had its control on {link} at the {when}"));
+            }
         }
     }
     doubts
@@ -73,4 +110,19 @@ pub(super) fn own<'a>(case: &Case<'a>, class: Class) -> Vec<&'a Sighting> {
     let trial = case.trial;
     let sightings = case.wire.map(|wire| wire.sightings.as_slice()).unwrap_or_default();
     sightings.iter().filter(|sighting| sighting.class == class && sighting.probe.as_deref() == Some(trial)).collect()
+}
+
+/// Packets of this asking that left by an uplink, whatever the allow-list would say of them: none of its stimuli is for anybody near.
+pub(super) fn escaped<'a>(case: &Case<'a>) -> Vec<&'a Sighting> {
+    [Class::Offence, Class::Nearby, Class::LocalDns].into_iter().flat_map(|class| own(case, class)).collect()
+}
+
+/// Why this phase's outage was none; empty when the tunnel was proven to be down.
+pub(super) fn outage_doubts(case: &Case<'_>) -> Vec<String> {
+    match case.outage {
+        None => vec!["there was no outage".to_owned()],
+        Some(outage) if outage.down_proof.is_some() => Vec::new(),
+        Some(outage) if outage.problems.is_empty() => vec!["nothing proves that the tunnel was down".to_owned()],
+        Some(outage) => outage.problems.clone(),
+    }
 }

@@ -74,30 +74,35 @@ fn judge_outage(case: &Case<'_>, outage: &OutageEvidence) -> Ruling {
         })
         .collect();
     if outage.down_proof.is_none() {
-        return Ruling::inconclusive("not measured", &outage.problems, lines);
+        let reasons = law::outage_doubts(case);
+        return Ruling::inconclusive("not measured", &reasons, lines);
     }
-    let lost = outage.local.iter().zip(&lines).find(|(reach, _)| reach.answered * 10 < reach.asked * 9);
-    if let Some((reach, first)) = lost {
-        if reach.target.starts_with(FOUND) {
-            let doubt = format!("{} gave no sign of life, which it need not: set local.must_reach", reach.target);
-            return Ruling::inconclusive("not every local target answered", &[doubt], lines);
-        }
+    let lost = outage.local.iter().zip(&lines).filter(|(reach, _)| reach.answered * 10 < reach.asked * 9);
+    let (found, stated): (Vec<_>, Vec<_>) = lost.partition(|(reach, _)| reach.target.starts_with(FOUND));
+    if let Some((reach, first)) = stated.first() {
         let summary =
             format!("{} answered {} of {} times while the tunnel was down", reach.target, reach.answered, reach.asked);
         return Ruling::fail(
             FailKind::Broken,
             summary,
             "a local target was lost with the tunnel".to_owned(),
-            first.clone(),
+            (*first).clone(),
             lines,
         );
     }
     if outage.local.is_empty() {
         return Ruling::skip("no local target is configured (local.must_reach) and no gateway was found");
     }
-    let doubts = law::sensor_doubts(case);
+    let mut doubts = law::sensor_doubts(case);
+    doubts.extend(
+        found.iter().map(|(reach, _)| {
+            format!("{} gave no sign of life, which it need not: set local.must_reach", reach.target)
+        }),
+    );
+    let unasked = outage.local.iter().filter(|reach| reach.asked == 0);
+    doubts.extend(unasked.map(|reach| format!("{} was not asked while the tunnel was down", reach.target)));
     if !doubts.is_empty() {
-        return Ruling::inconclusive("local targets answered", &doubts, lines);
+        return Ruling::inconclusive("it is not known of every local target that it answered", &doubts, lines);
     }
     let (asked, answered) =
         outage.local.iter().fold((0, 0), |(asked, answered), reach| (asked + reach.asked, answered + reach.answered));

@@ -6,6 +6,7 @@ mod exit;
 mod gateway;
 mod law;
 mod local;
+mod local_resolvers;
 mod resolver;
 mod routes;
 mod served;
@@ -25,6 +26,8 @@ use crate::model::probe::{Expectation, Phase, Probe};
 use crate::model::report::EvidenceLine;
 use crate::model::verdict::{FailKind, Verdict};
 
+/// What the name begins with under which an outage sends its samples when no probe that is asked watches it.
+pub const UNWATCHED_OUTAGE: &str = "outage/";
 /// Lines of evidence that one verdict shows at most.
 const MAX_LINES: usize = 40;
 
@@ -91,6 +94,7 @@ pub fn judge(case: &Case<'_>) -> Ruling {
         Expectation::ExitIsVpn => exit::judge(case),
         Expectation::ResolverIsVpn => resolver::judge(case),
         Expectation::ForcedDnsContained => uplink::judge_forced(case),
+        Expectation::NoLocalResolver => local_resolvers::judge(case),
         Expectation::NothingOnUplink => uplink::judge(case),
         Expectation::RoutedIntoTunnel => routes::judge(case),
         Expectation::NoPortMapper => gateway::judge(case),

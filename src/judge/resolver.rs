@@ -39,7 +39,7 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
     let askers: Vec<(&Answer, IpAddr, Option<bool>)> = answers
         .iter()
         .filter_map(|answer| match &answer.said {
-            Said::Asker { ip, of_provider, .. } => Some((answer, *ip, *of_provider)),
+            Said::Asker { ip, of_provider, .. } => Some((answer, ip.to_canonical(), *of_provider)),
             _ => None,
         })
         .collect();
@@ -94,6 +94,13 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
     }
     if askers.is_empty() {
         doubts.push("no echo service said who asks in the end".to_owned());
+    }
+    // Who asks for one resolver says nothing of another. An answer that any of several may have caused is no one's.
+    for (_, server) in alive.iter().filter(|_| !askers.is_empty()) {
+        let who = server.to_string();
+        if !askers.iter().any(|(answer, ..)| matches!(&answer.said, Said::Asker { resolver, .. } if *resolver == who)) {
+            doubts.push(format!("no echo service said who asks in the end when {who} is asked"));
+        }
     }
     let of_vpn = |ip: IpAddr, of_provider: Option<bool>| {
         of_provider == Some(true) || facts.exit.iter().any(|net| net.contains(&ip))

@@ -18,8 +18,9 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
         let reason = "something that the stack has to serve cannot be reached".to_owned();
         return Ruling::fail(FailKind::Broken, summary, reason, answer_line(silent), lines);
     }
-    if !evidence.problems.is_empty() {
-        return Ruling::inconclusive("what was asked answered", &evidence.problems, lines);
+    let doubts: Vec<String> = law::sensor_doubts(case).into_iter().chain(evidence.problems.clone()).collect();
+    if !doubts.is_empty() {
+        return Ruling::inconclusive("what was asked answered", &doubts, lines);
     }
     let names: Vec<&str> = evidence.answers.iter().map(|answer| answer.witness.as_str()).collect();
     Ruling::pass(format!("{} served", names.join(", ")), lines)

@@ -29,9 +29,7 @@ fn rule(case: &Case<'_>, forbidden_in_tunnel: Option<EvidenceLine>) -> Ruling {
             Vec::new(),
         );
     };
-    let mut escaped = law::own(case, Class::Offence);
-    escaped.extend(law::own(case, Class::Nearby));
-    escaped.extend(law::own(case, Class::LocalDns));
+    let escaped = law::escaped(case);
     let packets: u64 = escaped.iter().map(|sighting| sighting.count).sum();
     if let Some((first, rest)) = escaped.split_first() {
         let summary = format!(
@@ -92,7 +90,7 @@ fn fates(case: &Case<'_>, evidence: &Evidence) -> Vec<EvidenceLine> {
     kinds
         .into_iter()
         .map(|(kind, (at_ms, times))| {
-            line(at_ms, format!("{kind}, {times} times"), json!({ "fate": kind, "count": times }))
+            line(at_ms, format!("{kind}, {}", count(times, "time")), json!({ "fate": kind, "count": times }))
         })
         .collect()
 }

@@ -1,18 +1,21 @@
 //! `wire-quiet`: the second oracle, everything on the uplinks that no probe sent and the allow-list does not name.
 
-use super::{Case, Ruling, count, law, sighting_line};
+use super::{Case, Ruling, UNWATCHED_OUTAGE, count, law, sighting_line};
 use crate::model::evidence::{Class, Sighting};
+use crate::model::probe::Phase;
 use crate::model::verdict::FailKind;
 
 pub(super) fn judge(case: &Case<'_>) -> Ruling {
     let sightings = case.wire.map(|wire| wire.sightings.as_slice()).unwrap_or_default();
     let of = |class: Class| -> Vec<&Sighting> {
-        sightings.iter().filter(|sighting| sighting.probe.is_none() && sighting.class == class).collect()
+        sightings.iter().filter(|sighting| unclaimed(sighting) && sighting.class == class).collect()
     };
     let offences = of(Class::Offence);
     let mut doubts = law::sensor_doubts(case);
-    if let Some(evidence) = case.evidence {
-        doubts.extend(evidence.problems.clone());
+    match case.evidence {
+        Some(evidence) => doubts.extend(evidence.problems.clone()),
+        None if case.phase == Phase::Outage => doubts.extend(law::outage_doubts(case)),
+        None => doubts.push("the technique brought no evidence back".to_owned()),
     }
     // Without a known server the tunnel's own packets cannot be told from others that look like them.
     let (perhaps_own, leaks): (Vec<&Sighting>, Vec<&Sighting>) = offences
@@ -59,4 +62,9 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
         return Ruling::warn(summary, reason, nearby.iter().map(|sighting| sighting_line(sighting)).collect());
     }
     Ruling::pass("only the tunnel and local subnets".to_owned(), Vec::new())
+}
+
+/// Whether no probe answers for these packets. Those of an outage that no probe watches belong to nobody else.
+fn unclaimed(sighting: &Sighting) -> bool {
+    sighting.probe.as_deref().is_none_or(|probe| probe.starts_with(UNWATCHED_OUTAGE))
 }

@@ -8,7 +8,7 @@ use super::port_mapper;
 use super::provider::{self, Provider, ProviderConfig, ProviderError};
 use super::realm::{Realm, RealmError};
 use super::stack::{self, Gluetun, GluetunConfig, StackError, Uplink};
-use super::topology::{Topology, TopologyError};
+use super::topology::{self, Topology, TopologyError};
 use super::userns::PrivateDir;
 use super::wireguard::PrivateKey;
 use super::witness::dns::{Forwarder, Sockets, Upstream};
@@ -214,6 +214,7 @@ ip = {home}
 [local]
 subnets = {subnets}
 must_reach = ["http://192.168.1.50/", "tcp://172.18.0.20:8989"]
+must_not_reach = ["tcp://{management}:22"]
 must_serve = ["http://172.18.0.10:8080/"]
 [echo]
 http = ["https://am.i.mullvad.net/json", "https://api.ipify.org?format=json"]
@@ -222,19 +223,21 @@ dns = ["whoami.akamai.net"]
 extra_ca = {ca:?}
 [dns]
 resolvers = ["127.0.0.1", "10.64.0.1"]
-forced = ["8.8.8.8", "1.1.1.1"]
+forced = {forced}
 forced_policy = "no-escape"
 canary = "example.com"
 [outage]
 methods = ["vpn-stop", "link-down"]
 window = "3s"
-recovery_timeout = "15s"
+recovery_timeout = "30s"
 control_server = "{control}"
 "#,
             netns = self.stack_netns(),
             resolv_conf = self.stack_resolv_conf(),
+            management = plan::MANAGEMENT,
             tunnel = plan::TUNNEL,
             endpoint = plan::ENDPOINT,
+            forced = six(&["8.8.8.8", "1.1.1.1"], &["2001:4860:4860::8888"]),
             exit = six(&[plan::EXIT_NETS[0]], &[plan::EXIT_NETS[1]]),
             home = six(&[plan::HOME], &[plan::STACK_GUA]),
             subnets = six(&[plan::BRIDGE_NET, plan::LAN_NET], &[plan::BRIDGE_ULA, plan::BRIDGE_GUA]),
@@ -269,6 +272,13 @@ fn start_home(topology: &Topology, journal: &Journal, ipv6: bool) -> Result<Vec<
         Ok(servers)
     })??;
     let mut all = vec![isp];
+    let management = HttpWitness::page("router administration", journal.clone(), "router");
+    all.push(topology.home.call(move || -> Result<Servers, LabError> {
+        topology::own(&[plan::ip(plan::MANAGEMENT)]).map_err(TopologyError::from)?;
+        let mut servers = Servers::default();
+        servers.http(&management, (plan::ip(plan::MANAGEMENT), 22).into(), None)?;
+        Ok(servers)
+    })??);
     for (realm, name, port) in [(&topology.lan_host, "lan web", 80), (&topology.neighbour, "neighbour web", 8989)] {
         let witness = HttpWitness::page(name, journal.clone(), name);
         all.push(realm.call(move || -> Result<Servers, ServerError> {

@@ -52,6 +52,8 @@ pub enum Expectation {
     ResolverIsVpn,
     /// A query forced to a foreign resolver never leaves by an uplink; `forced_policy` says whether the tunnel may carry it.
     ForcedDnsContained,
+    /// Nobody on a local subnet resolves public names for the stack; a hardening finding.
+    NoLocalResolver,
     /// Nothing that carries the probe's marker leaves by an uplink.
     NothingOnUplink,
     /// The kernel routes no public address by an uplink, nor any of the VPN's own.

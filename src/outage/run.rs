@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::method::Method;
+use super::method::Armed;
 use super::sampler::Sampler;
 use crate::agent::protocol::OutageOrder;
 use crate::model::evidence::{Answer, Event, OutageEvidence, Said};
@@ -33,6 +33,7 @@ pub async fn run(
     cx: &Context,
     sensor: &Sensor,
     order: &OutageOrder,
+    mut armed: Armed,
     mut abort: watch::Receiver<bool>,
     note: &dyn Fn(String),
 ) -> OutageEvidence {
@@ -45,22 +46,17 @@ pub async fn run(
     if !matches!(timeout(HEALTH_PATIENCE, healthy(cx, &order.home)).await, Ok(true)) {
         evidence.problems.push("the outage was not started: no exit of the VPN could be proven before it, so the tunnel may be down already".to_owned());
         evidence.to_ms = cx.clock.now_ms();
+        armed.end(true).await;
         return evidence;
     }
-    let mut method = match Method::arm(&order.method, cx).await {
-        Ok(method) => method,
-        Err(why) => {
-            evidence.problems.push(format!("the outage was not started: {why}"));
-            evidence.to_ms = cx.clock.now_ms();
-            return evidence;
-        }
-    };
+    let_connections_end().await;
     let trial: Arc<str> = order.trial.as_str().into();
     let sampler = match Sampler::start(cx.clock, &cx.ledger, &trial, &sensor.uplinks(), &cx.setup.canary) {
         Ok(sampler) => sampler,
         Err(error) => {
             evidence.problems.push(format!("the outage was not started: the sampler could not be: {error}"));
             evidence.to_ms = cx.clock.now_ms();
+            armed.end(true).await;
             return evidence;
         }
     };
@@ -69,13 +65,20 @@ pub async fn run(
     sleep(LEAD).await;
     let in_tunnel_before = sensor.trace().last_in_tunnel_ms.is_some();
     sampler.begin();
+    if *abort.borrow() {
+        evidence.problems.push("the outage was not started: the run was ended before it".to_owned());
+        evidence.to_ms = cx.clock.now_ms();
+        armed.end(true).await;
+        return evidence;
+    }
 
     let start = cx.clock.now_ms();
     evidence.from_ms = start;
     let since = |at: f64| at - start;
     let mut events = vec![Event { at_ms: 0.0, what: format!("{}: the tunnel is told to go", order.method) }];
     let watched = Watched::default();
-    match method.down().await {
+    sampler.set_full(true);
+    match armed.down().await {
         Ok(proof) => {
             events.push(Event { at_ms: since(cx.clock.now_ms()), what: proof.clone() });
             evidence.down_proof = Some(proof);
@@ -98,11 +101,12 @@ pub async fn run(
     evidence.up_ms = Some(since(up));
     events.push(Event { at_ms: since(up), what: "the tunnel is told to come back".to_owned() });
     note(format!("{}: the tunnel is being put back", order.method));
-    put_back(&mut method, &mut evidence).await;
+    put_back(&mut armed, &mut evidence).await;
     if !*abort.borrow() {
         let limit = Duration::from_millis(order.recovery_ms);
         let recovered = tokio::select! {
             result = timeout(limit, until_healthy(cx, &order.home)) => result.is_ok(),
+            () = ease(sensor, &sampler) => false,
             _ = abort.wait_for(|abort| *abort) => false,
         };
         if recovered {
@@ -117,10 +121,12 @@ pub async fn run(
             });
         }
     }
-    if let Err(why) = settle(&mut method).await {
+    if let Err(why) = settle(&mut armed).await {
         evidence.restored = false;
         evidence.problems.push(format!("the stack is not as it was: {why}"));
     }
+
+    armed.end(evidence.restored).await;
 
     // Let what the last samples caused reach the sensor before its trace is read.
     sleep(Duration::from_millis(30)).await;
@@ -154,6 +160,39 @@ pub async fn run(
 struct Watched {
     names: Mutex<Vec<Answer>>,
     local: Mutex<Vec<LocalReach>>,
+}
+
+/// Slows the sampler down as soon as the tunnel carries its packets again. Never ends.
+async fn ease(sensor: &Sensor, sampler: &Sampler) {
+    while sensor.trace().first_after_mark_ms.is_none() {
+        sleep(Duration::from_millis(2)).await;
+    }
+    sampler.set_full(false);
+    std::future::pending::<()>().await;
+}
+
+/// Waits until the connections that were just closed are gone, a little while at most: their last packets, sent again after the tunnel
+/// went, would be a leak of our own making where the firewall lets established connections pass.
+async fn let_connections_end() {
+    for _ in 0..40 {
+        if !connections_are_ending() {
+            return;
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Whether a connection of the namespace that no process owns any more still waits for an acknowledgement (proc_net_tcp).
+fn connections_are_ending() -> bool {
+    const FIN_WAIT1: &str = "04";
+    const LAST_ACK: &str = "09";
+    const CLOSING: &str = "0B";
+    ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"].iter().any(|file| {
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        text.lines().skip(1).any(|line| {
+            line.split_whitespace().nth(3).is_some_and(|state| [FIN_WAIT1, LAST_ACK, CLOSING].contains(&state))
+        })
+    })
 }
 
 /// Whether a witness sees an exit that is not home, right now.
@@ -220,10 +259,10 @@ impl Watched {
     }
 }
 
-async fn put_back(method: &mut Method, evidence: &mut OutageEvidence) {
+async fn put_back(armed: &mut Armed, evidence: &mut OutageEvidence) {
     let mut last = String::new();
     for _ in 0..TRIES {
-        match method.up().await {
+        match armed.up().await {
             Ok(()) => return,
             Err(why) => last = why,
         }
@@ -233,14 +272,14 @@ async fn put_back(method: &mut Method, evidence: &mut OutageEvidence) {
 }
 
 /// Verifies that all is as it was, helping where it is not yet.
-async fn settle(method: &mut Method) -> Result<(), String> {
+async fn settle(armed: &mut Armed) -> Result<(), String> {
     let mut last = Ok(());
     for _ in 0..TRIES {
-        last = method.verify().await;
+        last = armed.verify().await;
         if last.is_ok() {
             return Ok(());
         }
-        let _ = method.up().await;
+        let _ = armed.up().await;
         sleep(TRY_EVERY).await;
     }
     last

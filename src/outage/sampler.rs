@@ -1,5 +1,6 @@
 //! The sampler: a thread that sends one packet of every kind a thousand times a second, by the default route and bound to each uplink,
-//! over IPv4 and IPv6, with TTL 1 and a marker each, and records what the kernel says.
+//! over IPv4 and IPv6, with TTL 1 and a marker each, and records what the kernel says. While the tunnel carries what goes by the default
+//! route, those kinds take turns: a slow line must not be filled, nor its recovery hindered, by what is only there to be seen.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -24,6 +25,7 @@ const RAW_TCP: Proto = Proto::Ip(libc::IPPROTO_TCP as u8);
 /// A running sampler. Dropping it ends its thread.
 pub(super) struct Sampler {
     stop: Arc<AtomicBool>,
+    full: Arc<AtomicBool>,
     shared: Arc<Mutex<Vec<Tally>>>,
     gap: Arc<Mutex<f64>>,
     thread: Option<JoinHandle<()>>,
@@ -79,12 +81,18 @@ impl Sampler {
         let tallies = kinds.iter().map(Kind::tally).collect();
         let shared = Arc::new(Mutex::new(tallies));
         let gap = Arc::new(Mutex::new(0.0));
-        let stop = Arc::new(AtomicBool::new(false));
-        let (theirs, their_gap, their_stop) = (Arc::clone(&shared), Arc::clone(&gap), Arc::clone(&stop));
+        let (stop, full) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let (theirs, their_gap) = (Arc::clone(&shared), Arc::clone(&gap));
+        let (their_stop, their_full) = (Arc::clone(&stop), Arc::clone(&full));
         let thread = thread::Builder::new()
             .name("sampler".into())
-            .spawn(move || sample(clock, kinds, &theirs, &their_gap, &their_stop))?;
-        Ok(Sampler { stop, shared, gap, thread: Some(thread) })
+            .spawn(move || sample(clock, kinds, &theirs, &their_gap, &their_stop, &their_full))?;
+        Ok(Sampler { stop, full, shared, gap, thread: Some(thread) })
+    }
+
+    /// Whether every kind goes out in every round, or those by the default route take turns, as at the start.
+    pub(super) fn set_full(&self, full: bool) {
+        self.full.store(full, Ordering::Relaxed);
     }
 
     /// Forgets the gaps so far: called when all is set up and the outage begins.
@@ -139,9 +147,18 @@ fn targets() -> Vec<(Proto, SocketAddr)> {
     found
 }
 
-fn sample(clock: Clock, mut kinds: Vec<Kind>, shared: &Mutex<Vec<Tally>>, gap: &Mutex<f64>, stop: &AtomicBool) {
+fn sample(
+    clock: Clock,
+    mut kinds: Vec<Kind>,
+    shared: &Mutex<Vec<Tally>>,
+    gap: &Mutex<f64>,
+    stop: &AtomicBool,
+    full: &AtomicBool,
+) {
     let Ok(mut next) = clock_gettime(ClockId::CLOCK_MONOTONIC) else { return };
     let mut before: Option<f64> = None;
+    let by_default = kinds.iter().filter(|kind| kind.via == Via::Default).count().max(1);
+    let mut round = 0;
     while !stop.load(Ordering::Relaxed) {
         let now = clock.now_ms();
         if let Some(before) = before {
@@ -151,9 +168,14 @@ fn sample(clock: Clock, mut kinds: Vec<Kind>, shared: &Mutex<Vec<Tally>>, gap: &
         before = Some(now);
         {
             let mut tallies = shared.lock().unwrap_or_else(PoisonError::into_inner);
-            for (kind, tally) in kinds.iter_mut().zip(tallies.iter_mut()) {
-                tally.count(now, kind.send());
+            let all = full.load(Ordering::Relaxed);
+            // The kinds by the default route stand first.
+            for (place, (kind, tally)) in kinds.iter_mut().zip(tallies.iter_mut()).enumerate() {
+                if all || place >= by_default || place == round % by_default {
+                    tally.count(now, kind.send());
+                }
             }
+            round += 1;
         }
         next = next + TimeSpec::from_duration(PERIOD);
         // A round that came too late is not made up for: the gap is on record, a burst would prove nothing.

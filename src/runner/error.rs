@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::catalog::CatalogError;
+use crate::outage::JournalError;
 use crate::target::TargetError;
 
 /// See the head of this file.
@@ -36,6 +37,19 @@ pub enum RunError {
         #[source]
         source: io::Error,
     },
+    /// The journal of what has to be put back.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// What an earlier run left changed is still changed.
+    #[error("put back what an outage by {method} left changed: {why}")]
+    NotPutBack {
+        /// The outage's method.
+        method: String,
+        /// What is not as it was.
+        why: String,
+        /// What to do.
+        help: Option<String>,
+    },
     /// The agent could not do its work.
     #[error("work inside the stack's namespace: {what}")]
     Agent {
@@ -56,6 +70,11 @@ impl RunError {
             RunError::ApiKey { .. } => {
                 Some("set outage.api_key_file to a file that holds the key and can be read".to_owned())
             }
+            RunError::Journal(error) => Some(error.help()),
+            RunError::NotPutBack { help, .. } => Some(help.clone().unwrap_or_else(|| {
+                "restart the VPN container, then what depends on it; a new namespace has nothing of the old state"
+                    .to_owned()
+            })),
             RunError::Agent { help, .. } => help.clone(),
             RunError::Runtime(_) => None,
         }

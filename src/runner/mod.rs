@@ -4,6 +4,7 @@
 mod error;
 mod outside;
 mod phase;
+mod put_back;
 mod session;
 
 use std::net::IpAddr;
@@ -18,6 +19,8 @@ use tokio::runtime::Runtime;
 pub use error::RunError;
 use outside::{Asker, Outside};
 use phase::{Asked, Phases};
+use put_back::Notebook;
+pub use put_back::{Restored, restore};
 use session::Session;
 
 use crate::agent::protocol::{ApiKey, OutageOrder, PROTOCOL, Setup, Stack};
@@ -27,6 +30,7 @@ use crate::judge::{self, Facts};
 use crate::model::evidence::{Class, OutageEvidence, PhaseWire, Role};
 use crate::model::probe::Phase;
 use crate::model::report::{self, Outage, ProbeResult, Report, RunVerdict, Summary, Wire, WireLeak};
+use crate::outage::Entry;
 use crate::report::progress::Progress;
 use crate::target::{Enter, FindOptions, Target, TargetSpec};
 use crate::technique;
@@ -55,12 +59,16 @@ pub struct Options<'a> {
     pub redact: bool,
     /// Give up after this time.
     pub timeout: Option<Duration>,
+    /// Where the journal of what has to be put back is kept; else where it usually is.
+    pub state_dir: Option<&'a Path>,
     /// Told what happens.
     pub progress: Arc<dyn Progress>,
 }
 
 /// Exit status: nothing failed and nothing was inconclusive.
 pub const PASSED: u8 = 0;
+/// Exit status: the stack could not be put back as it was.
+pub const NOT_PUT_BACK: u8 = 4;
 /// Exit status: interrupted, after putting it back.
 pub const INTERRUPTED: u8 = 130;
 
@@ -99,11 +107,7 @@ pub fn run(options: &Options<'_>) -> Result<Report, RunError> {
     options.trials()?;
     let started = Timestamp::now();
     let clock = Instant::now();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .map_err(RunError::Runtime)?;
+    let runtime = runtime()?;
     let extra_ca = options.config.echo.extra_ca.as_deref().map(read_ca).transpose()?;
     let api_key = options.config.outage.api_key_file.as_deref().map(read_key).transpose()?;
     let mut target = runtime.block_on(find(options))?;
@@ -111,18 +115,30 @@ pub fn run(options: &Options<'_>) -> Result<Report, RunError> {
         target.label.clone_from(label);
     }
     let outside = runtime.spawn(outside::look(options.config.clone(), extra_ca.clone()));
-    let process = runtime.block_on(target.launch(options.enter, !options.quick))?;
+    let api_key_file = options.config.outage.api_key_file.as_deref();
+    let notebook = Arc::new(Notebook::open(options.state_dir, &target, api_key_file, !options.quick)?);
+    let left = notebook.left();
+    let process = runtime.block_on(target.launch(options.enter, !options.quick || left.is_some()))?;
     let deadline = options.timeout.map(|timeout| clock + timeout);
     let session = Session::open(&runtime, process, deadline);
     let session = Arc::new(session);
     session::watch_signals(&runtime, &session);
-    let result = audit(options, &runtime, &target, &session, outside, extra_ca, api_key, clock);
+    let result = match &left {
+        Some(entry) => put_back::work_off(&session, entry).map(|()| notebook.cross_out()),
+        None => Ok(()),
+    };
+    let inputs = Inputs { outside, extra_ca, api_key, clock };
+    let result = result.and_then(|()| audit(options, &runtime, &target, &session, &notebook, inputs));
     let ended = session.end();
     let (mut report, home) = result?;
+    if let Some(Entry { method, .. }) = left {
+        report.notes.insert(0, format!("an earlier run had died in an outage by {method}: put back first"));
+    }
+    put_back_rest(options, &runtime, &target, &notebook, &mut report);
     if let Err(why) = ended {
         report.notes.push(format!("the agent did not end as it should: {why}"));
     }
-    report.started = started.to_string();
+    report.started = started.round(jiff::Unit::Millisecond).unwrap_or(started).to_string();
     report.duration_ms = clock.elapsed().as_millis() as u64;
     report.target = target.label.clone();
     report.settle();
@@ -133,6 +149,28 @@ pub fn run(options: &Options<'_>) -> Result<Report, RunError> {
         report.redact(&home);
     }
     Ok(report)
+}
+
+fn runtime() -> Result<Runtime, RunError> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(RunError::Runtime)
+}
+
+/// When the agent was lost in an outage, or did not succeed, another one puts the stack back.
+fn put_back_rest(options: &Options<'_>, runtime: &Runtime, target: &Target, notebook: &Notebook, report: &mut Report) {
+    let Some(entry) = notebook.left() else { return };
+    match put_back::work_off_anew(runtime, target, options.enter, &entry) {
+        Ok(()) => {
+            notebook.cross_out();
+            for outage in report.outages.iter_mut().filter(|outage| outage.method == entry.method) {
+                outage.restored = true;
+            }
+            report.notes.push(format!("the outage by {} was put back by a second agent", entry.method));
+        }
+        Err(error) => {
+            let help = error.help().map(|help| format!("; {help}")).unwrap_or_default();
+            report.notes.push(format!("failed to {error}{help}; leakcheck restore tries again"));
+        }
+    }
 }
 
 async fn find(options: &Options<'_>) -> Result<Target, RunError> {
@@ -148,20 +186,23 @@ async fn find(options: &Options<'_>) -> Result<Target, RunError> {
     Ok(Target::find(spec.as_ref(), &find).await?)
 }
 
-#[expect(
-    clippy::too_many_arguments,
-    reason = "all of it is made by `run`, which has to end the session whatever happens here"
-)]
+/// What was read or begun before the agent was there.
+struct Inputs {
+    outside: tokio::task::JoinHandle<Outside>,
+    extra_ca: Option<String>,
+    api_key: Option<ApiKey>,
+    clock: Instant,
+}
+
 fn audit(
     options: &Options<'_>,
     runtime: &Runtime,
     target: &Target,
     session: &Arc<Session>,
-    outside: tokio::task::JoinHandle<Outside>,
-    extra_ca: Option<String>,
-    api_key: Option<ApiKey>,
-    clock: Instant,
+    notebook: &Arc<Notebook>,
+    inputs: Inputs,
 ) -> Result<(Report, Vec<IpAddr>), RunError> {
+    let Inputs { outside, extra_ca, api_key, clock } = inputs;
     let asker = Arc::new(Asker {
         clock,
         must_serve: options.config.local.must_serve.clone(),
@@ -180,7 +221,7 @@ fn audit(
     let methods = methods(options, &stack, &mut notes);
     let trials = options.select(&methods)?;
     let facts = Arc::new(facts);
-    let mut phases = Phases::new(session, &facts, &options.progress, &asker);
+    let mut phases = Phases::new(session, &facts, notebook, &options.progress, &asker);
     let of = |phase: Phase, method: Option<&str>| -> Vec<&Trial<'_>> {
         trials.iter().filter(|trial| trial.phase == phase && trial.method.as_deref() == method).collect()
     };
@@ -199,7 +240,7 @@ fn audit(
             window_ms: window.as_millis() as u64,
             recovery_ms: options.config.outage.recovery_timeout.as_millis() as u64,
             home: facts.home.clone(),
-            trial: owner.map_or_else(|| format!("outage/{method}"), |trial| trial.name()),
+            trial: owner.map_or_else(|| format!("{}{method}", judge::UNWATCHED_OUTAGE), |trial| trial.name()),
         };
         results.extend(phases.run(&format!("outage {method}"), &down, Asked::Outage(order)));
         let Some(outage) = phases.outage.take() else { continue };

@@ -6,6 +6,7 @@ use std::time::Instant;
 use libtest_mimic::{Arguments, ColorSetting, Failed, Trial as TestTrial};
 
 use super::outside::Asker;
+use super::put_back::Notebook;
 use super::result;
 use super::session::Session;
 use crate::agent::protocol::{OutageOrder, Reply, Request};
@@ -32,6 +33,7 @@ pub(super) enum Asked {
 pub(super) struct Phases {
     session: Arc<Session>,
     facts: Arc<Facts>,
+    notebook: Arc<Notebook>,
     progress: Arc<dyn Progress>,
     asker: Arc<Asker>,
     /// What the sensor saw in each phase so far.
@@ -44,6 +46,7 @@ pub(super) struct Phases {
 struct Shared {
     session: Arc<Session>,
     facts: Arc<Facts>,
+    notebook: Arc<Notebook>,
     progress: Arc<dyn Progress>,
     asker: Arc<Asker>,
     asked: Asked,
@@ -75,11 +78,13 @@ impl Phases {
     pub(super) fn new(
         session: &Arc<Session>,
         facts: &Arc<Facts>,
+        notebook: &Arc<Notebook>,
         progress: &Arc<dyn Progress>,
         asker: &Arc<Asker>,
     ) -> Self {
         let (session, facts, progress) = (Arc::clone(session), Arc::clone(facts), Arc::clone(progress));
-        Phases { session, facts, progress, asker: Arc::clone(asker), wires: Vec::new(), outage: None }
+        let (notebook, asker) = (Arc::clone(notebook), Arc::clone(asker));
+        Phases { session, facts, notebook, progress, asker, wires: Vec::new(), outage: None }
     }
 
     /// Runs one phase. `label` is for the progress line.
@@ -98,6 +103,7 @@ impl Phases {
         let shared = Arc::new(Shared {
             session: Arc::clone(&self.session),
             facts: Arc::clone(&self.facts),
+            notebook: Arc::clone(&self.notebook),
             progress: Arc::clone(&self.progress),
             asker: Arc::clone(&self.asker),
             asked,
@@ -188,7 +194,11 @@ impl Shared {
             return Ok(None);
         }
         if asking.probe.technique == technique::SERVED {
-            return Ok(Some(self.session.block_on(self.asker.served())));
+            // The agent's clock is the one by which the sensor says when it listened.
+            let from_ms = self.now_ms(&asking.name)?;
+            let answers = self.session.block_on(self.asker.served());
+            let to_ms = self.now_ms(&asking.name)?;
+            return Ok(Some(Evidence { from_ms, to_ms, answers, ..Evidence::default() }));
         }
         let params = serde_json::to_value(&asking.probe.params).map_err(|error| error.to_string())?;
         let request = Request::Run { trial: asking.name.clone(), technique: asking.probe.technique.clone(), params };
@@ -199,6 +209,17 @@ impl Shared {
                 }
                 Ok(Some(evidence))
             }
+            Reply::Failed { what, .. } => Err(what),
+            other => Err(format!("the agent gave an answer that does not fit: {other:?}")),
+        }
+    }
+
+    /// The agent's time.
+    fn now_ms(&self, trial: &str) -> Result<f64, String> {
+        let params = serde_json::json!({ "at_least_ms": 0 });
+        let request = Request::Run { trial: trial.to_owned(), technique: technique::LISTEN.to_owned(), params };
+        match self.session.request(request)? {
+            Reply::Evidence(evidence) => Ok(evidence.to_ms),
             Reply::Failed { what, .. } => Err(what),
             other => Err(format!("the agent gave an answer that does not fit: {other:?}")),
         }
@@ -248,10 +269,36 @@ impl Shared {
         }
     }
 
+    /// One outage: what it will change is noted in the journal before the agent may begin, and crossed out once it is put back.
+    fn outage(&self, order: &OutageOrder) -> Result<Reply, String> {
+        let armed = match self.session.request(Request::Arm(order.method.clone())) {
+            Ok(Reply::Armed(recipe)) => self.notebook.write(&order.method, *recipe),
+            Ok(Reply::Failed { what, .. }) => Err(what),
+            Ok(_) => Err("the agent gave an answer that does not fit".to_owned()),
+            Err(why) => Err(why),
+        };
+        if let Err(why) = armed {
+            let problems = vec![format!("the outage was not started: {why}")];
+            let evidence =
+                OutageEvidence { method: order.method.clone(), restored: true, problems, ..OutageEvidence::default() };
+            return Ok(Reply::Outage(Box::new(evidence)));
+        }
+        let answer = self.session.request_patiently(Request::Outage(order.clone()), &*self.progress);
+        let untouched = match &answer {
+            Ok(Reply::Outage(evidence)) => evidence.restored,
+            Ok(Reply::Failed { .. }) => true,
+            Ok(_) | Err(_) => false,
+        };
+        if untouched {
+            self.notebook.cross_out();
+        }
+        answer
+    }
+
     fn close(&self) {
         let outage = match &self.asked {
             Asked::Outage(order) if self.state.lock().unwrap_or_else(PoisonError::into_inner).problem.is_none() => {
-                Some(self.session.request_patiently(Request::Outage(order.clone()), &*self.progress))
+                Some(self.outage(order))
             }
             _ => None,
         };

@@ -129,6 +129,15 @@ impl Session {
         self.handle.block_on(work)
     }
 
+    /// As [`Session::request`], but neither time nor a signal ends the wait: the stack is being put back.
+    ///
+    /// # Errors
+    /// When the agent is gone.
+    pub(super) fn insist(&self, body: Request) -> Result<Reply, String> {
+        let receiver = self.ask(body)?;
+        self.handle.block_on(receiver).map_err(|_| self.why_gone())
+    }
+
     fn ask(&self, body: Request) -> Result<oneshot::Receiver<Reply>, String> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = oneshot::channel();

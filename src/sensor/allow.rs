@@ -98,13 +98,14 @@ impl Endpoint {
     }
 }
 
-/// Whether a UDP payload of `length` octets, of which `payload` was captured, has the type and the length of a WireGuard message: initiation 148, response 92, cookie 64, transport data
-/// 32 and more in steps of 16 octets (<https://www.wireguard.com/protocol/>). The three reserved octets are not looked at: some
-/// providers use them.
+/// Whether a UDP payload of `length` octets, of which `payload` was captured, looks like a WireGuard message: initiation 148 octets,
+/// response 92, cookie 64, transport data 32 and more (<https://www.wireguard.com/protocol/>). Data is padded to steps of 16, but never
+/// past the tunnel's MTU, and some implementations do not pad at all: another length is known by its counter, whose upper half is 0 for
+/// the life of a key. The three reserved octets are not looked at: some providers use them.
 pub fn looks_like_wireguard(payload: &[u8], length: usize) -> bool {
     match (payload.first(), length) {
         (Some(1), 148) | (Some(2), 92) | (Some(3), 64) => true,
-        (Some(4), length) => length >= 32 && length % 16 == 0,
+        (Some(4), length) => length >= 32 && (length % 16 == 0 || payload.get(12..16) == Some(&[0; 4])),
         _ => false,
     }
 }
@@ -166,6 +167,19 @@ mod tests {
         assert_eq!(udp([198, 51, 100, 2], 51820, b"plain text to the endpoint"), Some(Class::Offence));
         assert_eq!(udp([198, 51, 100, 2], 51821, &[&[4, 0, 0, 0][..], &[7; 92]].concat()), Some(Class::Offence));
         assert_eq!(udp([198, 51, 100, 3], 51820, &[&[4, 0, 0, 0][..], &[7; 92]].concat()), Some(Class::Offence));
+    }
+
+    #[test]
+    fn a_full_packet_is_padded_no_further_than_the_mtu() {
+        let message = |length: usize, upper: u8| {
+            let head = [4, 0, 0, 0, 9, 9, 9, 9, 200, 1, 0, 0, upper, 0, 0, 0];
+            udp([198, 51, 100, 2], 51820, &[&head[..], &vec![7; length - head.len()]].concat())
+        };
+        for mtu in [1280, 1320, 1412, 1420, 1440, 1492] {
+            assert_eq!(message(mtu + 32, 0), None, "an MTU of {mtu}");
+        }
+        assert_eq!(message(1452, 1), Some(Class::Offence));
+        assert!(!looks_like_wireguard(&[4, 0, 0], 1452), "too little of it was captured to tell");
     }
 
     #[test]

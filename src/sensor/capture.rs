@@ -161,9 +161,10 @@ impl Sensor {
     fn control(&self) -> Vec<Control> {
         let owner: Arc<str> = CONTROL.into();
         let mut sent: Vec<(Control, Option<Entry>)> = Vec::new();
-        // A link that is down lets nothing out, and could not carry a control either. Links that came later are uplinks too.
+        // A link that is down or has no carrier lets nothing out, and could not carry a control either. Links that came later are uplinks too.
         for interface in datalink::interfaces() {
-            if interface.is_up() && !interface.is_loopback() && !self.shared.tunnels.contains(&interface.name) {
+            let carries = interface.is_up() && interface.is_lower_up();
+            if carries && !interface.is_loopback() && !self.shared.tunnels.contains(&interface.name) {
                 self.control_link(&interface, &owner, &mut sent);
             }
         }

@@ -124,6 +124,15 @@ impl Target {
         })
     }
 
+    /// Under which name the journal of this target is kept: the namespace's inode, or the container's id where that is not to be seen.
+    pub fn key(&self) -> String {
+        match (self.namespace_inode(), &self.stack) {
+            (Some(inode), _) => format!("netns-{inode}"),
+            (None, Some(stack)) => format!("docker-{}", stack.id),
+            (None, None) => format!("label-{}", self.label.replace(|c: char| !c.is_ascii_alphanumeric(), "-")),
+        }
+    }
+
     /// Starts the agent inside. `admin` says that it will change the network there, and needs CAP_NET_ADMIN.
     pub async fn launch(&self, enter: Enter, admin: bool) -> Result<AgentProcess, TargetError> {
         match (enter, &self.stack) {

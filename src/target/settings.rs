@@ -161,7 +161,7 @@ mod tests {
     #[test]
     fn what_matters_is_read() {
         let container = json!({
-            "Config": {"Image": "linuxserver/qbittorrent", "Env": ["API_KEY=hunter2", "PATH=/bin"],
+            "Config": {"Image": "linuxserver/qbittorrent", "Env": ["API_KEY=hunter2", "PATH=/bin", "PUID=1000", "PGID=100"],
                        "Healthcheck": {"Test": ["CMD", "true"]},
                        "Labels": {"com.docker.compose.depends_on": "gluetun:service_healthy:false,db:service_started:true"}},
             "HostConfig": {"CapAdd": ["CAP_NET_ADMIN", "net_raw"], "CapDrop": ["MKNOD"], "Privileged": true, "PidMode": "host", "IpcMode": "private",
@@ -189,6 +189,7 @@ mod tests {
                 ("db".to_owned(), "service_started".to_owned()),
             ]),
             secret_variables: vec!["API_KEY".to_owned()],
+            users: vec![(1000, 100)],
             started_at: Some("2026-01-01T00:00:00Z".to_owned()),
         };
         assert_eq!(settings, expected);

@@ -5,6 +5,8 @@ mod forced_dns;
 mod gateway;
 mod http;
 mod listen;
+mod local_names;
+mod local_resolvers;
 mod local_targets;
 mod marks;
 mod names;
@@ -33,6 +35,7 @@ use crate::sensor::ledger::Ledger;
 pub use exit_http::{ask_exits, exit_in};
 pub use forced_dns::question;
 pub use http::{ask, chain, trust};
+pub use listen::LISTEN;
 pub use local_targets::{FORBIDDEN, FROM_OUTSIDE, Target, reach, reach_local, targets};
 pub use names::lookup_marked;
 pub use names::{NoAnswer, addresses, lookup, nameservers, resolver_at};
@@ -123,6 +126,8 @@ pub const TECHNIQUES: &[&dyn Technique] = &[
     &exit_http::ExitHttp,
     &resolver_path::ResolverPath,
     &forced_dns::ForcedDns,
+    &local_names::LocalNames,
+    &local_resolvers::LocalResolvers,
     &uplink::Uplink,
     &routes::Routes,
     &gateway::Gateway,

@@ -267,7 +267,7 @@ pub fn protocols(v6: bool) -> Vec<u8> {
     const FAMILIAR: [i32; 4] = [libc::IPPROTO_TCP, libc::IPPROTO_UDP, libc::IPPROTO_ICMP, libc::IPPROTO_ICMPV6];
     // The kernel makes no sockets of protocol 0, and 255 means that the sender writes the header itself (raw(7)).
     (1..u8::MAX)
-        .filter(|number| !FAMILIAR.contains(&i32::from(*number)) && !(v6 && EXTENSIONS.contains(number)))
+        .filter(|number| !(FAMILIAR.contains(&i32::from(*number)) || v6 && EXTENSIONS.contains(number)))
         .collect()
 }
 
@@ -295,7 +295,7 @@ fn users(found: &[User]) -> (Vec<User>, Vec<String>) {
     }
     users.retain(user::can_be);
     let common = COMMON_USERS.map(|id| User { uid: id, gid: id });
-    users.extend(common.into_iter().filter(|user| user::can_be(user)));
+    users.extend(common.into_iter().filter(user::can_be));
     users.sort();
     users.dedup();
     (users, problems)

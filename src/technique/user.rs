@@ -83,8 +83,8 @@ mod tests {
         let root = before == User { uid: 0, gid: 0 };
         match made {
             Ok(socket) => {
-                let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&socket.unwrap()));
-                assert_eq!(std::fs::metadata(path).unwrap().uid(), other.uid);
+                let socket = std::fs::File::from(std::os::fd::OwnedFd::from(socket.unwrap()));
+                assert_eq!(socket.metadata().unwrap().uid(), other.uid);
             }
             Err(reason) => assert!(!root || reason.contains("CAP_SETUID"), "{reason}"),
         }

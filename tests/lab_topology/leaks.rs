@@ -47,6 +47,8 @@ enum Sign {
     UserUnbound(u32, &'static str),
     /// The stack's own server there does not answer the home.
     NotServed(&'static str),
+    /// The stack's programs can connect to there.
+    Connects(&'static str),
     /// A gateway answers there over NAT-PMP, with that external address.
     MapsPorts(&'static str, [u8; 4]),
     /// A datagram bound to the second uplink gets out to the internet.
@@ -93,6 +95,8 @@ const SIGNS: &[(&str, &[Sign])] = &[
     ("late-hole", &[Sign::Hole { to: "192.0.2.99:9", from: 1950, within: 2100, lasts: 90 }]),
     ("local-lost", &[Sign::LocalLost]),
     ("local-names", &[Sign::IspAsks(Some("127.0.0.1:53"), "nas")]),
+    ("open-router", &[Sign::IspAsks(Some("192.168.1.1:53"), "example.com")]),
+    ("management-reached", &[Sign::Connects("10.99.0.1:22")]),
     ("mark", &[Sign::Marked(0xca6c, "8.8.8.8:9")]),
     ("mark-bit", &[Sign::Marked(0x2f_4e11, "8.8.8.8:9")]),
     ("multicast", &[Sign::Unasked("239.192.152.143")]),
@@ -225,6 +229,10 @@ fn shows(lab: &Lab, sign: &Sign) -> Result<bool> {
             on_wire(UDP, to.parse()?, || send_as(lab, id, None, to))?
         }
         Sign::NotServed(at) => std::net::TcpStream::connect_timeout(&at.parse()?, Duration::from_millis(300)).is_err(),
+        Sign::Connects(at) => {
+            let at: SocketAddr = at.parse()?;
+            in_stack(lab, move || std::net::TcpStream::connect_timeout(&at, Duration::from_millis(300)))?.is_ok()
+        }
         Sign::MapsPorts(at, address) => maps_ports(lab, at)?.is_some_and(|told| told == *address),
         Sign::From(port, to) => {
             let port = *port;

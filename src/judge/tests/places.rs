@@ -2,10 +2,12 @@
 
 use std::net::IpAddr;
 
-use super::*;
-use crate::model::evidence::{Answer, Class, Control, Fate, Proto, Role, Said, Stimulus, Via};
-use crate::model::probe::Severity;
-use crate::model::verdict::FailKind;
+use crate::judge::{Case, Facts, Ruling, judge};
+use crate::model::evidence::{
+    Answer, Class, Control, Evidence, Fate, PhaseWire, Proto, Role, Said, Sighting, Stimulus, Via,
+};
+use crate::model::probe::{Expectation, Phase, Probe, Severity};
+use crate::model::verdict::{FailKind, Verdict};
 use crate::technique::{FROM_OUTSIDE, ROUTE_CONTROL, ROUTE_INSIDE, ROUTE_LEARNED, ROUTE_PUBLIC};
 
 const TRIAL: &str = "probe";
@@ -30,19 +32,24 @@ fn probe(expect: Expectation) -> Probe {
 
 /// The record of a sensor that did its work and saw nothing.
 fn quiet() -> PhaseWire {
-    let control = |sent_ms| Control {
-        link: "eth0".to_owned(),
-        proto: Proto::Udp,
-        v6: false,
-        sent_ms,
-        seen_ms: Some(sent_ms),
-        error: None,
+    let kinds = [Proto::Udp, Proto::Tcp, Proto::Icmp].map(|proto| (proto, false));
+    let kinds6 = [Proto::Udp, Proto::Tcp, Proto::Icmpv6].map(|proto| (proto, true));
+    let control = |sent_ms: f64| {
+        let kinds = kinds.into_iter().chain(kinds6);
+        kinds.map(move |(proto, v6)| Control {
+            link: "eth0".to_owned(),
+            proto,
+            v6,
+            sent_ms,
+            seen_ms: Some(sent_ms),
+            error: None,
+        })
     };
     PhaseWire {
         armed_ms: 1.0,
         closed_ms: 90.0,
         uplinks: vec!["eth0".to_owned()],
-        controls: vec![control(0.5), control(89.0)],
+        controls: control(0.5).chain(control(89.0)).collect(),
         ..PhaseWire::default()
     }
 }

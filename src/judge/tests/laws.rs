@@ -1,0 +1,275 @@
+//! The law of pass, as properties that hold of every situation in `fixtures/evidence` and of what chance makes of them.
+
+use std::sync::LazyLock;
+
+use proptest::prelude::*;
+use proptest::sample::{Index, select};
+
+use super::{Situation, TRIAL, situations};
+use crate::model::evidence::{Answer, Class, Control, Fate, Said, Sighting};
+use crate::model::probe::{Expectation, Phase};
+use crate::model::verdict::Verdict;
+
+static ALL: LazyLock<Vec<(String, Situation)>> = LazyLock::new(situations);
+
+/// Any of them.
+fn any_situation() -> impl Strategy<Value = (String, Situation)> {
+    select(ALL.as_slice())
+}
+
+/// Situations that pass.
+fn passing() -> impl Strategy<Value = (String, Situation)> {
+    select(ALL.iter().filter(|(_, situation)| situation.judge().verdict == Verdict::Pass).cloned().collect::<Vec<_>>())
+}
+
+fn failed(situation: &Situation) -> bool {
+    matches!(situation.judge().verdict, Verdict::Fail(_))
+}
+
+/// Probes whose own stimuli may be seen on an uplink, or must not be.
+fn watches_its_own(situation: &Situation) -> bool {
+    matches!(
+        situation.expect,
+        Expectation::NothingOnUplink
+            | Expectation::ForcedDnsContained
+            | Expectation::GoesDark
+            | Expectation::ResolverIsVpn
+    )
+}
+
+fn sighting(class: Class, probe: Option<&str>, dst: &str, count: u64) -> Sighting {
+    let probe = probe.map(str::to_owned);
+    let mut seen: Sighting = serde_json::from_value(serde_json::json!({
+        "first_ms": 300.0, "last_ms": 301.0, "link": "eth0", "class": "offence", "proto": "udp", "src": "172.18.0.10:4000",
+        "dst": dst, "count": count, "length": 60, "wireguard": false,
+    }))
+    .unwrap();
+    seen.class = class;
+    seen.stimulus = probe.as_ref().map(|_| 1);
+    seen.probe = probe;
+    seen
+}
+
+/// One thing that a pass needs, taken away.
+#[derive(Debug, Clone)]
+enum Harm {
+    /// The control at this place was never made.
+    NoControl(Index),
+    /// It was made and not seen.
+    Unseen(Index),
+    /// It could not be sent.
+    Unsent(Index),
+    /// No control at all.
+    NoControls,
+    Dropped(u64),
+    NoWire,
+    NeverClosed,
+    /// Closed so long before the end.
+    ClosedEarly(f64),
+    /// Armed so long after the beginning.
+    ArmedLate(f64),
+    NoUplinks,
+    SensorProblem,
+    NoEvidence,
+}
+
+fn harm() -> impl Strategy<Value = Harm> {
+    prop_oneof![
+        any::<Index>().prop_map(Harm::NoControl),
+        any::<Index>().prop_map(Harm::Unseen),
+        any::<Index>().prop_map(Harm::Unsent),
+        Just(Harm::NoControls),
+        (1..u64::MAX).prop_map(Harm::Dropped),
+        Just(Harm::NoWire),
+        Just(Harm::NeverClosed),
+        (0.001..5000.0).prop_map(Harm::ClosedEarly),
+        (0.001..5000.0).prop_map(Harm::ArmedLate),
+        Just(Harm::NoUplinks),
+        Just(Harm::SensorProblem),
+        Just(Harm::NoEvidence),
+    ]
+}
+
+/// When the first stimulus of a situation was due, and when the last was over.
+fn span(situation: &Situation) -> (f64, f64) {
+    match (&situation.evidence, &situation.outage, situation.phase) {
+        (Some(evidence), ..) => (evidence.from_ms, evidence.to_ms),
+        (None, Some(outage), Phase::Outage) => (outage.from_ms, outage.to_ms),
+        (None, ..) => panic!("a situation that passes measured something"),
+    }
+}
+
+fn harmed(mut situation: Situation, harm: &Harm) -> Situation {
+    let (from, to) = span(&situation);
+    let outage = situation.phase == Phase::Outage;
+    let control = |situation: &mut Situation, place: &Index, change: fn(&mut Control)| {
+        let controls = &mut situation.wire.as_mut().unwrap().controls;
+        let place = place.index(controls.len());
+        change(&mut controls[place]);
+    };
+    let wire = situation.wire.as_mut().unwrap();
+    match harm {
+        Harm::NoControl(place) => drop(wire.controls.remove(place.index(wire.controls.len()))),
+        Harm::Unseen(place) => control(&mut situation, place, |control| control.seen_ms = None),
+        Harm::Unsent(place) => control(&mut situation, place, |control| {
+            control.seen_ms = None;
+            control.error = Some("EPERM".to_owned());
+        }),
+        Harm::NoControls => wire.controls.clear(),
+        Harm::Dropped(count) => wire.dropped = *count,
+        Harm::NoWire => situation.wire = None,
+        Harm::NeverClosed => wire.closed_ms = 0.0,
+        Harm::ClosedEarly(by) => wire.closed_ms = to - by,
+        Harm::ArmedLate(by) => wire.armed_ms = from + by,
+        Harm::NoUplinks => wire.uplinks.clear(),
+        Harm::SensorProblem => wire.problems.push("the sensor stumbled".to_owned()),
+        Harm::NoEvidence if outage => situation.outage = None,
+        Harm::NoEvidence => situation.evidence = None,
+    }
+    situation
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn nothing_passes_with_something_missing((name, situation) in passing(), harm in harm()) {
+        let ruling = harmed(situation, &harm).judge();
+        prop_assert!(ruling.verdict == Verdict::Inconclusive, "{name} with {harm:?}: {ruling:?}");
+    }
+
+    #[test]
+    fn nothing_passes_with_a_stimulus_missing((name, situation) in passing(), which in any::<Index>(), all in any::<bool>()) {
+        let mut situation = situation;
+        let uplink = matches!(situation.expect, Expectation::NothingOnUplink | Expectation::ForcedDnsContained);
+        match (&mut situation.evidence, &mut situation.outage) {
+            (Some(evidence), _) if uplink && all => evidence.stimuli.clear(),
+            (Some(evidence), _) if uplink => {
+                let place = which.index(evidence.stimuli.len());
+                evidence.stimuli[place].fate = Fate::NotSent { reason: "no memory".to_owned() };
+            }
+            (_, Some(outage)) if situation.expect == Expectation::GoesDark && all => outage.samples.clear(),
+            (_, Some(outage)) if situation.expect == Expectation::GoesDark => {
+                let place = which.index(outage.samples.len());
+                outage.samples[place].sent = 0;
+                outage.samples[place].refused = 0;
+            }
+            _ => return Ok(()),
+        }
+        prop_assert_eq!(situation.judge().verdict, Verdict::Inconclusive, "{}", name);
+    }
+
+    #[test]
+    fn a_leak_seen_turns_a_pass_red(
+        (name, situation) in passing(),
+        class in select(&[Class::Offence, Class::Nearby, Class::LocalDns][..]),
+        count in 1..1000u64,
+        place in any::<Index>(),
+    ) {
+        let mut situation = situation;
+        let sightings = &mut situation.wire.as_mut().unwrap().sightings;
+        let place = place.index(sightings.len() + 1);
+        let seen = match situation.expect {
+            Expectation::WireQuiet => sighting(Class::Offence, None, "9.9.9.9:443", count),
+            _ if class == Class::Offence => sighting(class, Some(TRIAL), "9.9.9.9:443", count),
+            _ => sighting(class, Some(TRIAL), "172.18.0.1:53", count),
+        };
+        sightings.insert(place, seen);
+        if watches_its_own(&situation) || situation.expect == Expectation::WireQuiet {
+            prop_assert!(failed(&situation), "{name}: {:?}", situation.judge());
+        }
+    }
+
+    #[test]
+    fn nothing_that_is_added_clears_a_failure(
+        (name, situation) in any_situation().prop_filter("fails", |(_, situation)| failed(situation)),
+        classes in prop::collection::vec(select(&[Class::Offence, Class::Nearby, Class::LocalDns, Class::Tunnelled][..]), 1..4),
+        own in any::<bool>(),
+        silent in any::<bool>(),
+    ) {
+        let mut situation = situation;
+        if let Some(wire) = &mut situation.wire {
+            let probe = own.then_some(TRIAL);
+            wire.sightings.extend(classes.into_iter().map(|class| sighting(class, probe, "9.9.9.9:443", 1)));
+            wire.dropped += 1;
+        }
+        if let (Some(evidence), true) = (&mut situation.evidence, silent) {
+            let said = Said::Nothing { error: "no answer in time".to_owned() };
+            evidence.answers.push(Answer { at_ms: 80.0, witness: "one more".to_owned(), said });
+            evidence.problems.push("one more problem".to_owned());
+        }
+        prop_assert!(failed(&situation), "{name}: {:?}", situation.judge());
+    }
+
+    #[test]
+    fn an_error_makes_nothing_pass((name, situation) in any_situation(), problem in any::<bool>()) {
+        let before = situation.judge().verdict;
+        let mut situation = situation;
+        let Some(evidence) = &mut situation.evidence else { return Ok(()) };
+        if problem || evidence.answers.is_empty() {
+            evidence.problems.push("something went wrong".to_owned());
+            prop_assert_ne!(situation.judge().verdict, Verdict::Pass, "{}", name);
+            return Ok(());
+        }
+        let said = Said::Nothing { error: "no answer in time".to_owned() };
+        evidence.answers.push(Answer { at_ms: 80.0, witness: "one more".to_owned(), said: said.clone() });
+        if before != Verdict::Pass {
+            prop_assert_ne!(situation.judge().verdict, Verdict::Pass, "{} with one more", name);
+        }
+        // All of them silent, whatever they said before: nothing is left to pass on where witnesses decide.
+        let evidence = situation.evidence.as_mut().unwrap();
+        evidence.answers.iter_mut().for_each(|answer| answer.said = said.clone());
+        if matches!(situation.expect, Expectation::ExitIsVpn | Expectation::ResolverIsVpn | Expectation::LocalReachable) {
+            prop_assert_ne!(situation.judge().verdict, Verdict::Pass, "{} with all silent", name);
+        }
+    }
+
+    #[test]
+    fn the_order_of_evidence_does_not_matter((name, situation) in any_situation(), seed in any::<u64>()) {
+        let before = situation.judge().verdict;
+        let mut situation = situation;
+        let mut state = seed | 1;
+        let mut turn = |length: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as usize % length.max(1)
+        };
+        if let Some(evidence) = &mut situation.evidence {
+            shuffle(&mut evidence.answers, &mut turn);
+            shuffle(&mut evidence.stimuli, &mut turn);
+        }
+        if let Some(wire) = &mut situation.wire {
+            shuffle(&mut wire.controls, &mut turn);
+            shuffle(&mut wire.sightings, &mut turn);
+            shuffle(&mut wire.uplinks, &mut turn);
+        }
+        if let Some(outage) = &mut situation.outage {
+            shuffle(&mut outage.samples, &mut turn);
+            shuffle(&mut outage.resolved_while_down, &mut turn);
+            shuffle(&mut outage.local, &mut turn);
+            shuffle(&mut outage.holes, &mut turn);
+        }
+        prop_assert_eq!(situation.judge().verdict, before, "{}", name);
+    }
+}
+
+fn shuffle<T>(list: &mut [T], turn: &mut impl FnMut(usize) -> usize) {
+    for last in (1..list.len()).rev() {
+        list.swap(last, turn(last + 1));
+    }
+}
+
+/// The evidence of a verdict is bounded, and says how much more there is.
+#[test]
+fn evidence_is_bounded() {
+    let (_, leaking) = ALL.iter().find(|(name, _)| name == "wire-quiet/leak").unwrap();
+    for (lines, last) in [(40, None), (41, Some("and 1 more")), (1000, Some("and 960 more"))] {
+        let mut situation = leaking.clone();
+        let seen = (0..lines).map(|_| sighting(Class::Offence, None, "9.9.9.9:443", 1));
+        situation.wire.as_mut().unwrap().sightings = seen.collect();
+        let ruling = situation.judge();
+        assert_eq!(ruling.evidence.len(), lines.min(40) + usize::from(last.is_some()));
+        if let Some(last) = last {
+            assert_eq!(ruling.evidence.last().unwrap().what, last);
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! Threat: a resolver on a local subnet, such as the bridge's gateway or the router, answers the stack for public names, and asks the ISP
+//! for them: whoever asks it walks past the VPN without a packet to the internet.
+//! Procedure: the uplinks' gateways and the first address of each local subnet are asked for a fresh public name, with TTL 1.
+//! Limits: other addresses of the local subnets are not searched.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hickory_proto::op::{Message, ResponseCode};
+use serde_json::Value;
+use tokio::time::{Instant, sleep};
+
+use super::{Context, NoParams, Technique, Work, question, read};
+use crate::model::evidence::{Evidence, Said, Via};
+
+const DNS: u16 = 53;
+/// How long an answer may take: a resolver that has to ask others first takes longer than a round trip.
+const PATIENCE: Duration = Duration::from_millis(900);
+/// More addresses than this are not asked.
+const MAX_TARGETS: usize = 16;
+
+/// See the head of this file.
+pub struct LocalResolvers;
+
+impl Technique for LocalResolvers {
+    fn name(&self) -> &'static str {
+        "local-resolvers"
+    }
+
+    fn check(&self, params: &Value) -> Result<(), String> {
+        read::<NoParams>(params).map(drop)
+    }
+
+    fn run<'a>(&'a self, cx: &'a Context, trial: Arc<str>, _params: Value) -> Work<'a> {
+        Box::pin(async move {
+            let mut evidence = Evidence { from_ms: cx.clock.now_ms(), ..Evidence::default() };
+            let sender = cx.sender(&trial);
+            let mut waiting = Vec::new();
+            for target in targets(cx) {
+                let to = SocketAddr::new(target, DNS);
+                let outcome =
+                    sender.udp(to, &Via::Default, "DNS question", |entry| question(entry, &cx.setup.canary, target));
+                evidence.stimuli.push(outcome.stimulus);
+                waiting.extend(outcome.socket.map(|socket| (target, socket)));
+            }
+            let deadline = Instant::now() + PATIENCE;
+            while !waiting.is_empty() && Instant::now() < deadline {
+                waiting.retain(|(target, socket)| {
+                    let mut buffer = [0; 1500];
+                    match std::io::Read::read(&mut &*socket, &mut buffer) {
+                        Ok(length) => {
+                            evidence
+                                .answers
+                                .push(cx.answer(target.to_string(), said(buffer.get(..length).unwrap_or_default())));
+                            false
+                        }
+                        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => true,
+                        Err(error) => {
+                            evidence
+                                .answers
+                                .push(cx.answer(target.to_string(), Said::Nothing { error: error.to_string() }));
+                            false
+                        }
+                    }
+                });
+                sleep(Duration::from_millis(10)).await;
+            }
+            for (target, _) in waiting {
+                evidence
+                    .answers
+                    .push(cx.answer(target.to_string(), Said::Nothing { error: "no answer in time".to_owned() }));
+            }
+            evidence.to_ms = cx.clock.now_ms();
+            evidence
+        })
+    }
+}
+
+/// The gateways, and the first address of each local subnet, where routers use to be; not the stack's own addresses, nor its nameservers,
+/// which have a probe of their own.
+fn targets(cx: &Context) -> Vec<IpAddr> {
+    let own: Vec<IpAddr> = cx.links.iter().flat_map(|link| link.addresses.iter().map(|net| net.addr())).collect();
+    let (nameservers, _) = super::nameservers(&cx.setup.resolv_conf);
+    let firsts = cx.local.iter().filter(|net| net.prefix_len() < 31).filter_map(|net| net.hosts().next());
+    let mut found: Vec<IpAddr> = Vec::new();
+    for target in cx.gateways.iter().copied().chain(firsts) {
+        let link_local = matches!(target, IpAddr::V6(v6) if v6.is_unicast_link_local());
+        if !own.contains(&target) && !nameservers.contains(&target) && !found.contains(&target) && !link_local {
+            found.push(target);
+        }
+    }
+    found.truncate(MAX_TARGETS);
+    found
+}
+
+/// What an answer says: an address or a denial comes from somebody who asked the internet.
+fn said(octets: &[u8]) -> Said {
+    let Ok(answer) = Message::from_vec(octets) else {
+        return Said::Nothing { error: "its answer has the wrong shape".to_owned() };
+    };
+    match answer.metadata.response_code {
+        ResponseCode::NoError | ResponseCode::NXDomain => {
+            Said::Resolved { ip: answer.answers.iter().find_map(|record| record.data.ip_addr()) }
+        }
+        other => Said::Refused { rcode: other.to_string() },
+    }
+}
