@@ -152,6 +152,9 @@ pub struct DemoArgs {
     /// A home without IPv6
     #[arg(long)]
     pub ipv4_only: bool,
+    /// The stack takes another VPN server when it is started again
+    #[arg(long, hide = true)]
+    pub another_server: bool,
     /// The rest.
     #[command(flatten)]
     pub audit: AuditArgs,

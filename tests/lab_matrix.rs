@@ -12,7 +12,8 @@ use leakcheck::model::report::{Report, VerdictWord};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 /// Sealed variants: a name, and what `demo` is told besides.
-const SEALED: &[(&str, &[&str])] = &[("sealed", &[]), ("sealed-ipv4-only", &["--ipv4-only"])];
+const SEALED: &[(&str, &[&str])] =
+    &[("sealed", &[]), ("sealed-ipv4-only", &["--ipv4-only"]), ("sealed-another-server", &["--another-server"])];
 /// Long enough for the leaks that come two seconds after the tunnel's death.
 const WINDOW: &str = "2500ms";
 

@@ -9,10 +9,11 @@ mod lab_topology {
     pub mod kernel;
     pub mod leaks;
     pub mod sealed;
+    pub mod sensor;
     pub mod tools;
 }
 
-use lab_topology::{kernel, leaks, sealed};
+use lab_topology::{kernel, leaks, sealed, sensor};
 use libtest_mimic::{Arguments, Failed, Trial};
 use std::process::{Command, ExitCode};
 
@@ -25,12 +26,13 @@ pub type Body = fn(leakcheck::lab::PrivateDir) -> anyhow::Result<()>;
 fn names() -> Vec<String> {
     let mut names: Vec<String> = sealed::TRIALS.iter().map(|(name, _)| (*name).to_owned()).collect();
     names.extend(kernel::TRIALS.iter().map(|(name, _)| (*name).to_owned()));
+    names.extend(sensor::TRIALS.iter().map(|(name, _)| (*name).to_owned()));
     names.extend(leaks::names());
     names
 }
 
 fn body(name: &str, world: leakcheck::lab::PrivateDir) -> anyhow::Result<()> {
-    match sealed::TRIALS.iter().chain(kernel::TRIALS).find(|(known, _)| *known == name) {
+    match sealed::TRIALS.iter().chain(kernel::TRIALS).chain(sensor::TRIALS).find(|(known, _)| *known == name) {
         Some((_, body)) => body(world),
         None => leaks::run(name, world),
     }

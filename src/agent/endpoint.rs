@@ -10,10 +10,10 @@ use ipnet::IpNet;
 use pnet::datalink;
 
 use crate::model::evidence::{Link, Proto, Role, Via};
-use crate::sensor::allow::{AllowList, Endpoint};
+use crate::sensor::allow::{AllowList, Endpoint, Shape, looks_like_openvpn};
 use crate::sensor::decode::Packet;
 use crate::sensor::filter;
-use crate::sensor::ring::Ring;
+use crate::sensor::ring::{BLOCKS, Ring};
 use crate::technique::open;
 
 /// How long the tunnel may take, a first handshake included.
@@ -32,13 +32,13 @@ const TO: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::
 /// When packets cannot be listened to: CAP_NET_RAW is missing.
 pub fn observe(links: &[Link], local: &[IpNet]) -> io::Result<Option<Endpoint>> {
     let Some(tunnel) = links.iter().find(|link| link.role == Role::Tunnel) else { return Ok(None) };
-    let mut ring = Ring::open()?;
+    let mut ring = Ring::open(BLOCKS)?;
     let loopback: Vec<u32> =
         datalink::interfaces().iter().filter(|link| link.is_loopback()).map(|link| link.index).collect();
     let allow = AllowList { endpoints: Vec::new(), local: local.to_vec() };
     ring.filter(&filter::compile(&allow, &loopback, &[tunnel.index]))?;
     ring.listen()?;
-    let mut flows: HashMap<(SocketAddr, Proto), Vec<usize>> = HashMap::new();
+    let mut flows: HashMap<(SocketAddr, SocketAddr, Proto), Vec<Outer>> = HashMap::new();
     let deadline = Instant::now() + PATIENCE;
     let mut next = Instant::now();
     while Instant::now() < deadline {
@@ -52,12 +52,17 @@ pub fn observe(links: &[Link], local: &[IpNet]) -> io::Result<Option<Endpoint>> 
                 let packet = Packet::decode(frame.ether_type, frame.octets);
                 if frame.index != tunnel.index && packet.ttl != 1 && matches!(packet.proto, Proto::Udp | Proto::Tcp) {
                     let length = if packet.proto == Proto::Udp { packet.payload_length } else { frame.length as usize };
-                    flows.entry((packet.dst, packet.proto)).or_default().push(length);
+                    // Over TCP a record of OpenVPN begins with its length.
+                    let openvpn = match packet.proto {
+                        Proto::Udp => looks_like_openvpn(packet.payload, packet.payload_length),
+                        _ => looks_like_openvpn(packet.payload.get(2..).unwrap_or_default(), length),
+                    };
+                    flows.entry((packet.src, packet.dst, packet.proto)).or_default().push(Outer { length, openvpn });
                 }
             })
             .is_some()
         {}
-        if let Some(endpoint) = flows.iter().find_map(|((to, proto), lengths)| recognise(*to, *proto, lengths)) {
+        if let Some(endpoint) = flows.iter().find_map(|((from, to, proto), seen)| recognise(*from, *to, *proto, seen)) {
             return Ok(Some(endpoint));
         }
     }
@@ -73,14 +78,26 @@ fn send(tunnel: &str) {
     }
 }
 
-/// Whether `lengths` hold all sizes that were sent, as WireGuard's (padded to 16, 32 more) or with one overhead for all.
-fn recognise(to: SocketAddr, proto: Proto, lengths: &[usize]) -> Option<Endpoint> {
-    let wireguard = SIZES.iter().all(|size| lengths.contains(&((size + HEADERS).next_multiple_of(16) + 32)));
-    if proto == Proto::Udp && wireguard {
-        return Some(Endpoint { address: to, proto, wireguard: true });
+/// A packet of what may be the tunnel's flow.
+#[derive(Debug, Clone, Copy)]
+struct Outer {
+    /// Octets of UDP's payload, or of the whole packet.
+    length: usize,
+    /// Whether it looks like OpenVPN's.
+    openvpn: bool,
+}
+
+/// Whether `seen` holds all sizes that were sent, as WireGuard's (padded to 16, 32 more) or with one overhead for all.
+fn recognise(from: SocketAddr, to: SocketAddr, proto: Proto, seen: &[Outer]) -> Option<Endpoint> {
+    let flow = (proto == Proto::Tcp).then_some(from.port());
+    let found = |shape: Shape| Some(Endpoint { address: to, proto, shape, flow });
+    let has = |length: usize| seen.iter().any(|outer| outer.length == length);
+    if proto == Proto::Udp && SIZES.iter().all(|size| has((size + HEADERS).next_multiple_of(16) + 32)) {
+        return found(Shape::Wireguard);
     }
-    let same = (20..160).any(|overhead| SIZES.iter().all(|size| lengths.contains(&(size + HEADERS + overhead))));
-    same.then_some(Endpoint { address: to, proto, wireguard: false })
+    let overhead = (20..160).find(|overhead| SIZES.iter().all(|size| has(size + HEADERS + overhead)))?;
+    let ours = |outer: &&Outer| SIZES.iter().any(|size| outer.length == size + HEADERS + overhead);
+    found(if seen.iter().filter(ours).all(|outer| outer.openvpn) { Shape::Openvpn } else { Shape::Unknown })
 }
 
 #[cfg(test)]
@@ -88,13 +105,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn wireguard_is_known_by_its_padding_and_others_by_one_overhead() {
-        let to = "198.51.100.2:51820".parse().unwrap();
+    fn tunnels_are_known_by_their_sizes_and_by_their_looks() {
+        let of = |proto: Proto, lengths: &[usize], openvpn: bool| {
+            let seen: Vec<Outer> = lengths.iter().map(|length| Outer { length: *length, openvpn }).collect();
+            recognise("172.18.0.10:4000".parse().unwrap(), "198.51.100.2:51820".parse().unwrap(), proto, &seen)
+                .map(|endpoint| (endpoint.shape, endpoint.flow))
+        };
         let wireguard: Vec<usize> = SIZES.iter().map(|size| (size + 28).next_multiple_of(16) + 32).collect();
-        assert!(recognise(to, Proto::Udp, &wireguard).is_some_and(|endpoint| endpoint.wireguard));
-        let openvpn: Vec<usize> = SIZES.iter().map(|size| size + 28 + 41).collect();
-        assert!(recognise(to, Proto::Udp, &openvpn).is_some_and(|endpoint| !endpoint.wireguard));
-        assert!(recognise(to, Proto::Udp, &wireguard[1..]).is_none());
-        assert!(recognise(to, Proto::Udp, &[1400, 1400, 92, 148]).is_none());
+        assert_eq!(of(Proto::Udp, &wireguard, false), Some((Shape::Wireguard, None)));
+        let constant: Vec<usize> = SIZES.iter().map(|size| size + 28 + 41).collect();
+        assert_eq!(of(Proto::Udp, &constant, true), Some((Shape::Openvpn, None)));
+        assert_eq!(of(Proto::Tcp, &constant, true), Some((Shape::Openvpn, Some(4000))));
+        assert_eq!(of(Proto::Udp, &constant, false), Some((Shape::Unknown, None)));
+        assert_eq!(of(Proto::Udp, &wireguard[1..], false), None);
+        assert_eq!(of(Proto::Udp, &[1400, 1400, 92, 148], false), None);
     }
 }

@@ -6,3 +6,4 @@ pub mod links;
 pub mod programs;
 pub mod protocol;
 pub mod serve;
+mod sources;

@@ -8,7 +8,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use crate::model::evidence::{Evidence, Link, OutageEvidence, PhaseWire};
+use crate::config::Tracker;
+use crate::model::evidence::{Evidence, Link, OutageEvidence, PhaseWire, Proto};
 use crate::outage::Recipe;
 use crate::technique::User;
 
@@ -102,6 +103,8 @@ pub struct Setup {
     pub tunnel: Option<String>,
     /// The VPN server; else found.
     pub endpoint: Option<SocketAddr>,
+    /// Set when the VPN is OpenVPN by Gluetun's settings: its transport. Counts only while its packets were not seen.
+    pub openvpn: Option<Proto>,
     /// Networks that may be talked to past the tunnel; empty: those of the uplinks.
     pub local: Vec<IpNet>,
     /// More of them, from Gluetun's settings.
@@ -110,6 +113,14 @@ pub struct Setup {
     pub resolv_conf: String,
     /// HTTP witnesses.
     pub echo_http: Vec<String>,
+    /// STUN servers: host and port.
+    pub echo_stun: Vec<(String, u16)>,
+    /// Nodes of the DHT: host and port.
+    pub echo_dht: Vec<(String, u16)>,
+    /// Trackers, whose paths may hold keys. Never printed whole, never part of evidence.
+    pub echo_tracker: Vec<Tracker>,
+    /// Ports from which witnesses are asked over UDP beside one of the kernel's choice.
+    pub source_ports: Vec<u16>,
     /// DNS echo names.
     pub echo_dns: Vec<String>,
     /// PEM text of more certificate authorities.

@@ -3,8 +3,8 @@
 
 use std::cell::{OnceCell, RefCell};
 use std::io;
-use std::net::IpAddr;
-use std::path::Path;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,15 +15,16 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{LocalSet, spawn_blocking, spawn_local};
 
 use super::protocol::{Envelope, PROTOCOL, Reply, Request, Setup, Stack, read_frame, write_frame};
+use super::sources::{Claim, claims};
 use super::{endpoint, links, programs};
 use crate::clock::Clock;
-use crate::model::evidence::{Link, PhaseWire, Proto, Role};
+use crate::model::evidence::{Event, Link, OutageEvidence, PhaseWire, Proto, Role};
 use crate::net::netns::Netns;
 use crate::outage::{self, Armed, NamespaceLock};
-use crate::sensor::allow::{AllowList, Endpoint, is_private};
+use crate::sensor::allow::{AllowList, Endpoint, Shape, is_private};
 use crate::sensor::capture::Sensor;
 use crate::sensor::ledger::Ledger;
-use crate::technique::{self, Context};
+use crate::technique::{self, Context, Heard};
 
 /// Enters `netns`, if given, and serves standard input until it ends.
 ///
@@ -34,7 +35,10 @@ pub fn serve(netns: Option<&Path>) -> io::Result<()> {
         Netns::open(path).and_then(|netns| netns.enter()).map_err(io::Error::other)?;
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let result = LocalSet::new().block_on(&runtime, listen());
+    // The stack's own files, where its namespace was entered by way of one of its processes.
+    let root = netns.and_then(|path| Some(path.to_str()?.strip_suffix("/ns/net")?.to_owned() + "/root"));
+    let root = root.filter(|root| root.starts_with("/proc/")).map(PathBuf::from);
+    let result = LocalSet::new().block_on(&runtime, listen(root));
     // A read of standard input that nothing ends any more must not keep the process.
     runtime.shutdown_background();
     result
@@ -42,6 +46,8 @@ pub fn serve(netns: Option<&Path>) -> io::Result<()> {
 
 #[derive(Default)]
 struct State {
+    /// Root directory of the stack, where it can be reached.
+    root: Option<PathBuf>,
     lock: OnceCell<NamespaceLock>,
     ready: RefCell<Option<Rc<Ready>>>,
     phase: RefCell<Option<PhaseWire>>,
@@ -60,7 +66,7 @@ const PUT_BACK_PATIENCE: Duration = Duration::from_secs(30);
 
 type Replies = mpsc::UnboundedSender<Envelope<Reply>>;
 
-async fn listen() -> io::Result<()> {
+async fn listen(root: Option<PathBuf>) -> io::Result<()> {
     // Frames are read by a task of their own: a signal that comes in the middle of one must not lose the half that was read.
     let (frames, mut inbox) = mpsc::unbounded_channel();
     spawn_local(async move {
@@ -83,7 +89,7 @@ async fn listen() -> io::Result<()> {
             }
         }
     });
-    let state = Rc::new(State::default());
+    let state = Rc::new(State { root, ..State::default() });
     let (abort, aborted) = watch::channel(false);
     let mut tasks = tokio::task::JoinSet::new();
     let mut terminate = signal(SignalKind::terminate())?;
@@ -150,6 +156,7 @@ async fn work_started(state: &State, request: Request, aborted: watch::Receiver<
     let Some(ready) = state.ready.borrow().clone() else { return failed("the agent was not started".to_owned()) };
     match request {
         Request::OpenPhase => {
+            ready.cx.heard.forget();
             let sensor = Arc::clone(&ready.sensor);
             match spawn_blocking(move || sensor.arm()).await {
                 Ok(phase) => {
@@ -187,7 +194,11 @@ async fn work_started(state: &State, request: Request, aborted: watch::Receiver<
             let note = |text: String| {
                 let _ = replies.send(Envelope { id: 0, body: Reply::Note(text) });
             };
-            Reply::Outage(Box::new(outage::run(&ready.cx, &ready.sensor, &order, armed, aborted, &note).await))
+            let mut evidence = outage::run(&ready.cx, &ready.sensor, &order, armed, aborted, &note).await;
+            if evidence.recovered_ms.is_some() {
+                look_again(&ready, &mut evidence).await;
+            }
+            Reply::Outage(Box::new(evidence))
         }
         Request::Start(_) | Request::PutBack { .. } | Request::Abort | Request::Stop => {
             failed("the request came at the wrong time".to_owned())
@@ -213,6 +224,26 @@ async fn take_lock(state: &State) -> Result<(), Reply> {
     }
 }
 
+/// A VPN that was started again may have another server: what it sent there is its own.
+async fn look_again(ready: &Ready, evidence: &mut OutageEvidence) {
+    let tunnel = ready.cx.links.iter().find(|link| link.role == Role::Tunnel).map(|link| link.name.clone());
+    let found = links::find(&ready.cx.routes, tunnel.as_deref()).await;
+    let local = ready.sensor.local();
+    let seen = spawn_blocking(move || endpoint::observe(&found, &local)).await;
+    let Ok(Ok(Some(seen))) = seen else { return };
+    let known = ready.sensor.endpoints();
+    if known.contains(&seen) {
+        return;
+    }
+    if !known.iter().any(|endpoint| endpoint.address == seen.address) {
+        let at_ms = ready.cx.clock.now_ms() - evidence.from_ms;
+        evidence
+            .events
+            .push(Event { at_ms, what: format!("the VPN server is now {}, seen on the wire", seen.address) });
+    }
+    ready.sensor.adopt(seen);
+}
+
 async fn start(state: &State, setup: Setup) -> Result<Stack, Reply> {
     let failed = |what: String, help: &str| Reply::Failed { what, help: Some(help.to_owned()) };
     if setup.protocol != PROTOCOL {
@@ -232,7 +263,7 @@ async fn start(state: &State, setup: Setup) -> Result<Stack, Reply> {
     let gateways = links::gateways(&routes, &uplinks).await;
     let mut notes = Vec::new();
     let local = local_subnets(&setup, &found, &mut notes);
-    let endpoint = find_endpoint(&setup, &found, &local, &mut notes).await.map_err(|error| {
+    let endpoint = find_endpoint(&setup, &found, &local, state.root.clone(), &mut notes).await.map_err(|error| {
         failed(
             format!("packets cannot be listened to: {error}"),
             "the agent needs CAP_NET_RAW: run leakcheck as root, or with --enter container",
@@ -257,16 +288,18 @@ async fn start(state: &State, setup: Setup) -> Result<Stack, Reply> {
             "the agent needs CAP_NET_RAW: run leakcheck as root, or with --enter container",
         )
     })?;
+    let server = endpoint.as_ref().map(|(endpoint, _)| endpoint.clone());
     let cx = Context {
+        setup,
         clock,
         ledger,
         links: found.clone(),
-        gateways,
         local: local.clone(),
-        endpoint: endpoint.as_ref().map(|(endpoint, _)| endpoint.address.ip()).or(setup.endpoint.map(|at| at.ip())),
-        programs: programs::find(),
+        gateways,
+        endpoint: server,
         routes,
-        setup,
+        heard: Heard::default(),
+        programs: programs::find(),
     };
     let possible = outage::available(&cx).await;
     state.ready.replace(Some(Rc::new(Ready { cx, sensor: Arc::new(sensor) })));
@@ -310,33 +343,86 @@ fn last(net: &IpNet) -> IpAddr {
     net.broadcast()
 }
 
-/// The endpoint and how it is known: what is seen on the wire goes before what is configured, and a contradiction is told.
+/// The endpoint and how it is known: what is seen on the wire goes before what WireGuard tells, that before what is configured, and a
+/// contradiction is told.
 async fn find_endpoint(
     setup: &Setup,
     links: &[Link],
     local: &[IpNet],
+    root: Option<PathBuf>,
     notes: &mut Vec<String>,
 ) -> io::Result<Option<(Endpoint, String)>> {
     let (watched, nearby) = (links.to_vec(), local.to_vec());
-    let seen = spawn_blocking(move || endpoint::observe(&watched, &nearby)).await.map_err(io::Error::other)??;
-    Ok(match (seen, setup.endpoint) {
-        (Some(seen), Some(stated)) if seen.address != stated => {
-            notes.push(format!(
-                "the VPN server is {} by what was seen on the wire and {stated} by configuration; what was seen counts",
-                seen.address
-            ));
-            Some((seen, "seen on the wire".to_owned()))
-        }
-        (Some(seen), _) => Some((seen, "seen on the wire".to_owned())),
-        (None, Some(stated)) => {
-            Some((Endpoint { address: stated, proto: Proto::Udp, wireguard: true }, "configured".to_owned()))
+    let (seen, mut claims) = spawn_blocking(move || {
+        let seen = endpoint::observe(&watched, &nearby);
+        (seen, claims(&watched, root.as_deref()))
+    })
+    .await
+    .map_err(io::Error::other)?;
+    claims.extend(setup.endpoint.map(|stated| Claim::of("configuration", stated)));
+    let stated = claims.iter().find_map(|claim| Some((SocketAddr::new(claim.ip, claim.port?), claim.how)));
+    let found = match (seen?, stated) {
+        (Some(seen), _) => (seen, "seen on the wire"),
+        (None, Some((address, how))) => {
+            let (proto, shape) = match setup.openvpn {
+                // Of a stream that was never seen nothing but address and port is known.
+                Some(Proto::Tcp) => (Proto::Tcp, Shape::Unknown),
+                Some(_) => (Proto::Udp, Shape::Openvpn),
+                None => (Proto::Udp, Shape::Wireguard),
+            };
+            (Endpoint { address, proto, shape, flow: None }, how)
         }
         (None, None) => {
             if links.iter().any(|link| link.role == Role::Tunnel) {
                 notes
                     .push("the VPN server could not be found: the tunnel carried nothing; set vpn.endpoint".to_owned());
             }
-            None
+            return Ok(None);
         }
-    })
+    };
+    notes.extend(contradictions(found.0.address, found.1, &claims));
+    let how = if found.1 == "configuration" { "configured" } else { found.1 };
+    Ok(Some((found.0, how.to_owned())))
+}
+
+/// What does not fit what counts. A host route may be there for other reasons, so it is told only when none of them fits.
+fn contradictions(address: SocketAddr, how: &str, claims: &[Claim]) -> Vec<String> {
+    let mut sources: Vec<&str> = claims.iter().map(|claim| claim.how).collect();
+    sources.dedup();
+    let mut told = Vec::new();
+    for source in sources {
+        let of_it: Vec<&Claim> = claims.iter().filter(|claim| claim.how == source).collect();
+        if source == how || of_it.iter().any(|claim| claim.fits(address)) {
+            continue;
+        }
+        let said: Vec<String> = of_it
+            .iter()
+            .map(|claim| {
+                claim.port.map_or_else(|| claim.ip.to_string(), |port| SocketAddr::new(claim.ip, port).to_string())
+            })
+            .collect();
+        told.push(format!("the VPN server is {address} ({how}), which counts, and {} by {source}", said.join(" or ")));
+    }
+    told
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn contradictions_are_told_and_agreement_is_not() {
+        let at = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let claims = [
+            Claim::of("WireGuard in the kernel", at("198.51.100.9:1")),
+            Claim::of("WireGuard in the kernel", at("198.51.100.2:51820")),
+            Claim { how: "a host route", ip: at("192.0.2.1:0").ip(), port: None },
+            Claim::of("configuration", at("198.51.100.2:51821")),
+        ];
+        let told = contradictions(at("198.51.100.2:51820"), "seen on the wire", &claims);
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert!(
+            told[0].contains("192.0.2.1 by a host route") && told[1].contains("198.51.100.2:51821 by configuration")
+        );
+    }
 }

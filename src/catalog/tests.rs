@@ -45,12 +45,15 @@ fn trials_follow_the_run() {
 
 #[test]
 fn filters_are_parts_of_names_and_any_of_them_will_do() {
-    assert_eq!(select(&["dns", "ipv6"], false, &[], &[]).unwrap(), ["dns-forced", "dns-resolver", "ipv6"]);
-    assert_eq!(select(&["dns"], false, &["forced"], &[]).unwrap(), ["dns-resolver"]);
+    assert_eq!(
+        select(&["dns", "ipv6"], false, &[], &[]).unwrap(),
+        ["dns-forced", "dns-local-names", "dns-local-resolver", "dns-resolver", "ipv6"]
+    );
+    assert_eq!(select(&["dns"], false, &["forced", "local"], &[]).unwrap(), ["dns-resolver"]);
     assert_eq!(select(&["exit-address"], true, &[], &["vpn-stop"]).unwrap(), ["exit-address"]);
     assert_eq!(
         select(&["recovered/vpn"], false, &["wire"], &["vpn-stop"]).unwrap(),
-        ["exit-address/recovered/vpn-stop"]
+        ["exit-address/recovered/vpn-stop", "exit-udp/recovered/vpn-stop"]
     );
 }
 

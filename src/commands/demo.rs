@@ -20,7 +20,7 @@ pub fn demo(args: &DemoArgs) -> anyhow::Result<u8> {
     }
     let label = leak.as_ref().map_or_else(|| "lab (sealed)".to_owned(), |leak| format!("lab ({})", leak.id));
     let world = lab::enter_user_namespace()?;
-    let lab = Lab::start(&world, LabSpec { leak, ipv6: !args.ipv4_only })?;
+    let lab = Lab::start(&world, LabSpec { leak, ipv6: !args.ipv4_only, moves: args.another_server })?;
     let file = world.write("leakcheck.toml", &lab.config_toml()).context("write the lab's configuration")?;
     let (config, _) = Config::load(Some(&file), std::env::vars())?;
     // What is noted of a lab is of no interest once the lab is gone.

@@ -197,6 +197,8 @@ fn typed(section: &str, key: &str, text: &str) -> Result<Value, String> {
         candidates.push(list);
     }
     let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+    candidates
+        .extend(items.clone().map(|item| item.parse().map(Value::Integer)).collect::<Result<_, _>>().map(Value::Array));
     candidates.push(Value::Array(items.map(|item| Value::String(item.to_owned())).collect()));
     candidates.extend(text.trim().parse::<i64>().map(Value::Integer));
     candidates.push(Value::String(text.to_owned()));
@@ -225,5 +227,6 @@ fn plain(message: &str) -> String {
         .replace("invalid type: ", WRONG_TYPE)
         .replace("a sequence", "a list in [ ]")
         .replace("u32", "a whole number")
+        .replace("a nonzero u16", "a port from 1 to 65535")
         .replace("struct ", "a table for ")
 }

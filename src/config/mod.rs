@@ -10,6 +10,7 @@ mod text;
 mod value;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ pub use error::ConfigError;
 pub use secret::Secret;
 use text::{many, maybe, one};
 use value::{Address, AddressPort, Canary, HttpUrl, LocalNet, Name, Net, PublicIp, Span};
-pub use value::{ForcedPolicy, HostPort, Local, OutageMethod, Provider, parse_duration};
+pub use value::{ForcedPolicy, HostPort, Local, OutageMethod, Provider, Tracker, parse_duration};
 
 /// The whole configuration. Every key is optional.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -114,6 +115,14 @@ pub struct Echo {
     /// STUN servers (RFC 8489).
     #[serde(deserialize_with = "many::<HostPort, _, _>")]
     pub stun: Vec<HostPort>,
+    /// Nodes of the DHT (BEP 5) that tell the address that asked (BEP 42).
+    #[serde(deserialize_with = "many::<HostPort, _, _>")]
+    pub dht: Vec<HostPort>,
+    /// Trackers that tell the address that announced, by BEP 24 or as a peer.
+    #[serde(deserialize_with = "many::<Tracker, _, _>")]
+    pub tracker: Vec<Tracker>,
+    /// Ports from which witnesses are asked over UDP beside one of the kernel's choice: where the torrent client listens.
+    pub source_ports: Vec<NonZeroU16>,
     /// Names whose answer is the address of the resolver that asked.
     #[serde(deserialize_with = "many::<Name, _, _>")]
     pub dns: Vec<String>,
@@ -175,6 +184,11 @@ impl Default for Echo {
         Echo {
             http: vec![url("https://am.i.mullvad.net/json"), url("https://api.ipify.org/?format=json")],
             stun: vec![HostPort { host: "stun.l.google.com".to_owned(), port: 19302 }],
+            dht: [("router.bittorrent.com", 6881), ("dht.transmissionbt.com", 6881), ("dht.libtorrent.org", 25_401)]
+                .map(|(host, port)| HostPort { host: host.to_owned(), port })
+                .into(),
+            tracker: Vec::new(),
+            source_ports: NonZeroU16::new(6881).into_iter().collect(),
             dns: vec!["whoami.akamai.net".to_owned()],
             extra_ca: None,
         }

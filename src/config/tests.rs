@@ -75,6 +75,9 @@ fn every_key_is_read() {
     assert_eq!(config.local.must_serve, [Local::Tcp(host("fd18::10", 8080))]);
     assert_eq!(config.echo.http[0].as_str(), "https://am.i.mullvad.net/json");
     assert_eq!(config.echo.stun, [host("stun.l.google.com", 19302)]);
+    assert_eq!(config.echo.dht, [host("router.bittorrent.com", 6881), host("2001:db8::1", 25_401)]);
+    assert_eq!(config.echo.tracker[0], Tracker::Udp(host("tracker.example.net", 6969)));
+    assert_eq!(config.echo.source_ports.iter().map(|port| port.get()).collect::<Vec<_>>(), [6881, 51_413]);
     assert_eq!(config.echo.dns, ["whoami.akamai.net"]);
     assert!(config.echo.extra_ca.unwrap().ends_with("lab-ca.pem"));
     assert_eq!(config.dns.resolvers, [public("127.0.0.1"), public("10.64.0.1")]);
@@ -174,4 +177,31 @@ fn targets_and_durations_print_as_they_are_written() {
     for text in ["", "s", "5", "-1s", "1.2.3s", "25h", "1d", "inf", "NaNs", "1e3s"] {
         assert!(parse_duration(text).is_err(), "{text}");
     }
+}
+
+#[test]
+fn a_trackers_key_is_not_shown_but_kept() {
+    let text = "https://tracker.example.net/0123456789abcdef/announce?key=fedcba";
+    let tracker: Tracker = text.parse().unwrap();
+    assert_eq!(
+        format!("{tracker} {tracker:?}"),
+        "tracker https://tracker.example.net tracker https://tracker.example.net"
+    );
+    assert_eq!(serde_json::to_value(&tracker).unwrap(), text);
+    let back: Tracker = serde_json::from_value(text.into()).unwrap();
+    assert_eq!(back, tracker);
+    let refused = "ftp://0123456789abcdef".parse::<Tracker>().unwrap_err();
+    assert!(!refused.contains("0123"), "{refused}");
+}
+
+#[test]
+fn lists_of_ports_may_come_from_the_environment() {
+    for (text, ports) in
+        [("6881,51413", vec![6881, 51_413]), ("[7000]", vec![7000]), ("6969", vec![6969]), ("", vec![])]
+    {
+        let config = load("", &[("LEAKCHECK_ECHO__SOURCE_PORTS", text)]).unwrap();
+        assert_eq!(config.echo.source_ports.iter().map(|port| port.get()).collect::<Vec<_>>(), ports);
+    }
+    let error = load("", &[("LEAKCHECK_ECHO__SOURCE_PORTS", "6881,70000")]).unwrap_err().to_string();
+    assert!(error.contains("LEAKCHECK_ECHO__SOURCE_PORTS"), "{error}");
 }

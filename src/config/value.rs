@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use reqwest::Url;
+use serde::{Deserialize, Serialize};
 
 /// Whose exit the stack should have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -154,6 +155,64 @@ impl FromStr for Local {
             Some(("tcp", rest)) => Ok(Local::Tcp(rest.trim_end_matches('/').parse()?)),
             Some(("http" | "https", _)) => Ok(Local::Http(HttpUrl::from_str(text)?.0)),
             _ => Err(format!("`{text}` is not a local target, write http://HOST/, https://HOST/ or tcp://HOST:PORT")),
+        }
+    }
+}
+
+/// A tracker. Its path and query may hold the owner's key at it, so neither `Display` nor `Debug` shows them.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Tracker {
+    /// Announced to over HTTP or HTTPS (BEP 3).
+    Http(Url),
+    /// Announced to over UDP (BEP 15).
+    Udp(HostPort),
+}
+
+impl fmt::Display for Tracker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Tracker::Http(url) => {
+                write!(f, "tracker {}://{}", url.scheme(), url.host_str().unwrap_or_default())?;
+                url.port().map_or(Ok(()), |port| write!(f, ":{port}"))
+            }
+            Tracker::Udp(at) => write!(f, "UDP tracker {at}"),
+        }
+    }
+}
+
+impl fmt::Debug for Tracker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+impl FromStr for Tracker {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once("://") {
+            Some(("udp", rest)) => Ok(Tracker::Udp(rest.split('/').next().unwrap_or_default().parse()?)),
+            Some(("http" | "https", _)) => Ok(Tracker::Http(HttpUrl::from_str(text)?.0)),
+            // The text is not repeated: it may hold a key.
+            _ => Err("this is not a tracker, write udp://HOST:PORT or http://HOST/announce".to_owned()),
+        }
+    }
+}
+
+impl TryFrom<String> for Tracker {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Tracker> for String {
+    fn from(tracker: Tracker) -> String {
+        match tracker {
+            Tracker::Http(url) => url.into(),
+            Tracker::Udp(at) => format!("udp://{at}"),
         }
     }
 }

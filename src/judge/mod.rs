@@ -1,8 +1,11 @@
 //! Evidence to verdict, by the law of pass. Pure: no clock, no network, no files. What is missing makes inconclusive; nothing here turns an
 //! error or a silence into a pass.
 
+mod agreement;
 mod dark;
 mod exit;
+#[cfg(test)]
+mod fixture;
 mod gateway;
 mod law;
 mod local;
@@ -92,6 +95,7 @@ pub struct Ruling {
 pub fn judge(case: &Case<'_>) -> Ruling {
     let mut ruling = match case.probe.expect {
         Expectation::ExitIsVpn => exit::judge(case),
+        Expectation::ExitsAgree => agreement::judge(case),
         Expectation::ResolverIsVpn => resolver::judge(case),
         Expectation::ForcedDnsContained => uplink::judge_forced(case),
         Expectation::NoLocalResolver => local_resolvers::judge(case),
@@ -158,13 +162,19 @@ fn line(at_ms: f64, what: String, fields: Value) -> EvidenceLine {
 /// Packets that the sensor saw, as evidence.
 fn sighting_line(sighting: &Sighting) -> EvidenceLine {
     let times = if sighting.count == 1 { String::new() } else { format!(", {} times", sighting.count) };
-    let what = format!("{} on {}: {} → {}{times}", sighting.proto, sighting.link, end(sighting.src), end(sighting.dst));
+    let mut what =
+        format!("{} on {}: {} → {}{times}", sighting.proto, sighting.link, end(sighting.src), end(sighting.dst));
+    for more in sighting.detail.texts() {
+        what.push_str(", ");
+        what.push_str(&more);
+    }
     line(
         sighting.first_ms,
         what,
         json!({
             "link": sighting.link, "proto": sighting.proto.to_string(), "src": end(sighting.src), "dst": end(sighting.dst),
             "count": sighting.count, "first_ms": sighting.first_ms, "last_ms": sighting.last_ms,
+            "stimulus": sighting.stimulus, "detail": sighting.detail.texts(),
         }),
     )
 }

@@ -56,18 +56,29 @@ fn rule(case: &Case<'_>, forbidden_in_tunnel: Option<EvidenceLine>) -> Ruling {
             fates(case, evidence),
         );
     }
-    let seen: BTreeSet<u32> =
-        law::own(case, Class::Tunnelled).iter().filter_map(|sighting| sighting.stimulus).collect();
+    let of =
+        |class| -> BTreeSet<u32> { law::own(case, class).iter().filter_map(|sighting| sighting.stimulus).collect() };
+    let (seen, at_server) = (of(Class::Tunnelled), of(Class::Server));
     let sent = evidence.stimuli.iter().filter(|stimulus| stimulus.fate == Fate::Sent);
     let (tunnelled, silent): (Vec<_>, Vec<_>) = sent.partition(|stimulus| seen.contains(&stimulus.id));
     let refused = evidence.stimuli.len() - tunnelled.len() - silent.len();
+    let silent: Vec<_> = silent.into_iter().filter(|stimulus| !at_server.contains(&stimulus.id)).collect();
+    // The server's own port has to be open, and a firewall of addresses and ports cannot tell whose packets go there.
+    let server: Vec<EvidenceLine> = law::own(case, Class::Server)
+        .into_iter()
+        .map(|sighting| {
+            let mut line = sighting_line(sighting);
+            line.what.push_str(", to the VPN server itself, which any program may send to");
+            line
+        })
+        .collect();
     let summary = format!(
         "of {} tried {refused} were refused, {} took the tunnel, {} went nowhere, none left",
         evidence.stimuli.len(),
         tunnelled.len(),
         silent.len()
     );
-    Ruling::pass(summary, fates(case, evidence))
+    Ruling::pass(summary, fates(case, evidence).into_iter().chain(server).collect())
 }
 
 /// What became of the stimuli, alike ones together.

@@ -4,7 +4,7 @@
 use super::plan;
 use super::topology;
 use super::witness::dns::{Answer, Authority, Forwarder, Sockets, Upstream, Zone, serve};
-use super::witness::{CaError, HttpWitness, Journal, LabCa, Provider, stun};
+use super::witness::{CaError, HttpWitness, Journal, LabCa, Provider, dht, stun, tracker};
 use crate::net::route::RouteError;
 use ipnet::IpNet;
 use rustls::ServerConfig;
@@ -80,6 +80,17 @@ pub fn run(config: &InternetConfig<'_>) -> Result<Servers, ServerError> {
     }
     for address in [plan::STUN.1, plan::STUN.2].map(plan::ip).into_iter().filter(here) {
         servers.stun((address, plan::STUN_PORT).into(), config.journal.clone())?;
+    }
+    for address in plan::DHT.iter().flat_map(|(_, v4, v6)| std::iter::once(*v4).chain(*v6)).map(plan::ip).filter(here) {
+        let socket = udp((address, plan::DHT_PORT).into())?;
+        let journal = config.journal.clone();
+        servers.task(async move { dht::serve(socket, "dht", journal).await });
+    }
+    for address in [plan::TRACKER.1, plan::TRACKER.2].map(plan::ip).into_iter().filter(here) {
+        let at = (address, plan::TRACKER_PORT).into();
+        let (socket, journal) = (udp(at)?, config.journal.clone());
+        servers.task(async move { tracker::serve(socket, "tracker", journal).await });
+        servers.http(&web, at, None)?;
     }
     Ok(servers)
 }

@@ -182,6 +182,8 @@ pub enum Action {
         ports: Option<Ports>,
         /// Only for sockets of that user.
         user: Option<u32>,
+        /// Only from those ports.
+        from_ports: Option<Ports>,
         /// Of which family.
         #[serde(default)]
         family: FamilyName,
@@ -240,6 +242,9 @@ pub enum Action {
     /// A flow past the tunnel that is older than the firewall, and that goes on: DNS questions to that resolver, bound
     /// to the uplink.
     EarlyFlow {
+        /// By which transport: UDP or TCP.
+        #[serde(default = "udp")]
+        proto: Transport,
         /// Whom it asks.
         to: SocketAddr,
         /// How often, in milliseconds.
@@ -254,6 +259,10 @@ pub enum Action {
         /// How often, in milliseconds.
         every_ms: u64,
     },
+}
+
+fn udp() -> Transport {
+    Transport::Udp
 }
 
 fn main_table() -> u32 {
@@ -361,9 +370,15 @@ pub enum Transport {
     Udp,
     /// ICMP or ICMPv6, by the family.
     Icmp,
+    /// IPv4 in IP.
+    Ipip,
+    /// IPv6 in IP.
+    Ipv6,
+    /// Generic Routing Encapsulation.
+    Gre,
 }
 
-/// Destination ports, inclusive: `"53"` or `"1024-65535"`.
+/// Ports, inclusive: `"53"` or `"1024-65535"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Ports(pub u16, pub u16);

@@ -53,6 +53,8 @@ pub const NEIGHBOUR: &str = "172.18.0.20";
 pub const LAN_HOST: &str = "192.168.1.50";
 /// The VPN server.
 pub const ENDPOINT: &str = "198.51.100.2:51820";
+/// Another VPN server of the provider, for a stack that takes a new one when it is started again.
+pub const OTHER_ENDPOINT: &str = "198.51.100.2:51821";
 /// Where tunnelled traffic comes out.
 pub const EXIT: &str = "198.51.100.3";
 /// The same over IPv6.
@@ -88,6 +90,18 @@ pub const WEB: [(&str, &str, &str); 3] = [
 pub const STUN: (&str, &str, &str) = ("stun.l.google.com", "74.125.250.129", "2001:4860:4864:5:8000::1");
 /// Port of the STUN server.
 pub const STUN_PORT: u16 = 19302;
+
+/// Nodes of the DHT: host name, IPv4, IPv6 where it has one.
+pub const DHT: [(&str, &str, Option<&str>); 2] = [
+    ("router.bittorrent.com", "67.215.246.10", None),
+    ("dht.transmissionbt.com", "87.98.162.88", Some("2001:41d0:c:5ac:5::1")),
+];
+/// Port of the DHT's nodes.
+pub const DHT_PORT: u16 = 6881;
+/// The tracker, over HTTP and UDP: host name, IPv4, IPv6.
+pub const TRACKER: (&str, &str, &str) = ("tracker.opentrackr.org", "93.158.213.92", "2a03:7220:8083:cd00::1");
+/// Port of the tracker, of both protocols.
+pub const TRACKER_PORT: u16 = 1337;
 
 /// One end of a wire: the addresses of its link.
 #[derive(Debug, Clone)]
@@ -201,6 +215,8 @@ pub fn provider() -> End {
 pub fn internet_addresses() -> Vec<IpAddr> {
     let mut texts = vec![AUTHORITY, AUTHORITY_V6, STUN.1, STUN.2];
     texts.extend(RECURSORS);
+    texts.extend([TRACKER.1, TRACKER.2]);
+    texts.extend(DHT.iter().flat_map(|(_, v4, v6)| std::iter::once(*v4).chain(*v6)));
     texts.extend(WEB.iter().flat_map(|(_, v4, v6)| [*v4, *v6]));
     texts.into_iter().map(parse).collect()
 }

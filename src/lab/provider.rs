@@ -5,7 +5,9 @@ use crate::net::nft::{Batch, Chain, Match, Nft, NftError, Rule, Table, TableFami
 use crate::net::route::{Family, RouteError, RouteSpec, Rtnetlink};
 use crate::net::sysctl::{self, SysctlError};
 use ipnet::IpNet;
-use std::net::IpAddr;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use tokio::net::UdpSocket;
 
 /// Name of the provider's WireGuard link.
 const LINK: &str = "wg0";
@@ -49,6 +51,34 @@ pub struct ProviderConfig {
 /// A running provider.
 pub struct Provider {
     _tunnel: Tunnel,
+}
+
+/// Another server of the provider: what comes there is handed to the first one's port on the same machine, and the answers back, so that
+/// to its one client it is a server of its own. To be run in the provider's namespace, without end.
+///
+/// # Errors
+/// When a socket fails.
+pub async fn relay(listen: SocketAddr, port: u16) -> io::Result<()> {
+    let outside = UdpSocket::bind(listen).await?;
+    let inside = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    inside.connect((Ipv4Addr::LOCALHOST, port)).await?;
+    let (mut there, mut back) = ([0; 65_535], [0; 65_535]);
+    let mut client = None;
+    loop {
+        tokio::select! {
+            received = outside.recv_from(&mut there) => {
+                let (length, from) = received?;
+                client = Some(from);
+                inside.send(&there[..length]).await?;
+            }
+            received = inside.recv(&mut back) => {
+                let length = received?;
+                if let Some(client) = client {
+                    outside.send_to(&back[..length], client).await?;
+                }
+            }
+        }
+    }
 }
 
 /// Sets a provider up in the calling thread's network namespace, whose uplink has its addresses and routes already. To be

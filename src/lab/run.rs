@@ -70,19 +70,21 @@ pub struct LabSpec {
     pub leak: Option<Leak>,
     /// Whether home, internet and tunnel have IPv6.
     pub ipv6: bool,
+    /// Whether the stack takes another server when its VPN is started again, as Gluetun does that may choose among several.
+    pub moves: bool,
 }
 
 impl LabSpec {
     /// A sealed lab with both families.
     #[must_use]
     pub fn sealed() -> Self {
-        Self { leak: None, ipv6: true }
+        Self { leak: None, ipv6: true, moves: false }
     }
 
     /// A lab with both families whose stack is broken.
     #[must_use]
     pub fn broken(leak: Leak) -> Self {
-        Self { leak: Some(leak), ipv6: true }
+        Self { leak: Some(leak), ipv6: true, moves: false }
     }
 }
 
@@ -125,6 +127,7 @@ impl Lab {
             private_key: client_key,
             server_key: server_public,
             endpoint: plan::socket(plan::ENDPOINT),
+            next: spec.moves.then(|| plan::socket(plan::OTHER_ENDPOINT)),
             addresses: of_families(&[plan::CLIENT, plan::CLIENT_V6], ipv6),
             uplink: plan::UPLINK.to_owned(),
             tunnel: plan::TUNNEL.to_owned(),
@@ -219,6 +222,9 @@ must_serve = ["http://172.18.0.10:8080/"]
 [echo]
 http = ["https://am.i.mullvad.net/json", "https://api.ipify.org?format=json"]
 stun = ["stun.l.google.com:19302"]
+dht = ["router.bittorrent.com:6881", "dht.transmissionbt.com:6881"]
+tracker = ["http://tracker.opentrackr.org:1337/announce", "udp://tracker.opentrackr.org:1337/announce"]
+source_ports = [6881]
 dns = ["whoami.akamai.net"]
 extra_ca = {ca:?}
 [dns]
@@ -320,6 +326,12 @@ fn start_provider(
         let mut servers = Servers::default();
         let answerer = internet::recursor("provider resolver", &journal, plan::ip(plan::EXIT));
         servers.dns(&[plan::ip(plan::TUNNEL_RESOLVER)], None, answerer)?;
+        servers.task(async {
+            let port = plan::socket(plan::ENDPOINT).port();
+            if let Err(error) = provider::relay(plan::socket(plan::OTHER_ENDPOINT), port).await {
+                eprintln!("lab: failed to relay to the VPN server: {error}");
+            }
+        });
         Ok(servers)
     })??;
     Ok((provider, resolver))

@@ -22,6 +22,35 @@ pub struct Evidence {
     pub answers: Vec<Answer>,
     /// What kept it from doing its work; each makes a clean answer inconclusive.
     pub problems: Vec<String>,
+    /// Why there was nobody to ask, by configuration.
+    #[serde(default)]
+    pub unasked: Option<String>,
+    /// What other techniques brought back that this one had ask, by their names.
+    #[serde(default)]
+    pub parts: Vec<(String, Evidence)>,
+}
+
+impl Evidence {
+    /// Evidence of a technique that has nobody to ask.
+    pub fn unasked(at_ms: f64, why: &str) -> Self {
+        Evidence { from_ms: at_ms, to_ms: at_ms, unasked: Some(why.to_owned()), ..Evidence::default() }
+    }
+
+    /// Stimuli, answers and problems of several witnesses in one.
+    pub fn gather(from_ms: f64, all: impl IntoIterator<Item = Evidence>) -> Self {
+        let mut whole = Evidence { from_ms, ..Evidence::default() };
+        for one in all {
+            whole.stimuli.extend(one.stimuli);
+            whole.answers.extend(one.answers);
+            whole.problems.extend(one.problems);
+        }
+        whole
+    }
+
+    /// The addresses that echo services saw.
+    pub fn exits(&self) -> impl Iterator<Item = IpAddr> {
+        self.answers.iter().filter_map(|answer| answer.said.exit())
+    }
 }
 
 /// A transport or network protocol as the wire shows it.
@@ -203,6 +232,16 @@ pub enum Said {
     },
 }
 
+impl Said {
+    /// The address that an echo service saw.
+    pub fn exit(&self) -> Option<IpAddr> {
+        match self {
+            Said::Exit { ip, .. } => Some(*ip),
+            _ => None,
+        }
+    }
+}
+
 /// What a link of the stack's namespace is to the audit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -238,6 +277,9 @@ pub enum Class {
     Nearby,
     /// On an uplink, a DNS question to a resolver on a local subnet: allowed, but it may be forwarded anywhere.
     LocalDns,
+    /// On an uplink, a stimulus of ours to the VPN server's own port: the server knows the home anyway, and a firewall that goes by
+    /// address and port cannot tell it from the tunnel's packets. The same from anybody else is an offence.
+    Server,
     /// In the tunnel, where it belongs.
     Tunnelled,
 }
@@ -269,6 +311,100 @@ pub struct Sighting {
     pub probe: Option<String>,
     /// Which of its stimuli.
     pub stimulus: Option<u32>,
+    /// What else the wire or the kernel told of them.
+    #[serde(default)]
+    pub detail: Detail,
+}
+
+/// What is not always known of a packet, taken from the first of its kind.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Detail {
+    /// Number of its VLAN (IEEE 802.1Q).
+    pub vlan: Option<u16>,
+    /// Identification of the datagram of which it is a fragment.
+    pub fragment: Option<u32>,
+    /// The packet that it carries: IP-in-IP, 6in4, GRE.
+    pub inner: Option<Inner>,
+    /// Its connection was there before the run: it had no SYN in it, or its socket was connected already.
+    pub older: bool,
+    /// The processes that hold the socket that it was sent from, where exactly one socket fits.
+    pub owners: Vec<Owner>,
+}
+
+impl Detail {
+    /// What is known, for people.
+    pub fn texts(&self) -> Vec<String> {
+        let mut texts = Vec::new();
+        if let Some(inner) = &self.inner {
+            let end = |at: SocketAddr| if at.port() == 0 { at.ip().to_string() } else { at.to_string() };
+            texts.push(format!("carries {} {} → {}", inner.proto, end(inner.src), end(inner.dst)));
+        }
+        if let Some(vlan) = self.vlan {
+            texts.push(format!("in VLAN {vlan}"));
+        }
+        if let Some(id) = self.fragment {
+            texts.push(format!("fragment of datagram {id:#06x}"));
+        }
+        if self.older {
+            texts.push("of a connection that is older than the run".to_owned());
+        }
+        if !self.owners.is_empty() {
+            let owners: Vec<String> = self.owners.iter().map(ToString::to_string).collect();
+            texts.push(format!("sent by {}", owners.join(" or ")));
+        }
+        texts
+    }
+}
+
+/// The innermost packet of an encapsulation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inner {
+    /// Protocol.
+    pub proto: Proto,
+    /// Source; port 0 where there is none.
+    pub src: SocketAddr,
+    /// Destination; port 0 where there is none.
+    pub dst: SocketAddr,
+}
+
+/// A process, as the agent's /proc shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    /// Process id.
+    pub pid: u32,
+    /// Name of its program.
+    pub name: String,
+    /// Id of its container, the first twelve digits, where its control group tells.
+    pub container: Option<String>,
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (process {}", self.name, self.pid)?;
+        if let Some(container) = &self.container {
+            write!(f, ", container {container}")?;
+        }
+        f.write_str(")")
+    }
+}
+
+/// A packet that leaked, for Wireshark.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Captured {
+    /// Kernel timestamp, CLOCK_REALTIME: seconds and nanoseconds.
+    pub time: (i64, i64),
+    /// Name of the link.
+    pub link: String,
+    /// EtherType in host byte order.
+    pub ether_type: u16,
+    /// Tag control information of its VLAN, where the kernel keeps it outside the octets.
+    pub tag: Option<u16>,
+    /// Octets from the network header on, as many as were captured, in base64.
+    pub octets: String,
+    /// How many there were on the wire.
+    pub length: u32,
+    /// Why it is here: class, probe or none, processes.
+    pub comment: String,
 }
 
 /// One control packet put on an uplink past the firewall, addressed to the link itself, to prove that the sensor sees this protocol there.
@@ -307,6 +443,9 @@ pub struct PhaseWire {
     pub sightings: Vec<Sighting>,
     /// What went wrong with the sensor itself.
     pub problems: Vec<String>,
+    /// The packets themselves, a few of each kind of those that leaked.
+    #[serde(default)]
+    pub captured: Vec<Captured>,
 }
 
 /// What an outage brought back. Times inside [`Hole`] and the `…_ms` marks are milliseconds since `from_ms`.

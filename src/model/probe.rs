@@ -48,6 +48,8 @@ pub enum Severity {
 pub enum Expectation {
     /// Every witness that answers sees an exit of the VPN, none sees home.
     ExitIsVpn,
+    /// All ways out of the stack come out at one address of each family, and none at home or at a stranger's.
+    ExitsAgree,
     /// resolv.conf names allowed resolvers only, names resolve, and the authority never sees the home's side asking.
     ResolverIsVpn,
     /// A query forced to a foreign resolver never leaves by an uplink; `forced_policy` says whether the tunnel may carry it.

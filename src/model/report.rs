@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::evidence::Captured;
 use super::probe::{Phase, Severity, trial_name};
 use super::verdict::{FailKind, Verdict};
 
@@ -194,6 +195,9 @@ pub struct Wire {
     pub dropped: u64,
     /// Packets that should not have been there, alike ones counted together.
     pub leaks: Vec<WireLeak>,
+    /// A few of each kind of them, for `leaks.pcapng`. No part of the JSON report.
+    #[serde(skip)]
+    pub captured: Vec<Captured>,
 }
 
 /// Alike packets that left by an uplink and that the allow-list does not name.
@@ -214,6 +218,9 @@ pub struct WireLeak {
     pub count: u64,
     /// The asking of a probe whose marker they carry, if any.
     pub probe: Option<String>,
+    /// What else is known of them: what they carry, VLAN, fragments, an older connection, the processes that hold the socket.
+    #[serde(default)]
+    pub detail: Vec<String>,
 }
 
 /// One outage: the tunnel taken down on purpose and put back. Times are milliseconds since its beginning.

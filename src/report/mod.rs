@@ -6,6 +6,7 @@ mod files;
 mod json;
 mod junit;
 pub(crate) mod page;
+mod pcapng;
 pub mod progress;
 mod prose;
 mod redact;

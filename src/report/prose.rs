@@ -106,7 +106,8 @@ pub(super) fn wire(report: &Report) -> String {
 pub(super) fn wire_leak(leak: &WireLeak) -> String {
     let whose = leak.probe.as_ref().map(|probe| format!(", sent by {probe}")).unwrap_or_default();
     let many = if leak.count > 1 { format!(" x{}", leak.count) } else { String::new() };
-    format!("at {} {} {} {} -> {}{many}{whose}", span(leak.at_ms), leak.link, leak.proto, leak.src, leak.dst)
+    let more: String = leak.detail.iter().map(|detail| format!(", {detail}")).collect();
+    format!("at {} {} {} {} -> {}{many}{whose}{more}", span(leak.at_ms), leak.link, leak.proto, leak.src, leak.dst)
 }
 
 /// One line of evidence.

@@ -13,8 +13,11 @@ const NEIGHBOUR: &str = "[home net]";
 const LONGEST: usize = 45;
 
 impl Report {
-    /// Masks each of `homes` in every text.
+    /// Masks each of `homes` in every text, and lets go of the packets themselves: what is in them cannot be masked.
     pub fn redact(&mut self, homes: &[IpAddr]) {
+        if !std::mem::take(&mut self.wire.captured).is_empty() {
+            self.notes.push("leaks.pcapng is not written under --redact: packets cannot be masked".to_owned());
+        }
         let mask = Mask::new(homes);
         self.each_text(&mut |text, _| *text = mask.apply(text));
     }

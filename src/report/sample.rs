@@ -52,7 +52,13 @@ pub(crate) fn passing() -> Report {
             probe("ipv6", Phase::Up, VerdictWord::Pass, "24 stimuli refused by the kernel, none on the wire"),
             probe("kill-switch", Phase::Outage, VerdictWord::Pass, "dark after 0.8 ms, nothing escaped in 5.0 s"),
         ],
-        wire: Wire { links: vec!["eth0".to_owned()], packets: 1_234, dropped: 0, leaks: Vec::new() },
+        wire: Wire {
+            links: vec!["eth0".to_owned()],
+            packets: 1_234,
+            dropped: 0,
+            leaks: Vec::new(),
+            captured: Vec::new(),
+        },
         outages: vec![Outage {
             method: "vpn-stop".to_owned(),
             down_ms: 0.0,
@@ -98,6 +104,7 @@ pub(crate) fn failing() -> Report {
         dst: "8.8.8.8:53".to_owned(),
         count: 3,
         probe: Some("kill-switch/outage/vpn-stop".to_owned()),
+        detail: Vec::new(),
     }];
     report.outages[0].holes = vec![Hole { from_ms: 12.0, to_ms: 13.5, proto: "udp".to_owned(), packets: 3 }];
     report.outages[0].local[0].answered = 25;

@@ -101,10 +101,11 @@ impl Report {
         for probe in probes {
             probe.each_text(f);
         }
-        let Wire { links, packets: _, dropped: _, leaks } = wire;
+        let Wire { links, packets: _, dropped: _, leaks, captured } = wire;
+        captured.iter_mut().for_each(|packet| f(&mut packet.comment, Kind::Line));
         links.iter_mut().for_each(|link| f(link, Kind::Line));
-        for WireLeak { at_ms: _, link, proto, src, dst, count: _, probe } in leaks {
-            for text in [link, proto, src, dst].into_iter().chain(probe) {
+        for WireLeak { at_ms: _, link, proto, src, dst, count: _, probe, detail } in leaks {
+            for text in [link, proto, src, dst].into_iter().chain(probe).chain(detail) {
                 f(text, Kind::Line);
             }
         }

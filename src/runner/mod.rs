@@ -27,7 +27,7 @@ use crate::agent::protocol::{ApiKey, OutageOrder, PROTOCOL, Setup, Stack};
 use crate::catalog::{Catalog, Selection, Trial};
 use crate::config::{Config, OutageMethod, Provider, Secret};
 use crate::judge::{self, Facts};
-use crate::model::evidence::{Class, OutageEvidence, PhaseWire, Role};
+use crate::model::evidence::{Class, OutageEvidence, PhaseWire, Proto, Role};
 use crate::model::probe::Phase;
 use crate::model::report::{self, Outage, ProbeResult, Report, RunVerdict, Summary, Wire, WireLeak};
 use crate::outage::Entry;
@@ -287,18 +287,29 @@ fn setup(
         }
         _ => config.outage.control_server.to_string(),
     };
+    let setting =
+        |name: &str| gluetun.and_then(|gluetun| gluetun.env.get(name)).map(|value| value.to_ascii_lowercase());
+    let openvpn = (setting("VPN_TYPE").as_deref() == Some("openvpn")).then(|| match setting("OPENVPN_PROTOCOL") {
+        Some(proto) if proto.starts_with("tcp") => Proto::Tcp,
+        _ => Proto::Udp,
+    });
     Setup {
         protocol: PROTOCOL,
         elapsed_ms: clock.elapsed().as_secs_f64() * 1000.0,
         nonce: rand::random(),
         tunnel: config.vpn.interface.clone().or(interface),
         endpoint: config.vpn.endpoint.or_else(|| gluetun.and_then(|gluetun| gluetun.endpoint())),
+        openvpn,
         local: config.local.subnets.clone(),
         outbound: outbound
             .map(|text| text.split(',').filter_map(|net| net.trim().parse::<IpNet>().ok()).collect())
             .unwrap_or_default(),
         resolv_conf: target.resolv_conf.text.clone(),
         echo_http: config.echo.http.iter().map(ToString::to_string).collect(),
+        echo_stun: config.echo.stun.iter().map(|at| (at.host.clone(), at.port)).collect(),
+        echo_dht: config.echo.dht.iter().map(|at| (at.host.clone(), at.port)).collect(),
+        echo_tracker: config.echo.tracker.clone(),
+        source_ports: config.echo.source_ports.iter().map(|port| port.get()).collect(),
         echo_dns: config.echo.dns.clone(),
         extra_ca,
         mullvad: config.vpn.provider == Provider::Mullvad,
@@ -416,6 +427,7 @@ fn wire(wires: &[Arc<PhaseWire>]) -> Wire {
             dst: judge::end(sighting.dst),
             count: sighting.count,
             probe: sighting.probe.clone(),
+            detail: sighting.detail.texts(),
         })
         .collect();
     Wire {
@@ -423,6 +435,7 @@ fn wire(wires: &[Arc<PhaseWire>]) -> Wire {
         packets: wires.iter().map(|wire| wire.packets).sum(),
         dropped: wires.iter().map(|wire| wire.dropped).sum(),
         leaks,
+        captured: wires.iter().flat_map(|wire| wire.captured.clone()).collect(),
     }
 }
 

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::decode::{ETHERTYPE_ARP, Packet};
+use super::decode::{ETHERTYPE_ARP, GRE, IP_IN_IP, IPV6_IN_IP, Packet};
 use crate::model::evidence::{Class, Proto};
 
 /// Where the tunnel's outer packets go.
@@ -16,8 +16,23 @@ pub struct Endpoint {
     pub address: SocketAddr,
     /// UDP, or TCP for OpenVPN.
     pub proto: Proto,
-    /// Whether every packet has to look like WireGuard's.
-    pub wireguard: bool,
+    /// What every packet has to look like.
+    pub shape: Shape,
+    /// The local port of the tunnel's connection, where it is TCP and was seen. A stream can be cut anywhere, so its packets cannot be
+    /// told by their looks; others to the same server can, as a connection begins with what its protocol begins with.
+    pub flow: Option<u16>,
+}
+
+/// What a tunnel's outer packets look like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Shape {
+    /// See [`looks_like_wireguard`].
+    Wireguard,
+    /// See [`looks_like_openvpn`].
+    Openvpn,
+    /// Neither: address, protocol and port have to do.
+    Unknown,
 }
 
 /// What may leave by an uplink.
@@ -37,15 +52,28 @@ pub const LINK_ICMPV6: [u8; 8] = [130, 131, 132, 133, 134, 135, 136, 143];
 const ICMP_ERRORS: [u8; 3] = [3, 11, 12];
 /// Destination unreachable, packet too big, time exceeded, parameter problem (RFC 4443).
 const ICMPV6_ERRORS: [u8; 4] = [1, 2, 3, 4];
-/// IGMP (RFC 3376): link-local by nature.
+/// IGMP (RFC 3376).
 pub const IGMP: u8 = 2;
+/// Where the upper half of the counter (little endian, 64 bits) stands in WireGuard's transport data.
+pub const WIREGUARD_COUNTER_TOP: usize = 12;
+/// Protocols that carry other packets past whatever looks at ports and addresses: IP-in-IP, 6in4, GRE, minimal encapsulation, IPIP,
+/// EtherIP, L2TP, MPLS-in-IP (IANA protocol numbers).
+const ENCAPSULATIONS: [u8; 8] = [IP_IN_IP, IPV6_IN_IP, GRE, 55, 94, 97, 115, 137];
+/// How an ARP packet for IPv4 over Ethernet begins (RFC 826).
+pub const ARP_HEAD: [u8; 6] = [0, 1, 8, 0, 6, 4];
+/// Octets of such a packet, and with the padding of the shortest frame.
+pub const ARP_LENGTH: std::ops::RangeInclusive<usize> = 28..=46;
 
 impl AllowList {
     /// What a packet that leaves by an uplink is. `None`: allowed and of no interest.
     pub fn classify(&self, packet: &Packet<'_>) -> Option<Class> {
         match packet.proto {
-            Proto::Ether(ETHERTYPE_ARP) | Proto::Ip(IGMP) => return None,
+            Proto::Ether(ETHERTYPE_ARP) if is_arp(packet.payload) => return None,
             Proto::Ether(_) => return Some(Class::Nearby),
+            // Reports go to the group itself; no router carries them any further (RFC 3376, section 4).
+            Proto::Ip(IGMP) if packet.dst.ip().is_multicast() && packet.ttl == 1 => return None,
+            // Whoever takes it off again, a local host too, sends on what is in it.
+            Proto::Ip(number) if ENCAPSULATIONS.contains(&number) => return Some(Class::Offence),
             Proto::Icmpv6
                 if packet.icmp_type.is_some_and(|kind| LINK_ICMPV6.contains(&kind))
                     && !leaves_the_link(packet.dst.ip()) =>
@@ -76,7 +104,8 @@ impl AllowList {
 }
 
 impl Endpoint {
-    /// Whether `packet` is one of the tunnel's own. A later fragment carries no ports and is known by address and protocol alone.
+    /// Whether `packet` is one of the tunnel's own. A later fragment carries no ports and is known by address and protocol alone; the
+    /// sensor holds it against the first one of its datagram.
     fn allows(&self, packet: &Packet<'_>) -> bool {
         if packet.dst.ip() != self.address.ip() {
             return false;
@@ -90,24 +119,63 @@ impl Endpoint {
         if error || packet.proto != self.proto {
             return error;
         }
-        if packet.fragment {
-            return packet.dst.port() == 0 || packet.dst.port() == self.address.port();
+        if packet.later_fragment() {
+            return true;
         }
         packet.dst.port() == self.address.port()
-            && (!self.wireguard || looks_like_wireguard(packet.payload, packet.payload_length))
+            && match (self.shape, self.proto) {
+                (Shape::Wireguard, _) => looks_like_wireguard(packet.payload, packet.payload_length),
+                (Shape::Openvpn, Proto::Udp) => looks_like_openvpn(packet.payload, packet.payload_length),
+                (Shape::Openvpn, _) => {
+                    self.flow == Some(packet.src.port())
+                        || packet.payload.is_empty()
+                        || looks_like_openvpn_stream(packet.payload)
+                }
+                (Shape::Unknown, _) => true,
+            }
+    }
+
+    /// Whether `packet` goes to the server's own address, protocol and port, whatever it looks like.
+    pub fn is_aimed_at(&self, packet: &Packet<'_>) -> bool {
+        packet.dst == self.address && packet.proto == self.proto
     }
 }
 
+fn is_arp(octets: &[u8]) -> bool {
+    octets.starts_with(&ARP_HEAD) && ARP_LENGTH.contains(&octets.len())
+}
+
 /// Whether a UDP payload of `length` octets, of which `payload` was captured, looks like a WireGuard message: initiation 148 octets,
-/// response 92, cookie 64, transport data 32 and more (<https://www.wireguard.com/protocol/>). Data is padded to steps of 16, but never
-/// past the tunnel's MTU, and some implementations do not pad at all: another length is known by its counter, whose upper half is 0 for
-/// the life of a key. The three reserved octets are not looked at: some providers use them.
+/// response 92, cookie 64, transport data 32 and more (<https://www.wireguard.com/protocol/>). Data is known by its counter, whose upper
+/// half is 0 for the life of a key. Its length says nothing: padding to 16 octets ends at the tunnel's MTU, some implementations do not
+/// pad at all, and a segmented giant holds several messages. Nor do the three reserved octets, which some providers use.
 pub fn looks_like_wireguard(payload: &[u8], length: usize) -> bool {
     match (payload.first(), length) {
         (Some(1), 148) | (Some(2), 92) | (Some(3), 64) => true,
-        (Some(4), length) => length >= 32 && (length % 16 == 0 || payload.get(12..16) == Some(&[0; 4])),
+        (Some(4), 32..) => payload.get(WIREGUARD_COUNTER_TOP..WIREGUARD_COUNTER_TOP + 4) == Some(&[0; 4]),
         _ => false,
     }
+}
+
+/// Whether a UDP payload of `length` octets, of which `payload` was captured, has an opcode that an OpenVPN client sends and the length
+/// that it needs at least (<https://openvpn.net/community-resources/openvpn-protocol/>, and `ssl_pkt.h` of OpenVPN 2.6): hard reset
+/// and control with session id, an array of acknowledgements and a packet id 14, acknowledgement 22, data 20.
+pub fn looks_like_openvpn(payload: &[u8], length: usize) -> bool {
+    match payload.first().map(|first| first >> 3) {
+        Some(3 | 4 | 7 | 10 | 11) => length >= 14,
+        Some(5) => length >= 22,
+        Some(6 | 9) => length >= 20,
+        _ => false,
+    }
+}
+
+/// Whether a piece of a TCP stream begins with a record of OpenVPN: two octets of length, then as over UDP. Records are no longer than
+/// a packet of the tunnel, and two printable characters would be a length above the limit.
+fn looks_like_openvpn_stream(payload: &[u8]) -> bool {
+    const LIMIT: usize = 0x2000;
+    let Some((head, record)) = payload.split_first_chunk::<2>() else { return false };
+    let length = usize::from(u16::from_be_bytes(*head));
+    length < LIMIT && looks_like_openvpn(record, length)
 }
 
 /// Whether routers would carry a packet to `to` any further than the link.
@@ -149,7 +217,8 @@ mod tests {
             endpoints: vec![Endpoint {
                 address: "198.51.100.2:51820".parse().unwrap(),
                 proto: Proto::Udp,
-                wireguard: true,
+                shape: Shape::Wireguard,
+                flow: None,
             }],
             local: vec!["172.18.0.0/16".parse().unwrap(), "fd18::/64".parse().unwrap()],
         }
@@ -161,12 +230,30 @@ mod tests {
         list().classify(&Packet::decode(ETHERTYPE_IPV4, &octets))
     }
 
+    /// Transport data of so many octets.
+    fn data(length: usize) -> Vec<u8> {
+        let mut octets = vec![4, 0, 0, 0, 9, 9, 9, 9, 7, 1, 0, 0, 0, 0, 0, 0];
+        octets.resize(length, 7);
+        octets
+    }
+
+    #[test]
+    fn data_as_long_as_the_mtu_is_not_padded() {
+        // Gluetun's 1320, wg-quick's 1420, and three of the former in one giant.
+        for length in [32, 96, 1320 + 32, 1420 + 32, 3 * (1320 + 32)] {
+            assert_eq!(udp([198, 51, 100, 2], 51820, &data(length)), None, "{length}");
+        }
+        let text = [&[4][..], b" is how this text to the endpoint begins, and so on and on"].concat();
+        assert_eq!(udp([198, 51, 100, 2], 51820, &text), Some(Class::Offence));
+        assert_eq!(udp([198, 51, 100, 2], 51820, &data(31)), Some(Class::Offence));
+    }
+
     #[test]
     fn only_wireguard_may_go_to_the_endpoint() {
-        assert_eq!(udp([198, 51, 100, 2], 51820, &[&[4, 0, 0, 0][..], &[7; 92]].concat()), None);
+        assert_eq!(udp([198, 51, 100, 2], 51820, &data(96)), None);
         assert_eq!(udp([198, 51, 100, 2], 51820, b"plain text to the endpoint"), Some(Class::Offence));
-        assert_eq!(udp([198, 51, 100, 2], 51821, &[&[4, 0, 0, 0][..], &[7; 92]].concat()), Some(Class::Offence));
-        assert_eq!(udp([198, 51, 100, 3], 51820, &[&[4, 0, 0, 0][..], &[7; 92]].concat()), Some(Class::Offence));
+        assert_eq!(udp([198, 51, 100, 2], 51821, &data(96)), Some(Class::Offence));
+        assert_eq!(udp([198, 51, 100, 3], 51820, &data(96)), Some(Class::Offence));
     }
 
     #[test]
@@ -204,6 +291,70 @@ mod tests {
         assert_eq!(udp([172, 18, 0, 1], 53, b""), Some(Class::LocalDns));
         assert_eq!(udp([10, 0, 0, 1], 53, b""), Some(Class::Nearby));
         assert_eq!(udp([8, 8, 8, 8], 53, b""), Some(Class::Offence));
+    }
+
+    #[test]
+    fn only_openvpn_may_go_to_its_endpoint() {
+        let mut list = list();
+        list.endpoints = [Proto::Udp, Proto::Tcp]
+            .map(|proto| Endpoint {
+                address: "198.51.100.2:1194".parse().unwrap(),
+                proto,
+                shape: Shape::Openvpn,
+                flow: (proto == Proto::Tcp).then_some(4001),
+            })
+            .to_vec();
+        let data = [&[0x48, 0, 0, 1][..], &[7; 60]].concat();
+        let reset = [&[0x38][..], &[7; 13]].concat();
+        for (payload, allowed) in [
+            (&data[..], true),
+            (&reset, true),
+            (&reset[..13], false),
+            (b"GET / HTTP/1.1 and more", false),
+            (b"", false),
+        ] {
+            let mut octets = Vec::new();
+            let packet = PacketBuilder::ipv4([172, 18, 0, 10], [198, 51, 100, 2], 64).udp(4000, 1194);
+            packet.write(&mut octets, payload).unwrap();
+            let class = list.classify(&Packet::decode(ETHERTYPE_IPV4, &octets));
+            assert_eq!(class.is_none(), allowed, "{payload:?}");
+        }
+        let record = [&[0, 14][..], &reset].concat();
+        for (from, payload, allowed) in
+            [(4000, &record[..], true), (4000, b"GET / HTTP/1.1", false), (4000, b"", true), (4001, b"any piece", true)]
+        {
+            let mut octets = Vec::new();
+            let packet = PacketBuilder::ipv4([172, 18, 0, 10], [198, 51, 100, 2], 64).tcp(from, 1194, 1, 1);
+            packet.write(&mut octets, payload).unwrap();
+            let class = list.classify(&Packet::decode(ETHERTYPE_IPV4, &octets));
+            assert_eq!(class.is_none(), allowed, "{payload:?}");
+        }
+    }
+
+    #[test]
+    fn encapsulations_are_offences_even_to_local_hosts() {
+        for (number, to, expected) in [
+            (41u8, [172, 18, 0, 1], Some(Class::Offence)),
+            (47, [8, 8, 8, 8], Some(Class::Offence)),
+            (4, [10, 0, 0, 1], Some(Class::Offence)),
+            (50, [172, 18, 0, 1], None),
+            (2, [8, 8, 8, 8], Some(Class::Offence)),
+            (2, [224, 0, 0, 22], None),
+        ] {
+            let mut octets = vec![0x45, 0, 0, 40, 0, 0, 0, 0, 1, number, 0, 0, 172, 18, 0, 10];
+            octets.extend(to);
+            octets.extend([0; 20]);
+            assert_eq!(list().classify(&Packet::decode(ETHERTYPE_IPV4, &octets)), expected, "{number} to {to:?}");
+        }
+    }
+
+    #[test]
+    fn arp_is_arp_and_nothing_else() {
+        let arp = [&ARP_HEAD[..], &[0; 22]].concat();
+        assert_eq!(list().classify(&Packet::decode(ETHERTYPE_ARP, &arp)), None);
+        for other in [vec![0; 28], [&arp[..], &[0; 400]].concat(), arp[..27].to_vec()] {
+            assert_eq!(list().classify(&Packet::decode(ETHERTYPE_ARP, &other)), Some(Class::Nearby));
+        }
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! The sensor's thread: reads the ring, classifies, attributes and counts. It is armed and closed by controls, which also flush it:
 //! packets come in order, so once a closing control has been seen, everything before it has been.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -12,15 +12,17 @@ use std::time::{Duration, Instant};
 use nix::net::if_::if_indextoname;
 use pnet::datalink::{self, NetworkInterface};
 
-use super::allow::{AllowList, looks_like_wireguard};
+use super::allow::{AllowList, Endpoint};
 use super::control::{ControlSender, KINDS};
 use super::decode::Packet;
 use super::filter;
 use super::ledger::{Entry, Ledger};
-use super::ring::{Frame, Ring};
+use super::record::{Question, Record, Seen};
+use super::ring::{BLOCKS, Frame, Ring};
+use super::sockets;
+use super::trace::Trace;
 use crate::clock::Clock;
-use crate::model::evidence::{Class, Control, Link, PhaseWire, Proto, Role, Sighting};
-use crate::model::report::Hole;
+use crate::model::evidence::{Control, Link, PhaseWire, Role};
 
 /// The owner under which controls stand in the ledger.
 const CONTROL: &str = "control";
@@ -28,23 +30,24 @@ const CONTROL: &str = "control";
 const CONTROL_PATIENCE: Duration = Duration::from_millis(1500);
 /// How long the thread sleeps at most when nothing comes.
 const POLL_MS: u16 = 20;
-/// More kinds of packet than this are counted, not kept.
-const MAX_SIGHTINGS: usize = 10_000;
-/// Packets of a protocol closer together than this are one hole.
-const HOLE_GAP_MS: f64 = 5.0;
+/// Sockets that wait to be looked for; more are not looked for.
+const MAX_QUESTIONS: usize = 256;
+/// How long the end of a phase waits for the last of them.
+const ANSWER_PATIENCE: Duration = Duration::from_millis(500);
 
-/// The sensor of a namespace. Dropping it ends its thread.
+/// The sensor of a namespace. Dropping it ends its threads.
 pub struct Sensor {
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 struct Shared {
     clock: Clock,
     ledger: Ledger,
-    allow: AllowList,
     tunnels: Vec<String>,
     stop: AtomicBool,
+    /// Sockets that are being looked for.
+    asked: AtomicU64,
     state: Mutex<State>,
 }
 
@@ -53,41 +56,18 @@ struct State {
     roles: HashMap<u32, (String, Role)>,
     loopback: Vec<u32>,
     refilter: bool,
-    sightings: HashMap<Key, Sighting>,
-    unkept: u64,
+    record: Record,
     controls: HashMap<u32, f64>,
-    packets: u64,
     dropped: u64,
     problems: Vec<String>,
     trace: Trace,
 }
 
-/// What an outage needs to know packet by packet.
-#[derive(Debug, Clone, Default)]
-pub struct Trace {
-    /// Spans in which packets of ours left by an uplink, by protocol, times since the start of the run.
-    pub holes: Vec<Hole>,
-    /// Last stimulus seen in the tunnel.
-    pub last_in_tunnel_ms: Option<f64>,
-    /// First stimulus seen in the tunnel after [`Sensor::mark`].
-    pub first_after_mark_ms: Option<f64>,
-    /// Last stimulus seen in the tunnel before [`Sensor::mark`].
-    pub last_before_mark_ms: Option<f64>,
-    mark_ms: Option<f64>,
-}
-
-#[derive(PartialEq, Eq, Hash)]
-struct Key {
-    link: u32,
-    class: Class,
-    proto: Proto,
-    from: IpAddr,
-    to: SocketAddr,
-    owner: Option<(Arc<str>, u32)>,
-}
-
 impl Sensor {
     /// Opens the ring, attaches the filter, and only then begins to listen. Needs CAP_NET_RAW.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
     pub fn open(
         clock: Clock,
         ledger: Ledger,
@@ -95,17 +75,37 @@ impl Sensor {
         links: &[Link],
         tunnels: Vec<String>,
     ) -> io::Result<Sensor> {
-        let ring = Ring::open()?;
+        Sensor::with_blocks(BLOCKS, clock, ledger, allow, links, tunnels)
+    }
+
+    /// As [`Sensor::open`], with a ring of so many blocks of 64 packets: to see what becomes of packets for which there is no room.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn with_blocks(
+        blocks: u16,
+        clock: Clock,
+        ledger: Ledger,
+        allow: AllowList,
+        links: &[Link],
+        tunnels: Vec<String>,
+    ) -> io::Result<Sensor> {
+        let ring = Ring::open(blocks)?;
         let roles = links.iter().map(|link| (link.index, (link.name.clone(), link.role))).collect();
         let loopback = datalink::interfaces().iter().filter(|link| link.is_loopback()).map(|link| link.index).collect();
-        let state = State { roles, loopback, ..State::default() };
-        ring.filter(&state.compile(&allow))?;
+        let record = Record::new(allow, sockets::connections(&sockets::list()));
+        let state = State { roles, loopback, record, ..State::default() };
+        ring.filter(&state.compile())?;
         ring.listen()?;
-        let shared =
-            Arc::new(Shared { clock, ledger, allow, tunnels, stop: AtomicBool::new(false), state: Mutex::new(state) });
-        let reader = Arc::clone(&shared);
-        let thread = thread::Builder::new().name("sensor".into()).spawn(move || reader.read(ring))?;
-        Ok(Sensor { shared, thread: Some(thread) })
+        let (stop, asked) = (AtomicBool::new(false), AtomicU64::new(0));
+        let shared = Arc::new(Shared { clock, ledger, tunnels, stop, asked, state: Mutex::new(state) });
+        let (questions, inbox) = mpsc::sync_channel(MAX_QUESTIONS);
+        let (reader, finder) = (Arc::clone(&shared), Arc::clone(&shared));
+        let mut sensor = Sensor { shared, threads: Vec::new() };
+        // Threads that are started here are in the namespace in which this one is.
+        sensor.threads.push(thread::Builder::new().name("sensor".into()).spawn(move || reader.read(ring, &questions))?);
+        sensor.threads.push(thread::Builder::new().name("sockets".into()).spawn(move || finder.find(&inbox))?);
+        Ok(sensor)
     }
 
     /// Sends the opening controls and waits until they have been seen. The result is the beginning of a phase.
@@ -117,21 +117,34 @@ impl Sensor {
     /// Sends the closing controls, waits until they have been seen, and hands over what was seen since the last phase was closed.
     pub fn close(&self, mut phase: PhaseWire) -> PhaseWire {
         phase.controls.extend(self.control());
+        let deadline = Instant::now() + ANSWER_PATIENCE;
+        while self.shared.asked.load(Ordering::Relaxed) > 0 && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(2));
+        }
         let mut state = self.shared.lock();
         phase.closed_ms = self.shared.clock.now_ms();
         phase.uplinks = state.uplinks();
-        phase.packets = std::mem::take(&mut state.packets);
         phase.dropped = std::mem::take(&mut state.dropped);
         phase.problems.append(&mut state.problems);
-        let unkept = std::mem::take(&mut state.unkept);
-        if unkept > 0 {
-            phase
-                .problems
-                .push(format!("{unkept} more packets were of more kinds than the sensor keeps ({MAX_SIGHTINGS})"));
-        }
-        phase.sightings = std::mem::take(&mut state.sightings).into_values().collect();
-        phase.sightings.sort_by(|a, b| a.first_ms.total_cmp(&b.first_ms));
+        state.record.finish(&mut phase);
         phase
+    }
+
+    /// From now on `endpoint` is the tunnel's too: its packets cost nothing and are no leak, nor are those of this phase that look so.
+    pub fn adopt(&self, endpoint: Endpoint) {
+        let mut state = self.shared.lock();
+        state.record.adopt(endpoint);
+        state.refilter = true;
+    }
+
+    /// Subnets that may be talked to past the tunnel.
+    pub fn local(&self) -> Vec<ipnet::IpNet> {
+        self.shared.lock().record.allow().local.clone()
+    }
+
+    /// The endpoints that are known.
+    pub fn endpoints(&self) -> Vec<Endpoint> {
+        self.shared.lock().record.allow().endpoints.clone()
     }
 
     /// Begins a trace: forgets holes and marks.
@@ -142,9 +155,7 @@ impl Sensor {
     /// From here on packets in the tunnel count as "after".
     pub fn mark(&self) {
         let now = self.shared.clock.now_ms();
-        let trace = &mut self.shared.lock().trace;
-        trace.last_before_mark_ms = trace.last_in_tunnel_ms;
-        trace.mark_ms = Some(now);
+        self.shared.lock().trace.mark(now);
     }
 
     /// The trace so far.
@@ -206,7 +217,7 @@ impl Sensor {
 impl Drop for Sensor {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
+        for thread in self.threads.drain(..) {
             // A panic of the thread has already been printed; there is nothing left to put back.
             let _ = thread.join();
         }
@@ -218,7 +229,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn read(&self, mut ring: Ring) {
+    fn read(&self, mut ring: Ring, questions: &SyncSender<Question>) {
         while !self.stop.load(Ordering::Relaxed) {
             let waited = ring.wait(POLL_MS);
             let mut state = self.lock();
@@ -226,67 +237,72 @@ impl Shared {
                 state.problems.push(format!("the sensor could not wait for packets: {error}"));
                 return;
             }
-            while ring.next(|frame| self.take(&mut state, &frame)).is_some() {}
+            while let Some(question) = ring.next(|frame| self.take(&mut state, &frame)) {
+                // Who sent it is good to know, but no verdict hangs on it: what there is no room for is not asked.
+                if let Some(question) = question {
+                    self.asked.fetch_add(1, Ordering::Relaxed);
+                    if questions.try_send(question).is_err() {
+                        self.asked.fetch_sub(1, Ordering::Relaxed);
+                    }
+                }
+            }
             match ring.drops() {
                 Ok(drops) => state.dropped += u64::from(drops),
                 Err(error) => state.problems.push(format!("the sensor's drops could not be counted: {error}")),
             }
             if std::mem::take(&mut state.refilter)
-                && let Err(error) = ring.filter(&state.compile(&self.allow))
+                && let Err(error) = ring.filter(&state.compile())
             {
                 state.problems.push(format!("the filter could not be renewed: {error}"));
             }
         }
     }
 
-    fn take(&self, state: &mut State, frame: &Frame<'_>) {
+    /// Looks for the processes behind packets, away from the thread that has to keep up with the ring. Ends with it.
+    fn find(&self, questions: &Receiver<Question>) {
+        while let Ok(first) = questions.recv() {
+            let asked: Vec<Question> = std::iter::once(first).chain(questions.try_iter()).collect();
+            let listed = sockets::list();
+            let inodes: Vec<Option<u64>> =
+                asked.iter().map(|ask| sockets::sender(&listed, ask.proto, ask.src, ask.dst)).collect();
+            let holders = sockets::holders(&inodes.iter().flatten().copied().collect::<HashSet<u64>>());
+            let mut state = self.lock();
+            for (ask, inode) in asked.iter().zip(inodes) {
+                let owners = inode.and_then(|inode| holders.get(&inode)).cloned().unwrap_or_default();
+                state.record.answer(ask.place, owners);
+            }
+            drop(state);
+            self.asked.fetch_sub(asked.len() as u64, Ordering::Relaxed);
+        }
+    }
+
+    fn take(&self, state: &mut State, frame: &Frame<'_>) -> Option<Question> {
         let at_ms = self.clock.at_ms(frame.time.0, frame.time.1);
         let packet = Packet::decode(frame.ether_type, frame.octets);
-        let owner = self.ledger.owner(&packet);
+        let mut owner = self.ledger.owner(&packet);
         if let Some((name, id)) = &owner
             && &**name == CONTROL
         {
             state.controls.insert(*id, at_ms);
-            return;
+            return None;
         }
         let (link, role) = self.link(state, frame.index);
-        let class = match role {
-            Role::Tunnel => Some(Class::Tunnelled).filter(|_| owner.is_some()),
-            Role::Uplink => self.allow.classify(&packet),
+        let seen = Seen {
+            at_ms,
+            time: frame.time,
+            index: frame.index,
+            link: &link,
+            role,
+            ether_type: frame.ether_type,
+            tag: frame.tag,
+            octets: frame.octets,
+            length: frame.length,
         };
-        let Some(class) = class else { return };
-        state.packets += 1;
+        let taken = state.record.take(&seen, &packet, &mut owner)?;
         if owner.is_some() {
-            state.trace.take(at_ms, class, &packet);
+            state.trace.take(at_ms, taken.class, &packet);
         }
-        let (from, to) = (packet.src, packet.dst);
-        let wireguard = packet.proto == Proto::Udp && looks_like_wireguard(packet.payload, packet.payload_length);
-        let key = Key { link: frame.index, class, proto: packet.proto, from: from.ip(), to, owner: owner.clone() };
-        let full = state.sightings.len() >= MAX_SIGHTINGS;
-        if let Some(sighting) = state.sightings.get_mut(&key) {
-            sighting.count += 1;
-            sighting.last_ms = at_ms;
-            sighting.wireguard &= wireguard;
-        } else if full {
-            state.unkept += 1;
-        } else {
-            let (probe, stimulus) = owner.map(|(probe, id)| (probe.to_string(), id)).unzip();
-            let sighting = Sighting {
-                first_ms: at_ms,
-                last_ms: at_ms,
-                link,
-                class,
-                proto: packet.proto,
-                src: from,
-                dst: to,
-                count: 1,
-                length: frame.length,
-                wireguard,
-                probe,
-                stimulus,
-            };
-            state.sightings.insert(key, sighting);
-        }
+        taken.question
     }
 
     /// Name and role of a link. One that was not there before is an uplink, unless it bears the tunnel's name: a VPN that is started again
@@ -308,10 +324,10 @@ impl Shared {
 }
 
 impl State {
-    fn compile(&self, allow: &AllowList) -> Vec<libc::sock_filter> {
+    fn compile(&self) -> Vec<libc::sock_filter> {
         let tunnels: Vec<u32> =
             self.roles.iter().filter(|(_, (_, role))| *role == Role::Tunnel).map(|(index, _)| *index).collect();
-        filter::compile(allow, &self.loopback, &tunnels)
+        filter::compile(self.record.allow(), &self.loopback, &tunnels)
     }
 
     fn uplinks(&self) -> Vec<String> {
@@ -321,37 +337,4 @@ impl State {
         names.dedup();
         names
     }
-}
-
-impl Trace {
-    fn take(&mut self, at_ms: f64, class: Class, packet: &Packet<'_>) {
-        match class {
-            Class::Tunnelled => {
-                self.last_in_tunnel_ms = Some(at_ms);
-                if self.mark_ms.is_some_and(|mark| at_ms >= mark) {
-                    self.first_after_mark_ms.get_or_insert(at_ms);
-                }
-            }
-            Class::Offence => {
-                let proto = hole_label(packet);
-                match self.holes.iter_mut().rev().find(|hole| hole.proto == proto) {
-                    Some(hole) if at_ms - hole.to_ms <= HOLE_GAP_MS => {
-                        hole.to_ms = at_ms;
-                        hole.packets += 1;
-                    }
-                    _ => self.holes.push(Hole { from_ms: at_ms, to_ms: at_ms, proto, packets: 1 }),
-                }
-            }
-            Class::Nearby | Class::LocalDns => {}
-        }
-    }
-}
-
-/// What a hole is called: the protocol, DNS by its port, and IPv6 said.
-fn hole_label(packet: &Packet<'_>) -> String {
-    let name = match packet.proto {
-        Proto::Udp | Proto::Tcp if packet.dst.port() == 53 => format!("dns/{}", packet.proto),
-        proto => proto.to_string(),
-    };
-    if packet.v6 && packet.proto != Proto::Icmpv6 { format!("{name}/ipv6") } else { name }
 }

@@ -1,10 +1,10 @@
 //! Octets from the network header on, to the few fields that allow-list and attribution need. Pure, total: any octets decode to something.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use etherparse::{EtherType, IpNumber, Ipv6ExtensionSlice, LaxNetSlice, LaxSlicedPacket};
+use etherparse::{EtherType, IpNumber, LaxNetSlice, LaxSlicedPacket};
 
-use crate::model::evidence::Proto;
+use crate::model::evidence::{Inner, Proto};
 
 /// EtherType of IPv4.
 pub const ETHERTYPE_IPV4: u16 = 0x0800;
@@ -12,6 +12,24 @@ pub const ETHERTYPE_IPV4: u16 = 0x0800;
 pub const ETHERTYPE_ARP: u16 = 0x0806;
 /// EtherType of IPv6.
 pub const ETHERTYPE_IPV6: u16 = 0x86dd;
+/// EtherTypes of VLAN tags (IEEE 802.1Q, 802.1ad).
+pub const ETHERTYPE_VLAN: [u16; 2] = [0x8100, 0x88a8];
+/// IPv4 in IP (RFC 2003).
+pub const IP_IN_IP: u8 = 4;
+/// IPv6 in IP, known as 6in4 (RFC 4213).
+pub const IPV6_IN_IP: u8 = 41;
+/// Generic Routing Encapsulation (RFC 2784).
+pub const GRE: u8 = 47;
+/// Octets of the header of IPv6.
+const V6_HEADER: usize = 40;
+/// Extension header of a fragment (RFC 8200).
+const FRAGMENT: u8 = 44;
+/// More encapsulations than this, one in the other, are not looked into.
+const MAX_DEPTH: u8 = 3;
+/// TCP flag: begins a connection.
+pub const SYN: u8 = 0x02;
+/// TCP flag: ends one that the other side should not have.
+pub const RST: u8 = 0x04;
 
 /// One packet, decoded as far as it could be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,84 +45,130 @@ pub struct Packet<'a> {
     /// Destination, likewise.
     pub dst: SocketAddr,
     /// A fragment; any but the first carries no ports.
-    pub fragment: bool,
+    pub fragment: Option<Fragment>,
     /// Sequence number of TCP, identifier and sequence number of an ICMP echo (as one big-endian number), else 0.
     pub sequence: u32,
+    /// Flags of TCP, else 0.
+    pub flags: u8,
     /// Type of ICMP or ICMPv6.
     pub icmp_type: Option<u8>,
+    /// Number of the VLAN that a tag within the octets names.
+    pub vlan: Option<u16>,
+    /// The innermost packet of an encapsulation.
+    pub inner: Option<Inner>,
     /// What follows the transport header, as far as it was captured.
     pub payload: &'a [u8],
     /// How long that is by the header of UDP; else what was captured.
     pub payload_length: usize,
 }
 
+/// Which part of a datagram a packet is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fragment {
+    /// Identification of the datagram.
+    pub id: u32,
+    /// Whether it is the first, which alone has the transport header.
+    pub first: bool,
+}
+
 impl<'a> Packet<'a> {
     /// Decodes `octets`, which begin at the network header, of a frame with this EtherType (host byte order).
     pub fn decode(ether_type: u16, octets: &'a [u8]) -> Packet<'a> {
+        Packet::decode_at(ether_type, octets, 0)
+    }
+
+    fn decode_at(mut ether_type: u16, mut octets: &'a [u8], depth: u8) -> Packet<'a> {
+        let mut vlan = None;
+        // Two tags are as deep as standards go; what is under more is no packet that anybody forwards.
+        for _ in 0..2 {
+            let (true, Some(tag)) = (ETHERTYPE_VLAN.contains(&ether_type), octets.get(..4)) else { break };
+            vlan.get_or_insert(u16::from_be_bytes([tag[0], tag[1]]) & 0x0fff);
+            ether_type = u16::from_be_bytes([tag[2], tag[3]]);
+            octets = &octets[4..];
+        }
+        let not_ip =
+            |octets| Packet { proto: Proto::Ether(ether_type), ..Packet::bare(ether_type == ETHERTYPE_IPV6, octets) };
+        if ether_type == ETHERTYPE_IPV6 {
+            let packet = Packet::decode_v6(octets, depth).unwrap_or_else(|| not_ip(octets));
+            return Packet { vlan, ..packet };
+        }
         let sliced = LaxSlicedPacket::from_ether_type(EtherType(ether_type), octets);
-        match &sliced.net {
+        let packet = match &sliced.net {
             Some(LaxNetSlice::Ipv4(ip)) => {
                 let header = ip.header();
                 let payload = ip.payload();
-                let mut packet = Packet {
-                    v6: false,
+                let fragment =
+                    Fragment { id: header.identification().into(), first: header.fragments_offset().value() == 0 };
+                Packet {
                     ttl: header.ttl(),
                     proto: Proto::Ip(payload.ip_number.0),
                     src: SocketAddr::new(header.source_addr().into(), 0),
                     dst: SocketAddr::new(header.destination_addr().into(), 0),
-                    fragment: payload.fragmented,
-                    sequence: 0,
-                    icmp_type: None,
-                    payload: payload.payload,
-                    payload_length: payload.payload.len(),
-                };
-                packet.transport(payload.ip_number, header.fragments_offset().value() == 0, payload.payload);
-                packet
+                    fragment: payload.fragmented.then_some(fragment),
+                    ..Packet::bare(false, payload.payload)
+                }
+                .with_transport(payload.ip_number, payload.payload, depth)
             }
-            Some(LaxNetSlice::Ipv6(ip)) => {
-                let header = ip.header();
-                let payload = ip.payload();
-                let offset = ip.extensions().clone().into_iter().find_map(|extension| match extension {
-                    Ipv6ExtensionSlice::Fragment(fragment) => Some(fragment.fragment_offset().value()),
-                    _ => None,
-                });
-                let mut packet = Packet {
-                    v6: true,
-                    ttl: header.hop_limit(),
-                    proto: Proto::Ip(payload.ip_number.0),
-                    src: SocketAddr::new(header.source_addr().into(), 0),
-                    dst: SocketAddr::new(header.destination_addr().into(), 0),
-                    fragment: payload.fragmented,
-                    sequence: 0,
-                    icmp_type: None,
-                    payload: payload.payload,
-                    payload_length: payload.payload.len(),
-                };
-                packet.transport(payload.ip_number, offset.unwrap_or(0) == 0, payload.payload);
-                packet
-            }
-            Some(LaxNetSlice::Arp(_)) | None => Packet::not_ip(ether_type, octets),
-        }
+            Some(LaxNetSlice::Ipv6(_) | LaxNetSlice::Arp(_)) | None => not_ip(octets),
+        };
+        Packet { vlan, ..packet }
     }
 
-    fn not_ip(ether_type: u16, octets: &'a [u8]) -> Packet<'a> {
+    /// RFC 8200. By hand, because etherparse 0.21 reads past the end of a chain of extension headers that is cut off.
+    fn decode_v6(octets: &'a [u8], depth: u8) -> Option<Packet<'a>> {
+        let (head, rest) = octets.split_first_chunk::<V6_HEADER>()?;
+        if head[0] >> 4 != 6 {
+            return None;
+        }
+        let address = |at: usize| -> Option<SocketAddr> {
+            let octets: [u8; 16] = head.get(at..at + 16)?.try_into().ok()?;
+            Some(SocketAddr::new(Ipv6Addr::from(octets).into(), 0))
+        };
+        // Nothing stands for a length that the field cannot hold (RFC 2675); what was cut off is not there either.
+        let stated = usize::from(u16::from_be_bytes([head[4], head[5]]));
+        let mut rest = if stated == 0 { rest } else { rest.get(..stated).unwrap_or(rest) };
+        let mut next = head[6];
+        let mut fragment = None;
+        while let Some((length, from)) = extension(next, rest) {
+            let Some(beyond) = rest.get(length..) else { break };
+            if next == FRAGMENT {
+                let field = u16::from_be_bytes([rest[2], rest[3]]);
+                let id = u32::from_be_bytes([rest[4], rest[5], rest[6], rest[7]]);
+                // A datagram in one fragment (RFC 6946) is whole.
+                let part = (field & 0xfff9 != 0).then_some(Fragment { id, first: field >> 3 == 0 });
+                fragment = fragment.or(part);
+            }
+            (next, rest) = (from, beyond);
+            // What follows the header of a later fragment is the middle of something.
+            if fragment.is_some_and(|fragment: Fragment| !fragment.first) {
+                break;
+            }
+        }
+        let packet = Packet { ttl: head[7], src: address(8)?, dst: address(24)?, fragment, ..Packet::bare(true, rest) };
+        Some(packet.with_transport(IpNumber(next), rest, depth))
+    }
+
+    fn bare(v6: bool, payload: &'a [u8]) -> Packet<'a> {
         let nowhere = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
         Packet {
-            v6: ether_type == ETHERTYPE_IPV6,
+            v6,
             ttl: 0,
-            proto: Proto::Ether(ether_type),
+            proto: Proto::Ether(0),
             src: nowhere,
             dst: nowhere,
-            fragment: false,
+            fragment: None,
             sequence: 0,
+            flags: 0,
             icmp_type: None,
-            payload: octets,
-            payload_length: octets.len(),
+            vlan: None,
+            inner: None,
+            payload,
+            payload_length: payload.len(),
         }
     }
 
     /// Ports, types and payload. etherparse leaves the transport of every fragment alone, so the first one's ports are read here.
-    fn transport(&mut self, number: IpNumber, first: bool, octets: &'a [u8]) {
+    fn with_transport(mut self, number: IpNumber, octets: &'a [u8], depth: u8) -> Self {
         let word = |at: usize| octets.get(at..at + 2).map(|pair| u16::from_be_bytes([pair[0], pair[1]]));
         let long =
             |at: usize| octets.get(at..at + 4).map(|four| u32::from_be_bytes([four[0], four[1], four[2], four[3]]));
@@ -115,8 +179,8 @@ impl<'a> Packet<'a> {
             IpNumber::IPV6_ICMP => Proto::Icmpv6,
             other => Proto::Ip(other.0),
         };
-        if !first {
-            return;
+        if self.later_fragment() {
+            return self;
         }
         match self.proto {
             Proto::Tcp | Proto::Udp => {
@@ -128,6 +192,7 @@ impl<'a> Packet<'a> {
                     8
                 } else {
                     self.sequence = long(4).unwrap_or(0);
+                    self.flags = octets.get(13).copied().unwrap_or(0);
                     octets.get(12).map_or(20, |offset| usize::from(offset >> 4) * 4)
                 };
                 self.payload = octets.get(header..).unwrap_or_default();
@@ -142,8 +207,54 @@ impl<'a> Packet<'a> {
                 self.payload = octets.get(8..).unwrap_or_default();
                 self.payload_length = self.payload.len();
             }
-            Proto::Ip(_) | Proto::Ether(_) => {}
+            Proto::Ip(number) => self.inner = inner(number, octets, depth),
+            Proto::Ether(_) => {}
         }
+        self
+    }
+
+    /// Whether it is a fragment without a transport header.
+    pub fn later_fragment(&self) -> bool {
+        self.fragment.is_some_and(|fragment| !fragment.first)
+    }
+}
+
+/// Length of the extension header `number` at the beginning of `octets`, and what follows it. `None`: it is none, or its first octets are
+/// missing.
+fn extension(number: u8, octets: &[u8]) -> Option<(usize, u8)> {
+    let [next, length, ..] = *octets else { return None };
+    let length = usize::from(length);
+    match number {
+        // Hop-by-hop, routing, destination options, mobility, host identity, shim6.
+        0 | 43 | 60 | 135 | 139 | 140 => Some(((length + 1) * 8, next)),
+        FRAGMENT => Some((8, next)),
+        // Authentication header (RFC 4302).
+        51 => Some(((length + 2) * 4, next)),
+        _ => None,
+    }
+}
+
+/// The packet that protocol `number` carries in `octets`, if it is an encapsulation that is known.
+fn inner(number: u8, octets: &[u8], depth: u8) -> Option<Inner> {
+    let (ether_type, octets) = match number {
+        IP_IN_IP => (ETHERTYPE_IPV4, octets),
+        IPV6_IN_IP => (ETHERTYPE_IPV6, octets),
+        GRE => {
+            let head = octets.get(..4)?;
+            let (flags, kind) = (u16::from_be_bytes([head[0], head[1]]), u16::from_be_bytes([head[2], head[3]]));
+            // Checksum, key and sequence number are there by their bits (RFC 2784, RFC 2890); version 1 is another format.
+            let more = [0x8000, 0x2000, 0x1000].iter().filter(|bit| flags & **bit != 0).count() * 4;
+            (kind, octets.get(4 + more..).filter(|_| flags & 7 == 0)?)
+        }
+        _ => return None,
+    };
+    if depth >= MAX_DEPTH {
+        return None;
+    }
+    let packet = Packet::decode_at(ether_type, octets, depth + 1);
+    match packet.proto {
+        Proto::Ether(_) => None,
+        proto => packet.inner.or(Some(Inner { proto, src: packet.src, dst: packet.dst })),
     }
 }
 
@@ -153,10 +264,27 @@ mod tests {
     use etherparse::PacketBuilder;
     use proptest::prelude::*;
 
+    fn udp4(payload: &[u8]) -> Vec<u8> {
+        let mut octets = Vec::new();
+        PacketBuilder::ipv4([172, 18, 0, 10], [8, 8, 8, 8], 1).udp(4000, 53).write(&mut octets, payload).unwrap();
+        octets
+    }
+
+    fn carried(number: u8, payload: &[u8]) -> Vec<u8> {
+        let mut octets = vec![0; 20];
+        let length = (20 + payload.len()) as u16;
+        octets[0] = 0x45;
+        octets[2..4].copy_from_slice(&length.to_be_bytes());
+        octets[8] = 64;
+        octets[9] = number;
+        octets[12..20].copy_from_slice(&[172, 18, 0, 10, 192, 88, 99, 1]);
+        octets.extend(payload);
+        octets
+    }
+
     #[test]
     fn udp_over_ipv4() {
-        let mut octets = Vec::new();
-        PacketBuilder::ipv4([172, 18, 0, 10], [8, 8, 8, 8], 1).udp(4000, 53).write(&mut octets, b"lkck").unwrap();
+        let octets = udp4(b"lkck");
         let packet = Packet::decode(ETHERTYPE_IPV4, &octets);
         assert_eq!((packet.proto, packet.ttl, packet.v6), (Proto::Udp, 1, false));
         assert_eq!(packet.src, "172.18.0.10:4000".parse().unwrap());
@@ -167,27 +295,64 @@ mod tests {
     #[test]
     fn tcp_over_ipv6_with_its_sequence_number() {
         let mut octets = Vec::new();
-        PacketBuilder::ipv6([0x20; 16], [0x26; 16], 1)
-            .tcp(4000, 443, 0xdead_beef, 1024)
-            .syn()
-            .write(&mut octets, &[])
-            .unwrap();
+        let builder = PacketBuilder::ipv6([0x20; 16], [0x26; 16], 1).tcp(4000, 443, 0xdead_beef, 1024);
+        builder.syn().write(&mut octets, &[]).unwrap();
         let packet = Packet::decode(ETHERTYPE_IPV6, &octets);
         assert_eq!((packet.proto, packet.sequence, packet.dst.port()), (Proto::Tcp, 0xdead_beef, 443));
+        assert_eq!(packet.flags & (SYN | RST), SYN);
     }
 
     #[test]
     fn the_first_fragment_has_ports_and_the_others_have_none() {
-        let mut octets = Vec::new();
-        PacketBuilder::ipv4([172, 18, 0, 10], [8, 8, 8, 8], 64).udp(4000, 53).write(&mut octets, &[0; 64]).unwrap();
+        let mut octets = udp4(&[0; 64]);
+        octets[4..6].copy_from_slice(&[0xbe, 0xef]);
         octets[6] |= 0x20;
         let first = Packet::decode(ETHERTYPE_IPV4, &octets);
-        assert!(first.fragment);
+        assert_eq!(first.fragment, Some(Fragment { id: 0xbeef, first: true }));
         assert_eq!(first.dst.port(), 53);
         octets[7] = 8;
         let later = Packet::decode(ETHERTYPE_IPV4, &octets);
-        assert!(later.fragment);
+        assert_eq!(later.fragment, Some(Fragment { id: 0xbeef, first: false }));
         assert_eq!((later.proto, later.dst.port()), (Proto::Udp, 0));
+    }
+
+    #[test]
+    fn extension_headers_are_gone_through() {
+        let mut octets = Vec::new();
+        PacketBuilder::ipv6([0x20; 16], [0x26; 16], 9).udp(4000, 53).write(&mut octets, b"x").unwrap();
+        // Destination options of eight octets, then a fragment header of the first of several.
+        let extensions = [44, 0, 1, 4, 0, 0, 0, 0, 17, 0, 0, 1, 0, 0, 0, 7];
+        octets[5] += extensions.len() as u8;
+        octets[6] = 60;
+        octets.splice(40..40, extensions);
+        let packet = Packet::decode(ETHERTYPE_IPV6, &octets);
+        assert_eq!((packet.proto, packet.dst.port()), (Proto::Udp, 53));
+        assert_eq!(packet.fragment, Some(Fragment { id: 7, first: true }));
+    }
+
+    #[test]
+    fn a_vlan_tag_within_the_octets_is_taken_off() {
+        let tagged = [&[0x20, 0x05, 0x08, 0x00][..], &udp4(b"x")].concat();
+        let packet = Packet::decode(ETHERTYPE_VLAN[0], &tagged);
+        assert_eq!((packet.vlan, packet.proto, packet.dst.port()), (Some(5), Proto::Udp, 53));
+    }
+
+    #[test]
+    fn encapsulations_show_what_they_carry() {
+        let expected =
+            Inner { proto: Proto::Udp, src: "172.18.0.10:4000".parse().unwrap(), dst: "8.8.8.8:53".parse().unwrap() };
+        let plain = udp4(b"x");
+        let gre = [&[0x20, 0, 8, 0, 0, 0, 0, 1][..], &plain].concat();
+        let twice = carried(IP_IN_IP, &plain);
+        for (number, payload) in [(IP_IN_IP, &plain), (GRE, &gre), (IP_IN_IP, &twice)] {
+            let octets = carried(number, payload);
+            let packet = Packet::decode(ETHERTYPE_IPV4, &octets);
+            assert_eq!((packet.proto, packet.inner), (Proto::Ip(number), Some(expected)));
+        }
+        let mut six = Vec::new();
+        PacketBuilder::ipv6([0x20; 16], [0x26; 16], 9).udp(1, 2).write(&mut six, b"x").unwrap();
+        let octets = carried(IPV6_IN_IP, &six);
+        assert_eq!(Packet::decode(ETHERTYPE_IPV4, &octets).inner.map(|inner| inner.dst.is_ipv6()), Some(true));
     }
 
     #[test]
@@ -196,11 +361,51 @@ mod tests {
         assert_eq!(Packet::decode(0x88cc, &[1, 2, 3]).proto, Proto::Ether(0x88cc));
     }
 
+    /// Every truncation, and every single octet set to the values at which parsers break, of packets of each kind.
+    #[test]
+    fn damaged_packets_decode_to_something() {
+        let plain = udp4(b"lk0123456789abcdef");
+        let mut six = Vec::new();
+        PacketBuilder::ipv6([0x20; 16], [0x26; 16], 9).tcp(1, 2, 3, 4).write(&mut six, b"payload").unwrap();
+        let gre = [&[0xb0, 0, 8, 0][..], &[0; 12], &plain].concat();
+        let tagged = [&[0x20, 0x05, 0x86, 0xdd][..], &six].concat();
+        let seeds = [
+            (ETHERTYPE_IPV4, plain.clone()),
+            (ETHERTYPE_IPV6, six.clone()),
+            (ETHERTYPE_IPV4, carried(GRE, &gre)),
+            (ETHERTYPE_IPV4, carried(IPV6_IN_IP, &six)),
+            (ETHERTYPE_VLAN[1], tagged),
+            (ETHERTYPE_ARP, vec![0; 28]),
+        ];
+        for (ether_type, seed) in seeds {
+            for length in 0..=seed.len() {
+                let _ = Packet::decode(ether_type, &seed[..length]);
+            }
+            for at in 0..seed.len() {
+                for value in [0, 1, 4, 6, 17, 41, 43, 44, 47, 51, 60, 0x40, 0x4f, 0x60, 0x7f, 0x80, 0xff] {
+                    let mut damaged = seed.clone();
+                    damaged[at] = value;
+                    assert!(Packet::decode(ether_type, &damaged).payload.len() <= damaged.len());
+                }
+            }
+        }
+    }
+
     proptest! {
         #[test]
-        fn any_octets_decode(ether_type in prop_oneof![Just(0x0800u16), Just(0x86dd), any::<u16>()], octets in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn any_octets_decode(
+            ether_type in prop_oneof![Just(0x0800u16), Just(0x86dd), Just(0x8100), Just(0x88a8), any::<u16>()],
+            octets in proptest::collection::vec(any::<u8>(), 0..200),
+        ) {
             let packet = Packet::decode(ether_type, &octets);
             prop_assert!(packet.payload.len() <= octets.len());
+        }
+
+        #[test]
+        fn any_octets_in_an_encapsulation_decode(number in prop_oneof![Just(4u8), Just(41), Just(47)], octets in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let carried = carried(number, &octets);
+            let packet = Packet::decode(ETHERTYPE_IPV4, &carried);
+            prop_assert_eq!(packet.proto, Proto::Ip(number));
         }
     }
 }

@@ -7,4 +7,9 @@ pub mod control;
 pub mod decode;
 pub mod filter;
 pub mod ledger;
+mod record;
 pub mod ring;
+pub mod sockets;
+mod trace;
+
+pub use trace::Trace;

@@ -14,8 +14,9 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 const FRAME_SIZE: usize = 1024;
 const BLOCK_SIZE: usize = 64 * 1024;
-const BLOCKS: usize = 64;
-const FRAMES: usize = BLOCKS * BLOCK_SIZE / FRAME_SIZE;
+/// Blocks of a ring as the sensor has it: 4,096 packets.
+pub const BLOCKS: u16 = 64;
+const FRAMES_PER_BLOCK: usize = BLOCK_SIZE / FRAME_SIZE;
 
 /// A packet as the kernel handed it over.
 pub struct Frame<'a> {
@@ -29,12 +30,15 @@ pub struct Frame<'a> {
     pub length: u32,
     /// Kernel timestamp, CLOCK_REALTIME: seconds and nanoseconds.
     pub time: (i64, i64),
+    /// Tag control information of a VLAN tag that the kernel keeps outside the octets.
+    pub tag: Option<u16>,
 }
 
 /// The socket and its ring.
 pub struct Ring {
     socket: OwnedFd,
     memory: NonNull<c_void>,
+    blocks: u16,
     next: usize,
 }
 
@@ -42,8 +46,11 @@ pub struct Ring {
 unsafe impl Send for Ring {}
 
 impl Ring {
-    /// Opens a ring that hears nothing yet: protocol 0 until [`Ring::listen`].
-    pub fn open() -> io::Result<Ring> {
+    /// Opens a ring of so many blocks of 64 packets that hears nothing yet: protocol 0 until [`Ring::listen`].
+    ///
+    /// # Errors
+    /// When the kernel refuses: CAP_NET_RAW is missing, or memory.
+    pub fn open(blocks: u16) -> io::Result<Ring> {
         // SAFETY: a plain system call; the descriptor is checked before it is owned.
         let raw = check(unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) })?;
         // SAFETY: `raw` is a fresh descriptor that nobody else owns.
@@ -51,17 +58,17 @@ impl Ring {
         set(socket.as_fd(), libc::SOL_PACKET, libc::PACKET_VERSION, &(libc::tpacket_versions::TPACKET_V2 as c_int))?;
         let request = tpacket_req {
             tp_block_size: BLOCK_SIZE as u32,
-            tp_block_nr: BLOCKS as u32,
+            tp_block_nr: blocks.into(),
             tp_frame_size: FRAME_SIZE as u32,
-            tp_frame_nr: FRAMES as u32,
+            tp_frame_nr: u32::from(blocks) * FRAMES_PER_BLOCK as u32,
         };
         set(socket.as_fd(), libc::SOL_PACKET, libc::PACKET_RX_RING, &request)?;
-        let length = NonZeroUsize::new(BLOCKS * BLOCK_SIZE).ok_or(io::ErrorKind::InvalidInput)?;
+        let length = NonZeroUsize::new(usize::from(blocks) * BLOCK_SIZE).ok_or(io::ErrorKind::InvalidInput)?;
         // SAFETY: the kernel has just allocated a ring of exactly this size for this socket.
         let memory = unsafe {
             mmap(None, length, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED, &socket, 0)?
         };
-        Ok(Ring { socket, memory, next: 0 })
+        Ok(Ring { socket, memory, blocks, next: 0 })
     }
 
     /// Attaches a filter, atomically replacing the one before.
@@ -111,7 +118,7 @@ impl Ring {
 
     /// Hands over the next packet, if there is one.
     pub fn next<T>(&mut self, read: impl FnOnce(Frame<'_>) -> T) -> Option<T> {
-        // SAFETY: `next` is below FRAMES, so the slot lies inside the mapping, and slots are aligned to FRAME_SIZE.
+        // SAFETY: `next` is below the number of frames, so the slot lies inside the mapping, and slots are aligned to FRAME_SIZE.
         let header = unsafe { self.memory.cast::<u8>().add(self.next * FRAME_SIZE).cast::<tpacket2_hdr>() };
         // SAFETY: the status word is the only one that kernel and program share; volatile with fences is the protocol of packet(7).
         let status = unsafe { (&raw const (*header.as_ptr()).tp_status).read_volatile() };
@@ -134,11 +141,12 @@ impl Ring {
             octets,
             length: head.tp_len,
             time: (i64::from(head.tp_sec), i64::from(head.tp_nsec)),
+            tag: (status & libc::TP_STATUS_VLAN_VALID != 0).then_some(head.tp_vlan_tci),
         });
         fence(Ordering::Release);
         // SAFETY: as above; the slot goes back to the kernel and is not touched again.
         unsafe { (&raw mut (*header.as_ptr()).tp_status).write_volatile(libc::TP_STATUS_KERNEL) };
-        self.next = (self.next + 1) % FRAMES;
+        self.next = (self.next + 1) % (usize::from(self.blocks) * FRAMES_PER_BLOCK);
         Some(result)
     }
 }
@@ -146,7 +154,7 @@ impl Ring {
 impl Drop for Ring {
     fn drop(&mut self) {
         // SAFETY: the mapping was made by `open` with this size and nothing borrows from it any more.
-        let _ = unsafe { munmap(self.memory, BLOCKS * BLOCK_SIZE) };
+        let _ = unsafe { munmap(self.memory, usize::from(self.blocks) * BLOCK_SIZE) };
     }
 }
 

@@ -15,12 +15,13 @@ const CONTROL_PORT: u16 = 8000;
 pub const ROLE_LABEL: &str = "leakcheck.role";
 
 /// Variables whose values hold no secret and are worth knowing. Names in full, because a prefix lets the next secret in.
-const HARMLESS: [&str; 24] = [
+const HARMLESS: [&str; 25] = [
     "VPN_SERVICE_PROVIDER",
     "VPN_TYPE",
     "VPN_INTERFACE",
     "VPN_ENDPOINT_IP",
     "VPN_ENDPOINT_PORT",
+    "OPENVPN_PROTOCOL",
     "VPN_PORT_FORWARDING",
     "WIREGUARD_ENDPOINT_IP",
     "WIREGUARD_ENDPOINT_PORT",

@@ -12,7 +12,7 @@ use rustls::ClientConfig;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Context, NoParams, Technique, Work, http, names, read};
+use super::{Context, NoParams, Technique, Work, heard, http, names, read};
 use crate::model::evidence::{Answer, Evidence, Said};
 
 /// How long a witness may take.
@@ -31,16 +31,23 @@ impl Technique for ExitHttp {
     }
 
     fn run<'a>(&'a self, cx: &'a Context, _trial: Arc<str>, _params: Value) -> Work<'a> {
-        Box::pin(async move {
-            let mut evidence = Evidence { from_ms: cx.clock.now_ms(), ..Evidence::default() };
-            match ask_exits(cx).await {
-                Ok(answers) => evidence.answers = answers,
-                Err(problem) => evidence.problems.push(problem),
-            }
-            evidence.to_ms = cx.clock.now_ms();
-            evidence
-        })
+        Box::pin(async move { hear(cx).await })
     }
+}
+
+/// What the witnesses say in this phase.
+pub(super) async fn hear(cx: &Context) -> Evidence {
+    let asked = async {
+        let mut evidence = Evidence { from_ms: cx.clock.now_ms(), ..Evidence::default() };
+        match ask_exits(cx).await {
+            Ok(answers) => evidence.answers = answers,
+            Err(problem) => evidence.problems.push(problem),
+        }
+        heard::confirm(cx, &mut evidence.answers).await;
+        evidence.to_ms = cx.clock.now_ms();
+        evidence
+    };
+    cx.heard.now().http.get_or_init(|| asked).await.clone()
 }
 
 /// Asks every witness, over both families.

@@ -1,8 +1,14 @@
 //! Techniques: each sends one kind of stimulus from inside the namespace and returns evidence. None decides anything.
 
+mod exit_all;
+mod exit_dht;
 mod exit_http;
+mod exit_stun;
+mod exit_tracker;
 mod forced_dns;
+pub mod format;
 mod gateway;
+mod heard;
 mod http;
 mod listen;
 mod local_names;
@@ -13,6 +19,7 @@ mod names;
 mod resolver_path;
 mod routes;
 mod send;
+mod udp;
 mod uplink;
 mod user;
 mod volley;
@@ -30,10 +37,12 @@ use crate::agent::programs::Program;
 use crate::agent::protocol::Setup;
 use crate::clock::Clock;
 use crate::model::evidence::{Answer, Evidence, Link, Role, Said, Via};
+use crate::sensor::allow::Endpoint;
 use crate::sensor::ledger::Ledger;
 
 pub use exit_http::{ask_exits, exit_in};
 pub use forced_dns::question;
+pub use heard::Heard;
 pub use http::{ask, chain, trust};
 pub use listen::LISTEN;
 pub use local_targets::{FORBIDDEN, FROM_OUTSIDE, Target, reach, reach_local, targets};
@@ -57,12 +66,14 @@ pub struct Context {
     pub gateways: Vec<IpAddr>,
     /// What may be talked to past the tunnel.
     pub local: Vec<IpNet>,
-    /// The VPN server.
-    pub endpoint: Option<IpAddr>,
     /// Programs in the namespace, as far as they are to be seen from here.
     pub programs: Vec<Program>,
+    /// The VPN server, if it is known.
+    pub endpoint: Option<Endpoint>,
     /// The kernel's routes, for asking.
     pub routes: rtnetlink::Handle,
+    /// What witnesses said in the phase that is open.
+    pub heard: Heard,
 }
 
 impl Context {
@@ -124,6 +135,10 @@ pub trait Technique: Sync {
 /// All techniques that the agent can be asked for. The outage sampler stands apart: it is asked by an outage, not by a trial.
 pub const TECHNIQUES: &[&dyn Technique] = &[
     &exit_http::ExitHttp,
+    &exit_stun::ExitStun,
+    &exit_dht::ExitDht,
+    &exit_tracker::ExitTracker,
+    &exit_all::ExitAll,
     &resolver_path::ResolverPath,
     &forced_dns::ForcedDns,
     &local_names::LocalNames,

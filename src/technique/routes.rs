@@ -62,7 +62,7 @@ impl Technique for Routes {
                 links: cx.links.clone(),
                 gateways: cx.gateways.clone(),
                 local: cx.local.clone(),
-                endpoint: cx.endpoint,
+                endpoint: cx.endpoint.as_ref().map(|endpoint| endpoint.address.ip()),
                 mullvad: cx.setup.mullvad,
                 nonce: cx.setup.nonce,
             };

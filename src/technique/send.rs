@@ -4,13 +4,18 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
+use etherparse::PacketBuilder;
 use nix::errno::Errno;
 use pnet::packet::tcp::{MutableTcpPacket, TcpFlags, ipv4_checksum, ipv6_checksum};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::clock::Clock;
 use crate::model::evidence::{Fate, Proto, Stimulus, Via};
+use crate::sensor::decode::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, GRE, IP_IN_IP, IPV6_IN_IP};
 use crate::sensor::ledger::{Entry, Ledger};
+
+/// RFC 863.
+const DISCARD: u16 = 9;
 
 /// Sends the stimuli of one asking of a probe.
 pub struct Sender<'a> {
@@ -69,6 +74,19 @@ impl<'a> Sender<'a> {
         self.send(proto, SocketAddr::new(to, 0), via, "echo request", |entry, socket| {
             socket.connect(&SockAddr::from(SocketAddr::new(to, 0)))?;
             socket.send(&echo_octets(to.is_ipv6(), entry.marker().as_bytes())).map(drop)
+        })
+    }
+
+    /// A datagram to `to` inside another packet to the same address, by one of [`ENCAPSULATIONS`].
+    pub fn encapsulated(&self, number: u8, to: IpAddr, via: &Via) -> Outcome {
+        let what = match number {
+            GRE => "datagram in GRE",
+            IPV6_IN_IP => "datagram in IPv6-in-IP",
+            _ => "datagram in IP-in-IP",
+        };
+        self.send(Proto::Ip(number), SocketAddr::new(to, 0), via, what, |entry, socket| {
+            socket.connect(&SockAddr::from(SocketAddr::new(to, 0)))?;
+            socket.send(&carried(number, to, entry.marker().as_bytes())?).map(drop)
         })
     }
 
@@ -154,6 +172,28 @@ pub fn unspecified(like: IpAddr) -> IpAddr {
         IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     }
+}
+
+/// What [`Sender::encapsulated`] can wrap a datagram in.
+pub const ENCAPSULATIONS: [u8; 3] = [IP_IN_IP, IPV6_IN_IP, GRE];
+
+/// What such a packet holds: a UDP datagram with TTL 1 from a documentation address (RFC 5737, RFC 3849) to `to`, or, where that is of
+/// the other family, to a documentation address.
+fn carried(number: u8, to: IpAddr, payload: &[u8]) -> io::Result<Vec<u8>> {
+    let v6 = number == IPV6_IN_IP || (number == GRE && to.is_ipv6());
+    let from6 = Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 1);
+    let from4 = Ipv4Addr::new(192, 0, 2, 1);
+    let builder = match (v6, to) {
+        (true, IpAddr::V6(to)) => PacketBuilder::ipv6(from6.octets(), to.octets(), 1),
+        (true, IpAddr::V4(_)) => PacketBuilder::ipv6(from6.octets(), from6.octets(), 1),
+        (false, IpAddr::V4(to)) => PacketBuilder::ipv4(from4.octets(), to.octets(), 1),
+        (false, IpAddr::V6(_)) => PacketBuilder::ipv4(from4.octets(), from4.octets(), 1),
+    };
+    let ether_type = if v6 { ETHERTYPE_IPV6 } else { ETHERTYPE_IPV4 };
+    // No checksum, no key, no sequence number (RFC 2784).
+    let mut octets = if number == GRE { [[0; 2], ether_type.to_be_bytes()].concat() } else { Vec::new() };
+    builder.udp(DISCARD, DISCARD).write(&mut octets, payload).map_err(io::Error::other)?;
+    Ok(octets)
 }
 
 /// A SYN with a right checksum: connection tracking takes no notice of others.

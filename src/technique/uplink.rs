@@ -4,6 +4,7 @@
 //! default route, bound to each uplink and from each of its addresses. By the spread: UDP, TCP and ICMP over many ports; marks; protocols
 //! that are none of these; users; multicast and broadcast. Each kind of packet is sent at least 92 times past the tunnel, so that a rule
 //! that lets through one in twenty is missed less than once in a hundred runs; marks and protocols that nobody uses, a few times.
+//! To the VPN server's own address plain packets go on its port and another, and datagrams inside IP-in-IP, 6in4 and GRE to one address.
 //! Limits: a rule for one other port or one other address can be missed.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -17,9 +18,10 @@ use serde_json::Value;
 use socket2::Socket;
 use tokio::task::spawn_blocking;
 
+use super::send::ENCAPSULATIONS;
 use super::user::{self, User};
 use super::volley::{Guise, Shot, Volley};
-use super::{Context, Technique, Work, marks, read};
+use super::{Context, Outcome, Sender, Technique, Work, marks, read};
 use crate::model::evidence::{Evidence, Via};
 use crate::sensor::allow::is_private;
 
@@ -58,6 +60,9 @@ const GROUPS4: [([u8; 4], u16); 6] = [
 ];
 const GROUPS6: [(&str, u16); 5] =
     [("ff15::efc0:988f", 6771), ("ff02::c", 1900), ("ff02::fb", 5353), ("ff02::1:3", 5355), ("ff0e::c", 1900)];
+
+/// A port of the VPN server that is none of the tunnel's.
+const OTHER_PORT: u16 = 40_002;
 
 /// See the head of this file.
 pub struct Uplink;
@@ -109,6 +114,22 @@ impl Technique for Uplink {
             evidence
         })
     }
+}
+
+/// Payload in clear to the VPN server: the firewall has to let something go there, and should let nothing else.
+fn to_server(cx: &Context, sender: &Sender<'_>, v6: bool, via: &Via) -> Vec<Outcome> {
+    let Some(endpoint) = cx.endpoint.as_ref().filter(|endpoint| endpoint.address.is_ipv6() == v6) else {
+        return Vec::new();
+    };
+    let server = endpoint.address;
+    let mut sent = Vec::new();
+    for port in [server.port(), OTHER_PORT] {
+        let to = SocketAddr::new(server.ip(), port);
+        sent.push(sender.udp(to, via, "datagram in clear to the VPN server", |entry| entry.marker().into_bytes()));
+        sent.push(sender.syn(to, via));
+    }
+    sent.push(sender.echo(server.ip(), via));
+    sent
 }
 
 async fn send_all(cx: &Context, trial: Arc<str>, params: &Params, evidence: &mut Evidence) {
@@ -172,6 +193,13 @@ fn connections(cx: &Context, trial: &Arc<str>, family: Option<Family>, evidence:
         for via in cx.ways(v6) {
             for (to, port) in to.iter().flat_map(|to| CONNECTIONS.map(|port| (*to, port))) {
                 let outcome = sender.connect(SocketAddr::new(to, port), &via, "connection");
+                evidence.stimuli.push(outcome.stimulus);
+                open.extend(outcome.socket);
+            }
+            for number in ENCAPSULATIONS {
+                evidence.stimuli.push(sender.encapsulated(number, to[0], &via).stimulus);
+            }
+            for outcome in to_server(cx, &sender, v6, &via) {
                 evidence.stimuli.push(outcome.stimulus);
                 open.extend(outcome.socket);
             }

@@ -7,6 +7,7 @@ use super::tools::{
 };
 use anyhow::{Result, bail, ensure};
 use leakcheck::lab::{Lab, LabSpec, Leak, PrivateDir, leak};
+use socket2::{Domain, Protocol, Socket, Type};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,8 @@ enum Sign {
     BoundTcp(&'static str),
     /// A ping bound to the uplink gets out to there.
     BoundPing(&'static str),
+    /// A packet of that protocol bound to the uplink gets out to there.
+    BoundRaw(u8, &'static str),
     /// A web server sees that address of the stack, over IPv6 or not.
     Exit(bool, &'static str),
     /// A question to one of resolv.conf's nameservers (or this one) reaches the authority from the ISP.
@@ -29,6 +32,8 @@ enum Sign {
     NothingResolves,
     /// A datagram that nothing binds leaves by the uplink.
     UnboundUdp(&'static str),
+    /// A datagram from that port, which nothing else binds, leaves by the uplink.
+    UdpFrom(u16, &'static str),
     /// A connection that nothing binds leaves by the uplink.
     UnboundTcp(&'static str),
     /// Something leaves by the uplink to there without being asked for.
@@ -70,7 +75,8 @@ enum Sign {
 
 const SIGNS: &[(&str, &[Sign])] = &[
     ("endpoint-clear", &[Sign::BoundTcp("198.51.100.2:443")]),
-    ("established", &[Sign::Unasked("8.8.8.8")]),
+    ("encapsulated", &[Sign::BoundRaw(47, "8.8.8.8"), Sign::BoundRaw(41, "8.8.8.8"), Sign::BoundRaw(4, "8.8.8.8")]),
+    ("established", &[Sign::Unasked("8.8.8.8"), Sign::Unasked("1.1.1.1")]),
     ("outbound-overlap", &[Sign::UnboundUdp("10.64.0.1:53")]),
     ("outbound-public", &[Sign::UnboundTcp("93.184.215.14:443")]),
     ("second-network", &[Sign::Second("8.8.8.8:53")]),
@@ -127,6 +133,7 @@ const SIGNS: &[(&str, &[Sign])] = &[
     ("port-route", &[Sign::UnboundUdp("192.0.2.99:51413")]),
     ("protocol-gre", &[Sign::Protocol(47, "8.8.8.8")]),
     ("protocol-odd", &[Sign::Protocol(201, "8.8.8.8")]),
+    ("port-direct", &[Sign::UnboundUdp("67.215.246.10:6881")]),
     ("reconnect-hole", &[Sign::HoleAfterwards { to: "192.0.2.99:9", lasts: 60 }]),
     ("resolver-dead", &[Sign::NothingResolves]),
     ("resolver-docker", &[Sign::IspAsks(None, "example.com")]),
@@ -138,9 +145,15 @@ const SIGNS: &[(&str, &[Sign])] = &[
     ("rule-order-closed", &[Sign::NothingResolves]),
     ("served-lost", &[Sign::NotServed("172.18.0.10:8080")]),
     ("source-port", &[Sign::From(6881, "8.8.8.8:9")]),
+    (
+        "source-port-direct",
+        &[Sign::UdpFrom(6881, "74.125.250.129:19302"), Sign::UdpFrom(6881, "[2001:4860:4864:5:8000::1]:19302")],
+    ),
     ("specific-route", &[Sign::UnboundTcp("93.184.215.14:443")]),
     ("tcp-443", &[Sign::BoundTcp("1.1.1.1:443")]),
-    ("udp-direct", &[Sign::UnboundUdp("74.125.250.129:19302")]),
+    ("tracker-direct", &[Sign::UnboundUdp("93.158.213.92:1337"), Sign::UnboundTcp("93.158.213.92:1337")]),
+    ("udp-all", &[Sign::UnboundUdp("74.125.250.129:19302"), Sign::UnboundUdp("10.64.0.1:53")]),
+    ("udp-direct", &[Sign::UnboundUdp("74.125.250.129:19302"), Sign::UnboundUdp("[2001:4860:4864:5:8000::1]:19302")]),
     ("udp-high", &[Sign::BoundUdp("192.0.2.99:6881"), Sign::BoundUdp("[2001:db8:99::9]:6881")]),
     ("user", &[Sign::User(1000, "8.8.8.8:9")]),
     ("user-route", &[Sign::UserUnbound(911, "8.8.8.8:9")]),
@@ -197,7 +210,11 @@ fn shows(lab: &Lab, sign: &Sign) -> Result<bool> {
             let protocol = if to.contains(':') { 58 } else { 1 };
             on_wire(protocol, SocketAddr::new(to.parse()?, 0), || ping_bound(lab, to).map(|_| ()))?
         }
-        Sign::UnboundUdp(to) => on_wire(UDP, to.parse()?, || send(lab, to))?,
+        Sign::BoundRaw(protocol, to) => {
+            on_wire(*protocol, SocketAddr::new(to.parse()?, 0), || raw_bound(lab, *protocol, to))?
+        }
+        Sign::UnboundUdp(to) => on_wire(UDP, to.parse()?, || send(lab, 0, to))?,
+        Sign::UdpFrom(port, to) => on_wire(UDP, to.parse()?, || send(lab, *port, to))?,
         Sign::UnboundTcp(to) => on_wire(TCP, to.parse()?, || connect_bound(lab, None, to))?,
         Sign::Unasked(to) => {
             let wire = Wire::listen()?;
@@ -321,12 +338,23 @@ fn on_wire(protocol: u8, to: SocketAddr, stimulus: impl FnOnce() -> Result<()>) 
     Ok(wire.finish()?.iter().any(hit))
 }
 
-fn send(lab: &Lab, to: &'static str) -> Result<()> {
+fn send(lab: &Lab, from: u16, to: &'static str) -> Result<()> {
     in_stack(lab, move || -> Result<()> {
         let to: SocketAddr = to.parse()?;
-        let socket = UdpSocket::bind(if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
+        let socket = UdpSocket::bind((leakcheck::lab::plan::unspecified(to.ip()), from))?;
         // What the wire shows is looked at, not the outcome.
         let _ = socket.send_to(b"marked", to);
+        Ok(())
+    })?
+}
+
+fn raw_bound(lab: &Lab, protocol: u8, to: &'static str) -> Result<()> {
+    in_stack(lab, move || -> Result<()> {
+        let to = SocketAddr::new(to.parse()?, 0);
+        let socket = Socket::new(Domain::for_address(to), Type::RAW, Some(Protocol::from(i32::from(protocol))))?;
+        socket.bind_device(Some(b"eth0"))?;
+        // What the wire shows is looked at, not the outcome.
+        let _ = socket.send_to(&[0; 24], &to.into());
         Ok(())
     })?
 }

@@ -95,7 +95,7 @@ fn stops_and_starts(world: PrivateDir) -> Result<()> {
 }
 
 fn works_without_ipv6(world: PrivateDir) -> Result<()> {
-    let lab = Lab::start(&world, LabSpec { leak: None, ipv6: false })?;
+    let lab = Lab::start(&world, LabSpec { ipv6: false, ..LabSpec::sealed() })?;
     ensure!(exit(&lab, false)?.to_string() == "198.51.100.3");
     ensure!(exit(&lab, true).is_err(), "there is IPv6");
     ensure!(send_bound(&lab, "eth0", "8.8.8.8:53", b"marked")? == Some(libc::EPERM));

@@ -60,6 +60,7 @@ fn config(leak: Option<Leak>) -> anyhow::Result<GluetunConfig> {
         private_key: PrivateKey::from_base64(&place::required::<String>(&["WIREGUARD_PRIVATE_KEY"])?)?,
         server_key: public_key_from_base64(&place::required::<String>(&["WIREGUARD_PUBLIC_KEY"])?)?,
         endpoint: SocketAddr::new(endpoint, port),
+        next: None,
         addresses,
         uplink: plan::UPLINK.to_owned(),
         tunnel: place::variable("VPN_INTERFACE").unwrap_or_else(|| plan::TUNNEL.to_owned()),

@@ -103,14 +103,25 @@ fn output(family: Family, allowed: &Allowed<'_>) -> Vec<Rule> {
             rules.push(accept().when(Match::Source((*source).into())).when(Match::Destination(*subnet)).when(link()));
         }
     }
-    let endpoint = allowed.endpoint;
-    if Family::of(endpoint.ip()) == family {
-        let rule = accept().when(Match::Destination(endpoint.ip().into())).when(link());
-        let rule = rule.when(Match::Protocol(libc::IPPROTO_UDP as u8));
-        rules.push(rule.when(Match::DestinationPorts(endpoint.port(), endpoint.port())));
+    if Family::of(allowed.endpoint.ip()) == family {
+        rules.push(to_endpoint(&allowed.uplink.link, allowed.endpoint));
     }
     rules.push(accept().when(Match::Output(allowed.tunnel.to_owned())));
     rules
+}
+
+fn to_endpoint(link: &str, endpoint: SocketAddr) -> Rule {
+    let rule = accept().when(Match::Destination(endpoint.ip().into())).when(Match::Output(link.to_owned()));
+    let rule = rule.when(Match::Protocol(libc::IPPROTO_UDP as u8));
+    rule.when(Match::DestinationPorts(endpoint.port(), endpoint.port()))
+}
+
+/// Lets the tunnel reach another server.
+pub(super) fn let_to(nft: &mut Nft, link: &str, endpoint: SocketAddr) -> Result<(), NftError> {
+    let mut batch = Batch::new();
+    let table = table(Family::of(endpoint.ip()));
+    batch.append_rule(&table, ChainName::Output.name(), &to_endpoint(link, endpoint).counted());
+    nft.commit(batch)
 }
 
 /// The families that a name stands for.
@@ -205,6 +216,9 @@ pub(super) fn protocol(transport: Transport, family: Family) -> u8 {
         (Transport::Udp, _) => libc::IPPROTO_UDP,
         (Transport::Icmp, Family::V4) => libc::IPPROTO_ICMP,
         (Transport::Icmp, Family::V6) => libc::IPPROTO_ICMPV6,
+        (Transport::Ipip, _) => libc::IPPROTO_IPIP,
+        (Transport::Ipv6, _) => libc::IPPROTO_IPV6,
+        (Transport::Gre, _) => libc::IPPROTO_GRE,
     };
     number as u8
 }

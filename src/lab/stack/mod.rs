@@ -13,7 +13,7 @@ mod services;
 pub use routing::{INBOUND_TABLE, MARK, OUTBOUND_TABLE, TUNNEL_PRIORITY, TUNNEL_TABLE, Uplink};
 pub use services::{ServiceConfig, serve};
 
-use super::leak::{Action, Leak};
+use super::leak::{Action, Leak, Transport};
 use super::wireguard::{PeerConfig, PrivateKey, Tunnel, TunnelConfig, WireguardError};
 use crate::net::nft::{Nft, NftError};
 use crate::net::route::{Family, RouteError, Rtnetlink, wait_ready};
@@ -24,6 +24,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::Mutex;
 
@@ -62,6 +63,8 @@ pub struct GluetunConfig {
     pub server_key: [u8; 32],
     /// The server's address and port.
     pub endpoint: SocketAddr,
+    /// The server that is taken when the VPN is started again; `None`: the same.
+    pub next: Option<SocketAddr>,
     /// The client's addresses in the tunnel; a family that has none is not tunnelled.
     pub addresses: Vec<IpNet>,
     /// Name of the link to the home.
@@ -88,6 +91,8 @@ struct Inner {
     config: GluetunConfig,
     runtime: tokio::runtime::Handle,
     tunnel: Mutex<Option<Tunnel>>,
+    /// Whether the VPN was started before.
+    started: AtomicBool,
     /// Ends with the stack.
     sabotage: std::sync::Mutex<Option<Sabotage>>,
 }
@@ -103,8 +108,9 @@ pub async fn run_gluetun(mut config: GluetunConfig) -> Result<Gluetun, StackErro
     for action in config.leak.iter().flat_map(Leak::actions) {
         match action {
             Action::Outbound { subnets } => config.outbound.extend(subnets),
-            Action::EarlyFlow { to, every_ms } => {
-                flows.push((early::flow(*to, &config.uplink).await?, Duration::from_millis(*every_ms)));
+            Action::EarlyFlow { to, proto, every_ms } => {
+                let flow = early::flow(*to, *proto == Transport::Tcp, &config.uplink).await?;
+                flows.push((flow, Duration::from_millis(*every_ms)));
             }
             _ => {}
         }
@@ -121,16 +127,21 @@ pub async fn run_gluetun(mut config: GluetunConfig) -> Result<Gluetun, StackErro
     routing::lasting(&mut Rtnetlink::open()?, &uplink, &config.outbound)?;
     set_nameservers(&config.resolv_conf, &[Ipv4Addr::LOCALHOST.into()])?;
     let runtime = tokio::runtime::Handle::current();
-    let stack =
-        Gluetun(Arc::new(Inner { runtime, tunnel: Mutex::new(None), sabotage: std::sync::Mutex::new(None), config }));
+    let stack = Gluetun(Arc::new(Inner {
+        runtime,
+        tunnel: Mutex::new(None),
+        started: AtomicBool::new(false),
+        sabotage: std::sync::Mutex::new(None),
+        config,
+    }));
     let config = &stack.0.config;
     if !config.leak.as_ref().is_some_and(Leak::without_tunnel) {
         stack.0.bring_up().await?;
     }
     if let Some(leak) = &config.leak {
         let mut sabotage = Sabotage::begin(leak, config, uplink)?;
-        for ((socket, question), every) in flows {
-            sabotage.send(socket, question, every)?;
+        for (mut flow, every) in flows {
+            sabotage.again(every, move || flow.ask())?;
         }
         *stack.0.sabotage.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(sabotage);
     }
@@ -204,9 +215,14 @@ impl Inner {
             return Ok(false);
         }
         let config = &self.config;
+        let mut endpoint = config.endpoint;
+        if let (Some(next), true) = (config.next, self.started.swap(true, Ordering::Relaxed)) {
+            endpoint = next;
+            firewall::let_to(&mut Nft::open()?, &config.uplink, endpoint)?;
+        }
         let peer = PeerConfig {
             public_key: config.server_key,
-            endpoint: Some(config.endpoint),
+            endpoint: Some(endpoint),
             allowed: vec![Family::V4.everything(), Family::V6.everything()],
         };
         let tunnel = Tunnel::start(&TunnelConfig {

@@ -88,18 +88,18 @@ impl Sabotage {
         socket.connect(to).map_err(StackError::Sabotage)?;
         // What a torrent client's local peer discovery (BEP 14) says.
         let search = b"BT-SEARCH * HTTP/1.1\r\nHost: 239.192.152.143:6771\r\nPort: 6881\r\n\r\n\r\n";
-        self.send(socket, search.to_vec(), every)
+        // That the firewall refuses it is the sealed stack's good right.
+        self.again(every, move || drop(socket.send(search)))
     }
 
-    /// Sends the same datagram on a connected socket over and over.
-    pub(super) fn send(&mut self, socket: UdpSocket, datagram: Vec<u8>, every: Duration) -> Result<(), StackError> {
+    /// Does something over and over.
+    pub(super) fn again(&mut self, every: Duration, mut act: impl FnMut() + Send + 'static) -> Result<(), StackError> {
         let stop = Arc::clone(&self.stop);
         self.thread("lab-speaker", move || {
             let mut next = Instant::now();
             while !stop.load(Ordering::Relaxed) {
                 if Instant::now() >= next {
-                    // That the firewall refuses it is the sealed stack's good right.
-                    let _ = socket.send(&datagram);
+                    act();
                     next += every;
                 }
                 std::thread::sleep(every.min(PATIENCE));
@@ -306,7 +306,9 @@ fn comment(index: usize) -> String {
 }
 
 fn rules(action: &Action) -> Vec<RuleSpec> {
-    let Action::Rule { priority, table, to, proto, ports, user, family } = action else { return Vec::new() };
+    let Action::Rule { priority, table, to, proto, ports, from_ports, user, family } = action else {
+        return Vec::new();
+    };
     let families = to.map_or_else(|| firewall::families(*family), |net| vec![Family::of(net.addr())]);
     let number = |transport: Transport, family| firewall::protocol(transport, family);
     families
@@ -316,6 +318,7 @@ fn rules(action: &Action) -> Vec<RuleSpec> {
             protocol: proto.map(|transport| number(transport, family)),
             ports: ports.map(|ports| (ports.0, ports.1)),
             user: *user,
+            from_ports: from_ports.map(|ports| (ports.0, ports.1)),
             ..RuleSpec::new(family, *priority, *table)
         })
         .collect()

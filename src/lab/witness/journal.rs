@@ -38,6 +38,10 @@ pub enum What {
         qtype: String,
     },
     Stun,
+    /// A question of the DHT.
+    Dht,
+    /// An announcement to a tracker over UDP.
+    Announce,
 }
 
 /// One question that reached a witness.
@@ -100,7 +104,7 @@ impl Journal {
             what: match what {
                 What::Http { host, path } => What::Http { host: limited(host), path: limited(path) },
                 What::Dns { name, qtype } => What::Dns { name: limited(name), qtype: limited(qtype) },
-                What::Stun => What::Stun,
+                plain @ (What::Stun | What::Dht | What::Announce) => plain,
             },
         };
         {

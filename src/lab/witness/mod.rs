@@ -7,12 +7,14 @@
 
 pub(crate) mod accept;
 pub mod ca;
+pub mod dht;
 pub mod dns;
 mod doh;
 pub mod http;
 pub mod journal;
 mod sites;
 pub mod stun;
+pub mod tracker;
 
 pub use ca::{CaError, LabCa};
 pub use http::{Behaviour, HttpWitness, Provider};

@@ -34,6 +34,7 @@ pub(super) struct Echo {
     ifconfig: Router,
     ipinfo: Router,
     trace: Router,
+    tracker: Router,
     example: Router,
     nobody: Router,
 }
@@ -57,6 +58,7 @@ impl Echo {
                 .route("/ip", get(text_ip))
                 .with_state(Arc::clone(&knowledge)),
             trace: Router::new().route("/cdn-cgi/trace", get(trace)),
+            tracker: Router::new().route("/announce", get(announce)),
             example: Router::new().route("/", get(|| async { page("Example Domain") })),
             nobody: Router::new().fallback(|| async { (StatusCode::NOT_FOUND, "no such host\n") }),
             knowledge,
@@ -75,6 +77,7 @@ impl Echo {
             "ifconfig.co" => &self.ifconfig,
             "ipinfo.io" => &self.ipinfo,
             "1.1.1.1" | "1.0.0.1" | "2606:4700:4700::1111" | "one.one.one.one" => &self.trace,
+            "tracker.opentrackr.org" => &self.tracker,
             host if host == "example.com" || host.ends_with(".example.com") => &self.example,
             _ => &self.nobody,
         };
@@ -170,6 +173,10 @@ async fn ifconfig(Extension(client): Extension<Client>) -> Json<Value> {
 async fn ipinfo(State(knowledge): State<Arc<Knowledge>>, Extension(client): Extension<Client>) -> Json<Value> {
     let org = if knowledge.provider.owns(client.0) { "AS64501 Lab VPN provider" } else { "AS64500 Lab ISP" };
     Json(json!({"ip": client.0, "city": "Stockholm", "region": "Stockholm", "country": "SE", "org": org}))
+}
+
+async fn announce(Extension(client): Extension<Client>) -> impl IntoResponse {
+    ([(CONTENT_TYPE, "text/plain")], super::tracker::http_answer(client.0))
 }
 
 async fn trace(Extension(client): Extension<Client>) -> impl IntoResponse {

@@ -129,13 +129,26 @@ pub struct RuleSpec {
     pub ports: Option<(u16, u16)>,
     /// Owner of the socket.
     pub user: Option<u32>,
+    /// Source ports, inclusive.
+    pub from_ports: Option<(u16, u16)>,
 }
 
 impl RuleSpec {
     /// A rule that matches every packet.
     #[must_use]
     pub fn new(family: Family, priority: u32, table: u32) -> Self {
-        Self { family, priority, table, from: None, to: None, not_mark: None, protocol: None, ports: None, user: None }
+        Self {
+            family,
+            priority,
+            table,
+            from: None,
+            to: None,
+            not_mark: None,
+            protocol: None,
+            ports: None,
+            from_ports: None,
+            user: None,
+        }
     }
 
     fn message(&self) -> RuleMessage {
@@ -165,6 +178,9 @@ impl RuleSpec {
         }
         if let Some(id) = self.user {
             message.attributes.push(RuleAttribute::UidRange(RuleUidRange { start: id, end: id }));
+        }
+        if let Some((start, end)) = self.from_ports {
+            message.attributes.push(RuleAttribute::SourcePortRange(RulePortRange { start, end }));
         }
         message
     }

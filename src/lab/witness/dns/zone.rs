@@ -10,6 +10,7 @@ const AUTHORITY: [&str; 2] = ["192.0.2.53", "2001:db8:53::53"];
 const MULLVAD: [&str; 2] = ["45.83.223.233", "2a03:1b20:1:f410::ad3"];
 const ECHO: [&str; 2] = ["104.26.12.205", "2606:4700:20::681a:ccd"];
 const EXAMPLE: [&str; 2] = ["93.184.215.14", "2606:2800:21f:cb07:6820:80da:af6b:8b2c"];
+const TRACKER: [&str; 2] = ["93.158.213.92", "2a03:7220:8083:cd00::1"];
 const STUN: [&str; 2] = ["74.125.250.129", "2001:4860:4864:5:8000::1"];
 
 /// The lab's internet. The echo services beside ipify share its address, as they share a content network outside.
@@ -30,6 +31,9 @@ const INTERNET: &[(&str, &[&str])] = &[
     ("example.com", &EXAMPLE),
     ("*.example.com", &EXAMPLE),
     ("stun.l.google.com", &STUN),
+    ("router.bittorrent.com", &["67.215.246.10"]),
+    ("dht.transmissionbt.com", &["87.98.162.88", "2001:41d0:c:5ac:5::1"]),
+    ("tracker.opentrackr.org", &TRACKER),
     ("dns.google", &["8.8.8.8", "8.8.4.4", "2001:4860:4860::8888"]),
     ("one.one.one.one", &["1.1.1.1", "1.0.0.1", "2606:4700:4700::1111"]),
     ("cloudflare-dns.com", &["1.1.1.1", "1.0.0.1", "2606:4700:4700::1111"]),

@@ -1,0 +1,234 @@
+//! What else tells where the VPN server is: WireGuard itself, in the kernel or by its UAPI socket, and host routes past the tunnel. Reads,
+//! changes nothing; of what WireGuard tells only the endpoints are looked at, never a key.
+
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::model::evidence::{Link, Role};
+use crate::net::netlink::Client;
+use crate::net::route::Snapshot;
+use crate::sensor::allow::is_private;
+
+/// `GENL_ID_CTRL` and what it is asked with (linux/genetlink.h).
+const CONTROLLER: u16 = 0x10;
+const GET_FAMILY: u8 = 3;
+const FAMILY_ID: u16 = 1;
+const FAMILY_NAME: u16 = 2;
+/// linux/wireguard.h.
+const WIREGUARD: &[u8] = b"wireguard";
+const GET_DEVICE: u8 = 0;
+const DEVICE_NAME: u16 = 2;
+const DEVICE_PEERS: u16 = 8;
+const PEER_ENDPOINT: u16 = 4;
+/// Type of an attribute without its flags.
+const ATTRIBUTE: u16 = 0x3fff;
+/// Longest answer of a UAPI socket that is read, and the longest wait for it.
+const UAPI_LIMIT: u64 = 1 << 20;
+const UAPI_PATIENCE: Duration = Duration::from_millis(300);
+const MAIN_TABLE: u32 = 254;
+
+/// One statement about where the VPN server is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// Who says so.
+    pub how: &'static str,
+    /// Its address.
+    pub ip: IpAddr,
+    /// Its port, where that is told.
+    pub port: Option<u16>,
+}
+
+impl Claim {
+    /// A statement of address and port.
+    pub fn of(how: &'static str, address: SocketAddr) -> Self {
+        Claim { how, ip: address.ip(), port: Some(address.port()) }
+    }
+
+    /// Whether it holds of `address`.
+    pub fn fits(&self, address: SocketAddr) -> bool {
+        self.ip == address.ip() && self.port.is_none_or(|port| port == address.port())
+    }
+}
+
+/// All that can be found for the tunnel among `links`. `root` is the root directory of the stack, where it can be reached.
+pub fn claims(links: &[Link], root: Option<&Path>) -> Vec<Claim> {
+    let mut found = Vec::new();
+    if let Some(tunnel) = links.iter().find(|link| link.role == Role::Tunnel) {
+        found.extend(kernel(&tunnel.name).into_iter().map(|at| Claim::of("WireGuard in the kernel", at)));
+        found.extend(uapi(&tunnel.name, root).into_iter().map(|at| Claim::of("WireGuard's UAPI socket", at)));
+        found.extend(host_routes(links).into_iter().map(|ip| Claim { how: "a host route", ip, port: None }));
+    }
+    found
+}
+
+/// Endpoints of the peers of a WireGuard link. Empty where it is none, or CAP_NET_ADMIN is missing.
+fn kernel(link: &str) -> Vec<SocketAddr> {
+    let ask = || -> Option<Vec<SocketAddr>> {
+        let mut client = Client::open(netlink_sys::protocols::NETLINK_GENERIC).ok()?;
+        let families = client.dump(CONTROLLER, &[GET_FAMILY, 1, 0, 0]).ok()?;
+        let family = families.iter().find_map(|message| family_id(message.payload.get(4..)?))?;
+        let mut request = vec![GET_DEVICE, 1, 0, 0];
+        let length = (4 + link.len() + 1) as u16;
+        request.extend([length.to_ne_bytes(), DEVICE_NAME.to_ne_bytes()].concat());
+        request.extend(link.as_bytes());
+        request.push(0);
+        request.resize(request.len().next_multiple_of(4), 0);
+        let answers = client.dump(family, &request).ok()?;
+        Some(answers.iter().flat_map(|message| peers(message.payload.get(4..).unwrap_or_default())).collect())
+    };
+    ask().unwrap_or_default()
+}
+
+fn family_id(attributes_of: &[u8]) -> Option<u16> {
+    let find =
+        |kind: u16| attributes(attributes_of).into_iter().find(|(known, _)| *known == kind).map(|(_, value)| value);
+    let name = find(FAMILY_NAME)?;
+    let id = find(FAMILY_ID)?;
+    (name.strip_suffix(&[0]) == Some(WIREGUARD)).then(|| Some(u16::from_ne_bytes(id.try_into().ok()?))).flatten()
+}
+
+fn peers(device: &[u8]) -> Vec<SocketAddr> {
+    let of = |octets, kind: u16| attributes(octets).into_iter().filter(move |(known, _)| *known == kind);
+    of(device, DEVICE_PEERS)
+        .flat_map(|(_, peers)| attributes(peers))
+        .flat_map(|(_, peer)| of(peer, PEER_ENDPOINT))
+        .filter_map(|(_, value)| socket_address(value))
+        .collect()
+}
+
+/// Type and value of each netlink attribute; what is damaged ends the list.
+fn attributes(mut octets: &[u8]) -> Vec<(u16, &[u8])> {
+    let mut found = Vec::new();
+    while let Some(head) = octets.first_chunk::<4>() {
+        let length = usize::from(u16::from_ne_bytes([head[0], head[1]]));
+        let kind = u16::from_ne_bytes([head[2], head[3]]) & ATTRIBUTE;
+        let Some(value) = octets.get(4..length) else { break };
+        found.push((kind, value));
+        octets = octets.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    found
+}
+
+/// `struct sockaddr_in` or `sockaddr_in6`.
+fn socket_address(value: &[u8]) -> Option<SocketAddr> {
+    let family = u16::from_ne_bytes(*value.first_chunk()?);
+    let port = u16::from_be_bytes(value.get(2..4)?.try_into().ok()?);
+    let ip = match i32::from(family) {
+        libc::AF_INET => IpAddr::V4(Ipv4Addr::from(<[u8; 4]>::try_from(value.get(4..8)?).ok()?)),
+        libc::AF_INET6 => IpAddr::V6(Ipv6Addr::from(<[u8; 16]>::try_from(value.get(8..24)?).ok()?)),
+        _ => return None,
+    };
+    Some(SocketAddr::new(ip, port))
+}
+
+/// Endpoints as a userspace WireGuard tells them (<https://www.wireguard.com/xplatform/>).
+fn uapi(link: &str, root: Option<&Path>) -> Vec<SocketAddr> {
+    let roots = root.map(Path::to_owned).into_iter().chain([PathBuf::from("/")]);
+    let ask = |path: PathBuf| -> std::io::Result<String> {
+        let mut stream = UnixStream::connect(path)?;
+        stream.set_read_timeout(Some(UAPI_PATIENCE))?;
+        stream.write_all(b"get=1\n\n")?;
+        let (mut answer, mut piece) = (Vec::new(), [0; 4096]);
+        // The answer ends with an empty line; the socket stays open.
+        while !answer.ends_with(b"\n\n") && (answer.len() as u64) < UAPI_LIMIT {
+            match stream.read(&mut piece)? {
+                0 => break,
+                read => answer.extend(&piece[..read]),
+            }
+        }
+        Ok(String::from_utf8_lossy(&answer).into_owned())
+    };
+    let answers = roots.filter_map(|root| ask(root.join(format!("var/run/wireguard/{link}.sock"))).ok());
+    answers.take(1).flat_map(|answer| endpoints(&answer)).collect()
+}
+
+fn endpoints(answer: &str) -> Vec<SocketAddr> {
+    answer.lines().filter_map(|line| line.strip_prefix("endpoint=")?.trim().parse().ok()).collect()
+}
+
+/// Public addresses that have a route of their own past the tunnel, as OpenVPN makes one for its server.
+fn host_routes(links: &[Link]) -> Vec<IpAddr> {
+    let uplinks: Vec<u32> = links.iter().filter(|link| link.role == Role::Uplink).map(|link| link.index).collect();
+    let Ok(snapshot) = Snapshot::take() else { return Vec::new() };
+    let hosts = snapshot.routes.iter().filter(|route| {
+        let net = route.destination;
+        route.table == MAIN_TABLE
+            && route.gateway.is_some()
+            && net.prefix_len() == net.max_prefix_len()
+            && !is_private(net.addr())
+            && route.link.is_some_and(|link| uplinks.contains(&link))
+    });
+    hosts.map(|route| route.destination.addr()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+        let mut octets = [((4 + value.len()) as u16).to_ne_bytes(), kind.to_ne_bytes()].concat();
+        octets.extend(value);
+        octets.resize(octets.len().next_multiple_of(4), 0);
+        octets
+    }
+
+    #[test]
+    fn endpoints_are_read_from_the_kernels_answer() {
+        let four =
+            [&(libc::AF_INET as u16).to_ne_bytes()[..], &51820_u16.to_be_bytes(), &[198, 51, 100, 2], &[0; 8]].concat();
+        let six = [&(libc::AF_INET6 as u16).to_ne_bytes()[..], &443_u16.to_be_bytes(), &[0; 4], &[0x20; 16], &[0; 4]]
+            .concat();
+        let key = attribute(1, &[7; 32]);
+        let peer = |endpoint: &[u8]| attribute(0x8000, &[key.clone(), attribute(PEER_ENDPOINT, endpoint)].concat());
+        let device = [
+            attribute(DEVICE_NAME, b"wg0\0"),
+            attribute(DEVICE_PEERS | 0x8000, &[peer(&four), peer(&six), attribute(0x8000, &key)].concat()),
+        ]
+        .concat();
+        let expected: Vec<SocketAddr> = ["198.51.100.2:51820", "[2020:2020:2020:2020:2020:2020:2020:2020]:443"]
+            .map(|at| at.parse().unwrap())
+            .to_vec();
+        assert_eq!(peers(&device), expected);
+        let family = [attribute(FAMILY_ID, &33_u16.to_ne_bytes()), attribute(FAMILY_NAME, b"wireguard\0")].concat();
+        assert_eq!(family_id(&family), Some(33));
+    }
+
+    #[test]
+    fn the_uapi_is_asked_and_only_endpoints_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("var/run/wireguard");
+        std::fs::create_dir_all(&folder).unwrap();
+        let listener = std::os::unix::net::UnixListener::bind(folder.join("tun9.sock")).unwrap();
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut question = [0; 7];
+            stream.read_exact(&mut question).unwrap();
+            assert_eq!(&question, b"get=1\n\n");
+            stream.write_all(b"private_key=00\nlisten_port=1\npublic_key=ff\nendpoint=198.51.100.2:51820\n").unwrap();
+            stream.write_all(b"allowed_ip=0.0.0.0/0\nendpoint=nonsense\nerrno=0\n\n").unwrap();
+        });
+        assert_eq!(uapi("tun9", Some(dir.path())), ["198.51.100.2:51820".parse().unwrap()]);
+        server.join().unwrap();
+        assert!(uapi("tun8", Some(dir.path())).is_empty());
+    }
+
+    #[test]
+    fn a_claim_without_a_port_is_about_the_address() {
+        let claim = Claim { how: "a host route", ip: "198.51.100.2".parse().unwrap(), port: None };
+        assert!(claim.fits("198.51.100.2:1194".parse().unwrap()));
+        assert!(!claim.fits("198.51.100.3:1194".parse().unwrap()));
+        assert!(!Claim { port: Some(1), ..claim }.fits("198.51.100.2:1194".parse().unwrap()));
+    }
+
+    proptest! {
+        #[test]
+        fn any_answer_is_read(octets in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = (peers(&octets), family_id(&octets), socket_address(&octets));
+            let _ = endpoints(&String::from_utf8_lossy(&octets));
+        }
+    }
+}
