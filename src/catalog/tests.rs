@@ -53,7 +53,12 @@ fn filters_are_parts_of_names_and_any_of_them_will_do() {
     assert_eq!(select(&["exit-address"], true, &[], &["vpn-stop"]).unwrap(), ["exit-address"]);
     assert_eq!(
         select(&["recovered/vpn"], false, &["wire"], &["vpn-stop"]).unwrap(),
-        ["exit-address/recovered/vpn-stop", "exit-udp/recovered/vpn-stop"]
+        [
+            "exit-address/recovered/vpn-stop",
+            "exit-udp/recovered/vpn-stop",
+            "routes/recovered/vpn-stop",
+            "local-served/recovered/vpn-stop"
+        ]
     );
 }
 

@@ -114,7 +114,7 @@ fn a_packet_on_the_uplink_makes_a_route_a_leak() {
         wireguard: false,
         probe: Some(TRIAL.to_owned()),
         stimulus: Some(1),
-        detail: None,
+        detail: Default::default(),
     });
     let ruling = rule(Expectation::RoutedIntoTunnel, &astray, &wire);
     assert_eq!(ruling.verdict, Verdict::Fail(FailKind::Leak));
