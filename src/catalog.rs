@@ -96,7 +96,9 @@ impl CatalogError {
             CatalogError::Read { .. } | CatalogError::Empty { .. } => {
                 Some("--probes takes a folder of probe files, shaped like those in probes/ of the project".to_owned())
             }
-            CatalogError::Parse { .. } | CatalogError::Invalid { .. } => None,
+            CatalogError::Parse { .. } | CatalogError::Invalid { .. } => {
+                Some("the files in probes/ of the project show what fits".to_owned())
+            }
         }
     }
 }

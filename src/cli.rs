@@ -155,6 +155,9 @@ pub struct DemoArgs {
     /// The stack takes another VPN server when it is started again
     #[arg(long, hide = true)]
     pub another_server: bool,
+    /// Let a witness of the lab misbehave
+    #[arg(long, value_name = "HOST=BEHAVIOUR", hide = true)]
+    pub odd_witness: Vec<crate::lab::OddWitness>,
     /// The rest.
     #[command(flatten)]
     pub audit: AuditArgs,
@@ -188,7 +191,7 @@ pub struct ListArgs {
 /// Arguments of `explain`.
 #[derive(Debug, Clone, Args)]
 pub struct ExplainArgs {
-    /// The probe's id, as in leakcheck list
+    /// The probe's id, as in leakcheck list; or outage-METHOD, as in outage-link-down
     #[arg(value_name = "ID")]
     pub id: String,
     /// Add the probe files of this folder

@@ -210,7 +210,7 @@ fn passes(stack: &Stack, enter: &str) {
     assert!(ill.is_empty(), "{ill:#?}");
     assert_eq!((status, report.verdict), (Some(0), RunVerdict::Pass));
     assert!(report.probes.iter().any(|probe| probe.verdict == VerdictWord::Pass), "it asked something");
-    assert_eq!(report.outages.len(), 2, "both outages were made");
+    assert_eq!(report.outages.len(), 3, "all outages were made");
     assert!(report.outages.iter().all(|outage| outage.restored && outage.holes.is_empty()), "{:?}", report.outages);
     assert!(report.wire.leaks.is_empty() && report.wire.dropped == 0, "{:?}", report.wire);
 }

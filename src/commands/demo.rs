@@ -20,7 +20,8 @@ pub fn demo(args: &DemoArgs) -> anyhow::Result<u8> {
     }
     let label = leak.as_ref().map_or_else(|| "lab (sealed)".to_owned(), |leak| format!("lab ({})", leak.id));
     let world = lab::enter_user_namespace()?;
-    let lab = Lab::start(&world, LabSpec { leak, ipv6: !args.ipv4_only, moves: args.another_server })?;
+    let spec = LabSpec { leak, ipv6: !args.ipv4_only, moves: args.another_server, odd: args.odd_witness.clone() };
+    let lab = Lab::start(&world, spec)?;
     let file = world.write("leakcheck.toml", &lab.config_toml()).context("write the lab's configuration")?;
     let (config, _) = Config::load(Some(&file), std::env::vars())?;
     // What is noted of a lab is of no interest once the lab is gone.

@@ -2,18 +2,40 @@
 
 use super::{catalog, print};
 use crate::cli::ExplainArgs;
-use crate::model::probe::{Probe, Severity};
+use crate::config::OutageMethod;
+use crate::model::probe::{Phase, Probe, Severity};
+use crate::outage::About;
 use crate::report::Look;
 use crate::report::page::{Ink, Page};
 
-/// Prints one probe.
+/// Before the name of an outage method it makes an id.
+const OUTAGE: &str = "outage-";
+
+/// Prints one probe, or one way to take the tunnel down.
 ///
 /// # Errors
 /// When there is no such probe, `--probes` names no folder of probes, or standard output takes nothing.
 pub fn explain(args: &ExplainArgs) -> anyhow::Result<()> {
+    if let Some(method) = args.id.strip_prefix(OUTAGE)
+        && let Ok(method) = method.parse::<OutageMethod>()
+    {
+        return Ok(print(&outage_page(method, Look::of_stdout()))?);
+    }
     let catalog = catalog(args.probes.as_deref())?;
     let probe = catalog.get(&args.id)?;
     Ok(print(&page(probe, Look::of_stdout())?)?)
+}
+
+/// One way to take the tunnel down.
+fn outage_page(method: OutageMethod, look: Look) -> String {
+    let About { title, needs, does, undone, limits } = About::of(method);
+    let mut page = Page::new(look);
+    page.line(&format!("{OUTAGE}{method}: {title}"), Ink::Good);
+    for (label, text) in [("needs", needs), ("does", does), ("put back", undone), ("cannot see", limits)] {
+        page.blank();
+        page.item(label, text, Ink::Plain);
+    }
+    page.into_text()
 }
 
 fn page(probe: &Probe, look: Look) -> anyhow::Result<String> {
@@ -30,6 +52,11 @@ fn page(probe: &Probe, look: Look) -> anyhow::Result<String> {
     for (label, text) in [("matters", &probe.why), ("cannot see", &probe.limits), ("mend", &probe.fix)] {
         page.blank();
         page.item(label, text, Ink::Plain);
+    }
+    if probe.phases.contains(&Phase::Outage) {
+        let ways: Vec<_> = OutageMethod::ALL.iter().map(|method| format!("{OUTAGE}{method}")).collect();
+        page.blank();
+        page.item("ways down", &format!("{}: leakcheck explain WAY", ways.join(", ")), Ink::Plain);
     }
     #[cfg(feature = "lab")]
     {

@@ -47,7 +47,7 @@ fn help_of(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         return error.help();
     }
     if let Some(error) = cause.downcast_ref::<ConfigError>() {
-        return error.help();
+        return error.help().or_else(|| Some("the README shows every key with a value that fits".to_owned()));
     }
     if let Some(error) = cause.downcast_ref::<CatalogError>() {
         return error.help();

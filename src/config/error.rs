@@ -45,6 +45,9 @@ impl ConfigError {
     /// What to do about it.
     pub fn help(&self) -> Option<String> {
         match self {
+            ConfigError::Read { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                Some("make it readable for the user who runs leakcheck".to_owned())
+            }
             ConfigError::Read { .. } => {
                 Some("give the right path with --config, or none to use the defaults".to_owned())
             }

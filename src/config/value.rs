@@ -34,11 +34,13 @@ pub enum OutageMethod {
     VpnStop,
     /// The tunnel's interface is set down.
     LinkDown,
+    /// Packets to and from the VPN server are dropped, and the tunnel is not told.
+    EndpointBlock,
 }
 
 impl OutageMethod {
     /// All of them, in the order in which they are tried.
-    pub const ALL: [OutageMethod; 2] = [OutageMethod::VpnStop, OutageMethod::LinkDown];
+    pub const ALL: [OutageMethod; 3] = [OutageMethod::VpnStop, OutageMethod::LinkDown, OutageMethod::EndpointBlock];
 }
 
 /// Names an enum by its kebab-case words, both ways.
@@ -68,7 +70,7 @@ macro_rules! words {
 }
 words!(Provider, "provider", Mullvad => "mullvad", Any => "any");
 words!(ForcedPolicy, "policy", NoEscape => "no-escape", Drop => "drop");
-words!(OutageMethod, "outage method", VpnStop => "vpn-stop", LinkDown => "link-down");
+words!(OutageMethod, "outage method", VpnStop => "vpn-stop", LinkDown => "link-down", EndpointBlock => "endpoint-block");
 
 /// A host, by name or address, and a port.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

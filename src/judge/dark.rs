@@ -72,14 +72,14 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
         return Ruling::fail(
             FailKind::Broken,
             "the tunnel did not come back".to_owned(),
-            "no exit of the VPN could be proven after the outage".to_owned(),
+            outage.gave_up.clone().unwrap_or_else(|| "no exit of the VPN could be proven after the outage".to_owned()),
             first,
             lines,
         );
     }
     doubts.extend(law::sensor_doubts(case));
     if outage.down_proof.is_some() && outage.blackhole_ms.is_none() && outage.problems.is_empty() {
-        doubts.push("samples were seen in the tunnel all the time, so it never was down".to_owned());
+        doubts.push("packets went through the tunnel all the time, so it never was down".to_owned());
     }
     if outage.samples.iter().map(|sample| sample.sent + sample.refused).sum::<u64>() == 0 {
         doubts.push("nothing was sent".to_owned());

@@ -30,7 +30,7 @@ pub(super) fn facts() -> Facts {
 
 /// A phase from 10 to 100 ms in which all controls were seen and nothing else.
 pub(super) fn quiet() -> PhaseWire {
-    let controls = |sent_ms: f64| {
+    let controls = |sent_ms| {
         KINDS.map(|(proto, v6)| Control {
             link: "eth0".to_owned(),
             proto,

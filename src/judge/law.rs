@@ -33,7 +33,9 @@ pub(super) fn sensor_doubts(case: &Case<'_>) -> Vec<String> {
 
 /// From when to when something was tried in this phase; what tried nothing leaves it to the sensor.
 fn span(case: &Case<'_>, wire: &PhaseWire) -> (f64, f64) {
-    let evidence = case.evidence.into_iter().flat_map(|evidence| {
+    let whole = case.evidence.into_iter();
+    let parts = case.evidence.into_iter().flat_map(|evidence| evidence.parts.iter().map(|(_, part)| part));
+    let evidence = whole.chain(parts).flat_map(|evidence| {
         let stimuli = evidence.stimuli.iter().map(|stimulus| stimulus.at_ms);
         [evidence.from_ms, evidence.to_ms].into_iter().chain(stimuli)
     });

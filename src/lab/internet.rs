@@ -1,6 +1,7 @@
 //! Everybody whom a probe asks: public resolvers, the authority behind them, echo services over HTTP and STUN. And the
 //! small servers of the home and the ISP, which are of the same kinds.
 
+use super::odd::{self, OddWitness};
 use super::plan;
 use super::topology;
 use super::witness::dns::{Answer, Authority, Forwarder, Sockets, Upstream, Zone, serve};
@@ -49,6 +50,8 @@ pub struct InternetConfig<'a> {
     pub ca: &'a LabCa,
     /// Where is written who asked what.
     pub journal: Journal,
+    /// Who misbehaves.
+    pub odd: &'a [OddWitness],
 }
 
 /// Takes all of [`plan::internet_addresses`] and serves on them, in the calling thread's network namespace and runtime.
@@ -64,9 +67,11 @@ pub fn run(config: &InternetConfig<'_>) -> Result<Servers, ServerError> {
     let authorities: Vec<IpAddr> =
         [plan::AUTHORITY, plan::AUTHORITY_V6].map(plan::ip).into_iter().filter(here).collect();
     let authority = Authority::new(AUTHORITY_SERVICE, config.journal.clone(), Zone::internet());
-    servers.dns(&authorities, None, Arc::new(authority))?;
-    let web =
-        HttpWitness::echo("web", config.journal.clone(), Provider::new(config.provider.clone()), AUTHORITY_SERVICE);
+    servers.dns(&authorities, None, odd::silenced(config.odd, Arc::new(authority)))?;
+    let web_of = |provider: Vec<IpNet>| {
+        HttpWitness::echo("web", config.journal.clone(), Provider::new(provider), AUTHORITY_SERVICE)
+    };
+    let web = web_of(config.provider.clone());
     for address in plan::RECURSORS.map(plan::ip).into_iter().filter(here) {
         let resolver = recursor(&format!("recursor {address}"), &config.journal, address);
         servers.dns(&[address], Some(&tls), Arc::clone(&resolver))?;
@@ -74,9 +79,13 @@ pub fn run(config: &InternetConfig<'_>) -> Result<Servers, ServerError> {
         servers.http(&web, (address, HTTP).into(), None)?;
         servers.http(&web, (address, HTTPS).into(), Some(&tls))?;
     }
-    for address in plan::WEB.iter().flat_map(|(_, v4, v6)| [*v4, *v6]).map(plan::ip).filter(here) {
-        servers.http(&web, (address, HTTP).into(), None)?;
-        servers.http(&web, (address, HTTPS).into(), Some(&tls))?;
+    for (host, v4, v6) in plan::WEB {
+        let web = if odd::denies(config.odd, host) { web_of(Vec::new()) } else { web.clone() };
+        let web = web.behaving(odd::behaviour(config.odd, host));
+        for address in [v4, v6].map(plan::ip).into_iter().filter(here) {
+            servers.http(&web, (address, HTTP).into(), None)?;
+            servers.http(&web, (address, HTTPS).into(), Some(&tls))?;
+        }
     }
     for address in [plan::STUN.1, plan::STUN.2].map(plan::ip).into_iter().filter(here) {
         servers.stun((address, plan::STUN_PORT).into(), config.journal.clone())?;

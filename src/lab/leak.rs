@@ -103,7 +103,7 @@ pub struct Change {
     #[serde(default)]
     pub after_ms: u64,
     /// How long it lasts, in milliseconds. Without it, what is done at the start is done for good, and what is done when
-    /// the tunnel goes or comes is undone when it comes or goes again.
+    /// the tunnel goes or comes, or the server falls silent, is undone when that is over.
     pub for_ms: Option<u64>,
     /// Keeps what was done when the tunnel went or came for good.
     #[serde(default)]
@@ -138,6 +138,8 @@ pub enum Moment {
     TunnelDown,
     /// When the tunnel's link comes up again.
     TunnelUp,
+    /// When nothing has come out of the tunnel for a while, whether its link is up or not; it ends when something comes again.
+    ServerSilent,
 }
 
 /// What a change does. Links are named as the stack sees them: `eth0`, `tun0`.

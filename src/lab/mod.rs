@@ -7,6 +7,7 @@
 pub mod gluetun;
 pub mod internet;
 pub mod leak;
+mod odd;
 pub mod plan;
 mod port_mapper;
 pub mod provider;
@@ -20,6 +21,7 @@ pub mod wireguard;
 pub mod witness;
 
 pub use leak::Leak;
+pub use odd::OddWitness;
 pub use run::{Lab, LabError, LabSpec};
 pub use userns::{PrivateDir, UsernsError};
 

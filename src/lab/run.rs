@@ -3,6 +3,7 @@
 use super::gluetun::Version;
 use super::internet::{self, InternetConfig, ServerError, Servers};
 use super::leak::{Action, Leak, Place};
+use super::odd::OddWitness;
 use super::plan;
 use super::port_mapper;
 use super::provider::{self, Provider, ProviderConfig, ProviderError};
@@ -72,19 +73,21 @@ pub struct LabSpec {
     pub ipv6: bool,
     /// Whether the stack takes another server when its VPN is started again, as Gluetun does that may choose among several.
     pub moves: bool,
+    /// Witnesses of the internet that misbehave.
+    pub odd: Vec<OddWitness>,
 }
 
 impl LabSpec {
     /// A sealed lab with both families.
     #[must_use]
     pub fn sealed() -> Self {
-        Self { leak: None, ipv6: true, moves: false }
+        Self { leak: None, ipv6: true, moves: false, odd: Vec::new() }
     }
 
     /// A lab with both families whose stack is broken.
     #[must_use]
     pub fn broken(leak: Leak) -> Self {
-        Self { leak: Some(leak), ipv6: true, moves: false }
+        Self { leak: Some(leak), ..Self::sealed() }
     }
 }
 
@@ -116,7 +119,7 @@ impl Lab {
         let authority = LabCa::new()?;
         let ca = world.write("lab-ca.pem", &authority.pem()).map_err(|e| LabError::File("lab-ca.pem", e))?;
         let resolv_conf = world.write("stack-resolv.conf", "").map_err(|e| LabError::File("stack-resolv.conf", e))?;
-        let mut servers = vec![start_internet(&topology.internet, authority, &journal, ipv6)?];
+        let mut servers = vec![start_internet(&topology.internet, authority, &journal, &spec)?];
         servers.extend(start_home(&topology, &journal, ipv6)?);
         let (server_key, client_key) = (PrivateKey::generate(), PrivateKey::generate());
         let server_public = server_key.public();
@@ -233,8 +236,8 @@ forced = {forced}
 forced_policy = "no-escape"
 canary = "example.com"
 [outage]
-methods = ["vpn-stop", "link-down"]
-window = "3s"
+methods = ["vpn-stop", "link-down", "endpoint-block"]
+window = "2500ms"
 recovery_timeout = "30s"
 control_server = "{control}"
 "#,
@@ -257,11 +260,11 @@ fn of_families(texts: &[&str], ipv6: bool) -> Vec<IpNet> {
     texts.iter().map(|text| plan::net(text)).filter(|net| ipv6 || net.addr().is_ipv4()).collect()
 }
 
-fn start_internet(realm: &Realm, ca: LabCa, journal: &Journal, ipv6: bool) -> Result<Servers, LabError> {
-    let journal = journal.clone();
+fn start_internet(realm: &Realm, ca: LabCa, journal: &Journal, spec: &LabSpec) -> Result<Servers, LabError> {
+    let (journal, ipv6, odd) = (journal.clone(), spec.ipv6, spec.odd.clone());
     Ok(realm.call(move || {
         let provider = of_families(&plan::EXIT_NETS, ipv6);
-        internet::run(&InternetConfig { ipv6, provider, ca: &ca, journal })
+        internet::run(&InternetConfig { ipv6, provider, ca: &ca, journal, odd: &odd })
     })??)
 }
 

@@ -481,6 +481,8 @@ pub struct OutageEvidence {
     pub events: Vec<Event>,
     /// Whether everything that was changed is as it was.
     pub restored: bool,
+    /// The VPN was put back and did not come back in time: what state it was left in.
+    pub gave_up: Option<String>,
     /// Why it is not, or what else went wrong.
     pub problems: Vec<String>,
 }

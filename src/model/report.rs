@@ -68,7 +68,7 @@ impl Report {
 
     /// Whether the stack is as it was before the run.
     pub fn restored(&self) -> bool {
-        self.outages.iter().all(|outage| outage.restored)
+        self.outages.iter().all(|outage| outage.restored && outage.gave_up.is_none())
     }
 }
 
@@ -241,6 +241,9 @@ pub struct Outage {
     pub holes: Vec<Hole>,
     /// Whether everything that leakcheck changed is as it was.
     pub restored: bool,
+    /// The VPN did not come back within `recovery_timeout` although all was undone: what state it was left in.
+    #[serde(default)]
+    pub gave_up: Option<String>,
     /// Stimuli sent or refused.
     #[serde(default)]
     pub samples: u64,

@@ -4,7 +4,10 @@
 //! journal, which the next run or `leakcheck restore` works off, when both are, as happens to the agent's container. A namespace that ends
 //! takes what was changed in it along.
 
+mod about;
 mod control_server;
+mod endpoint_block;
+mod flow;
 mod journal;
 mod keeper;
 mod link_down;
@@ -15,6 +18,7 @@ mod sampler;
 mod undo;
 mod vpn_stop;
 
+pub use about::About;
 pub use journal::{Entry, Journal, JournalError};
 pub use keeper::keep;
 pub use method::{Armed, Available, available};

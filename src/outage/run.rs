@@ -5,13 +5,16 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, interval, sleep, sleep_until, timeout};
 
-use super::method::Armed;
+use super::flow::Flow;
+use super::method::{Armed, DarkBy};
 use super::sampler::Sampler;
 use crate::agent::protocol::OutageOrder;
-use crate::model::evidence::{Answer, Event, OutageEvidence, Said};
+use crate::model::evidence::{Answer, Event, OutageEvidence, Role, Said};
 use crate::model::report::{Hole, LocalReach};
 use crate::sensor::capture::Sensor;
 use crate::technique::{Context, Target, ask_exits, lookup_marked, nameservers, reach, targets};
@@ -20,6 +23,9 @@ use crate::technique::{Context, Target, ask_exits, lookup_marked, nameservers, r
 const LEAD: Duration = Duration::from_millis(150);
 /// Time between two questions to a resolver, and to a local target.
 const ASK_EVERY: Duration = Duration::from_millis(250);
+const ASK_EVERY_MS: f64 = 250.0;
+/// Silence of the samples, which come every millisecond, that counts as dark.
+const MIN_DARK_MS: f64 = 20.0;
 /// How long a local target may take for one answer.
 const LOCAL_PATIENCE: Duration = Duration::from_millis(1500);
 /// How long a healthy tunnel may take to prove it.
@@ -43,6 +49,16 @@ pub async fn run(
         restored: true,
         ..Default::default()
     };
+    let tunnel = cx.links.iter().find(|link| link.role == Role::Tunnel);
+    let flow = match tunnel.map(|tunnel| Flow::start(cx.clock, &tunnel.name)).transpose() {
+        Ok(flow) => flow,
+        Err(error) => {
+            evidence.problems.push(format!("the outage was not started: the tunnel cannot be watched: {error}"));
+            evidence.to_ms = cx.clock.now_ms();
+            armed.end(true).await;
+            return evidence;
+        }
+    };
     if !matches!(timeout(HEALTH_PATIENCE, healthy(cx, &order.home)).await, Ok(true)) {
         evidence.problems.push("the outage was not started: no exit of the VPN could be proven before it, so the tunnel may be down already".to_owned());
         evidence.to_ms = cx.clock.now_ms();
@@ -64,6 +80,7 @@ pub async fn run(
     sensor.begin_trace();
     sleep(LEAD).await;
     let in_tunnel_before = sensor.trace().last_in_tunnel_ms.is_some();
+    let out_of_tunnel_before = flow.as_ref().is_some_and(|flow| flow.seen().last_ms.is_some());
     sampler.begin();
     if *abort.borrow() {
         evidence.problems.push("the outage was not started: the run was ended before it".to_owned());
@@ -75,6 +92,7 @@ pub async fn run(
     let start = cx.clock.now_ms();
     evidence.from_ms = start;
     let since = |at: f64| at - start;
+    let dark_by = armed.dark_by();
     let mut events = vec![Event { at_ms: 0.0, what: format!("{}: the tunnel is told to go", order.method) }];
     let watched = Watched::default();
     sampler.set_full(true);
@@ -97,6 +115,7 @@ pub async fn run(
     }
 
     sensor.mark();
+    flow.iter().for_each(Flow::mark);
     let up = cx.clock.now_ms();
     evidence.up_ms = Some(since(up));
     events.push(Event { at_ms: since(up), what: "the tunnel is told to come back".to_owned() });
@@ -115,10 +134,10 @@ pub async fn run(
                 .push(Event { at_ms: since(cx.clock.now_ms()), what: "an exit of the VPN is proven again".to_owned() });
             sleep(LEAD).await;
         } else if !*abort.borrow() {
-            events.push(Event {
-                at_ms: since(cx.clock.now_ms()),
-                what: format!("no exit of the VPN within {} s", limit.as_secs_f64()),
-            });
+            let state = armed.describe(cx).await;
+            let what = format!("no exit of the VPN could be proven within {} s: {state}", limit.as_secs_f64());
+            events.push(Event { at_ms: since(cx.clock.now_ms()), what: what.clone() });
+            evidence.gave_up = Some(what);
         }
     }
     if let Err(why) = settle(&mut armed).await {
@@ -139,17 +158,29 @@ pub async fn run(
         .into_iter()
         .map(|hole| Hole { from_ms: since(hole.from_ms), to_ms: since(hole.to_ms), ..hole })
         .collect();
-    if in_tunnel_before {
-        // Dark from the last packet in the tunnel on, if there was any silence at all before it was told to come back.
-        let last = trace.last_before_mark_ms.map_or(0.0, since).max(0.0);
-        evidence.blackhole_ms = (up - start - last > 20.0).then_some(last);
-        evidence.tunnel_back_ms = trace.first_after_mark_ms.map(since);
-    } else {
-        evidence.problems.push(
+    let came = flow.as_ref().map(Flow::seen).unwrap_or_default();
+    match dark_by {
+        DarkBy::Entering if in_tunnel_before => {
+            // Dark from the last packet in the tunnel on, if there was any silence at all before it was told to come back.
+            let last = trace.last_before_mark_ms.map_or(0.0, since).max(0.0);
+            evidence.blackhole_ms = (up - start - last > MIN_DARK_MS).then_some(last);
+            evidence.tunnel_back_ms = trace.first_after_mark_ms.map(since);
+        }
+        DarkBy::Entering => evidence.problems.push(
             "no sample was seen in the tunnel before the outage, so its silence afterwards proves nothing".to_owned(),
-        );
+        ),
+        DarkBy::Leaving if out_of_tunnel_before => {
+            // Answers come when they come: only a silence in which several questions went in means anything.
+            let last = came.last_before_mark_ms.map_or(0.0, since).max(0.0);
+            let silent = up - start - last;
+            evidence.blackhole_ms = (silent > (up - start) / 2.0 && silent > 2.0 * ASK_EVERY_MS).then_some(last);
+            evidence.tunnel_back_ms = came.first_after_mark_ms.map(since);
+        }
+        DarkBy::Leaving => evidence.problems.push(
+            "nothing came out of the tunnel before the outage, so its silence afterwards proves nothing".to_owned(),
+        ),
     }
-    evidence.resolved_while_down = watched.names.into_inner().unwrap_or_else(PoisonError::into_inner);
+    evidence.resolved_while_down = watched.answers();
     evidence.local = watched.local.into_inner().unwrap_or_else(PoisonError::into_inner);
     evidence.events = events;
     evidence.to_ms = cx.clock.now_ms();
@@ -159,6 +190,8 @@ pub async fn run(
 #[derive(Default)]
 struct Watched {
     names: Mutex<Vec<Answer>>,
+    /// Nameservers and when they were asked first.
+    asked: Mutex<Vec<(String, f64)>>,
     local: Mutex<Vec<LocalReach>>,
 }
 
@@ -210,14 +243,21 @@ async fn until_healthy(cx: &Context, home: &[IpAddr]) {
     }
 }
 
-/// Asks every nameserver for fresh names, again and again.
+/// Asks every nameserver for fresh names, again and again, whether it answers or not.
 async fn watch_names(cx: &Context, trial: &Arc<str>, watched: &Watched) {
     let (servers, _) = nameservers(&cx.setup.resolv_conf);
     let ask = |server: IpAddr| async move {
+        let mut pending = FuturesUnordered::new();
+        let mut next = interval(ASK_EVERY);
         loop {
-            let name = format!("{}.{}", cx.ledger.enter(trial).marker(), cx.setup.canary);
-            watched.name(cx.answer(server.to_string(), lookup_marked(server, &name).await));
-            sleep(ASK_EVERY).await;
+            tokio::select! {
+                _ = next.tick() => {
+                    let name = format!("{}.{}", cx.ledger.enter(trial).marker(), cx.setup.canary);
+                    watched.asked(cx, server);
+                    pending.push(async move { lookup_marked(server, &name).await });
+                }
+                Some(said) = pending.next() => watched.name(cx.answer(server.to_string(), said)),
+            }
         }
     };
     futures_util::future::join_all(servers.into_iter().map(ask)).await;
@@ -239,6 +279,25 @@ async fn watch_local(cx: &Context, watched: &Watched) {
 }
 
 impl Watched {
+    fn asked(&self, cx: &Context, server: IpAddr) {
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        if !asked.iter().any(|(known, _)| *known == server.to_string()) {
+            asked.push((server.to_string(), cx.clock.now_ms()));
+        }
+    }
+
+    /// What the nameservers said; of those that said nothing, that.
+    fn answers(&self) -> Vec<Answer> {
+        let mut answers = self.names.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for (server, at_ms) in self.asked.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            if !answers.iter().any(|answer| answer.witness == *server) {
+                let said = Said::Nothing { error: "no answer as long as the tunnel was down".to_owned() };
+                answers.push(Answer { at_ms: *at_ms, witness: server.clone(), said });
+            }
+        }
+        answers
+    }
+
     /// Keeps each kind of answer once.
     fn name(&self, answer: Answer) {
         let mut kept = self.names.lock().unwrap_or_else(PoisonError::into_inner);

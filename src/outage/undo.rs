@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep};
 
 use super::control_server::ControlServer;
 use crate::agent::protocol::ApiKey;
+use crate::net::nft::Nft;
 use crate::net::route::{Snapshot, restore_link};
 
 /// Time between two looks.
@@ -34,6 +35,11 @@ pub enum Undo {
         name: String,
         /// How everything was.
         before: Snapshot,
+    },
+    /// The kernel removes the firewall table itself when its owner ends.
+    Table {
+        /// Its name, in the family `inet`.
+        name: String,
     },
 }
 
@@ -72,7 +78,7 @@ impl Recipe {
         let end = Instant::now() + patience;
         let steady = match self.undo {
             Undo::Vpn { .. } => STEADY,
-            Undo::Link { .. } => Duration::ZERO,
+            Undo::Link { .. } | Undo::Table { .. } => Duration::ZERO,
         };
         let mut good_since: Option<Instant> = None;
         loop {
@@ -107,6 +113,8 @@ impl Undo {
                 let report = restore_link(before, name).map_err(|error| told(&error))?;
                 if report.failed.is_empty() { Ok(()) } else { Err(report.failed.join("; ")) }
             }
+            // As long as its owner lives nobody else may, and afterwards nobody need.
+            Undo::Table { .. } => Ok(()),
         }
     }
 
@@ -125,6 +133,11 @@ impl Undo {
                 let now = Snapshot::take().map_err(|error| told(&error))?;
                 let differences = concerned(before, name).diff(&concerned(&now, name));
                 if differences.is_empty() { Ok(()) } else { Err(differences.join("; ")) }
+            }
+            Undo::Table { name } => {
+                let rules = Nft::open().and_then(|mut nft| nft.ruleset()).map_err(|error| told(&error))?;
+                let there = rules.lines().iter().any(|line| line.contains(name.as_str()));
+                if there { Err(format!("the firewall table {name} is still there")) } else { Ok(()) }
             }
         }
     }
@@ -150,7 +163,7 @@ fn replaced(name: &str, before: &Snapshot) -> Result<bool, String> {
     })
 }
 
-fn told(error: &dyn std::error::Error) -> String {
+pub(super) fn told(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

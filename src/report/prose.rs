@@ -160,6 +160,15 @@ pub(super) fn conclusion(report: &Report) -> (&'static str, String) {
     if report.restored() {
         return (word, text);
     }
+    if let Some(state) =
+        report.outages.iter().filter(|outage| outage.restored).find_map(|outage| outage.gave_up.as_ref())
+    {
+        let text = format!(
+            "{text} All that leakcheck changed is undone, but the VPN is NOT BACK: {state}. See the VPN container's log; \
+             restart it, then what depends on it; ask again with --quick."
+        );
+        return (word, text);
+    }
     (
         word,
         format!(
@@ -236,6 +245,10 @@ mod tests {
             conclusion(&report).1.contains("3 of 7 checks")
                 && conclusion(&report).1.ends_with("exit-address kill-switch.")
         );
+        report.outages[0].gave_up = Some("tun0 is up".to_owned());
+        report.settle();
+        assert!(conclusion(&report).1.contains("the VPN is NOT BACK: tun0 is up. See"));
+        assert_eq!(report.exit_status, 4);
         report.outages[0].restored = false;
         report.settle();
         assert!(conclusion(&report).1.contains("NOT AS IT WAS"));

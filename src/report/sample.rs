@@ -67,6 +67,7 @@ pub(crate) fn passing() -> Report {
             recovered_ms: Some(6_200.0),
             holes: Vec::new(),
             restored: true,
+            gave_up: None,
             samples: 4_812,
             longest_gap_ms: 1.1,
             local: vec![LocalReach { target: "http://192.168.1.50/".to_owned(), asked: 50, answered: 50 }],

@@ -154,12 +154,14 @@ fn of_outage(outage: &mut Outage, f: &mut impl FnMut(&mut String, Kind)) {
         recovered_ms: _,
         holes,
         restored: _,
+        gave_up,
         samples: _,
         longest_gap_ms: _,
         local,
         events,
     } = outage;
     f(method, Kind::Line);
+    gave_up.iter_mut().for_each(|state| f(state, Kind::Line));
     for Hole { from_ms: _, to_ms: _, proto, packets: _ } in holes {
         f(proto, Kind::Line);
     }

@@ -28,6 +28,14 @@ pub enum RunError {
         #[source]
         source: io::Error,
     },
+    /// What the file holds is no certificate authority.
+    #[error("use the certificate authority {}: {message}", path.display())]
+    NotCa {
+        /// As configured.
+        path: PathBuf,
+        /// What is wrong.
+        message: String,
+    },
     /// The file of the API key.
     #[error("read the API key of the control server from {}", path.display())]
     ApiKey {
@@ -66,7 +74,9 @@ impl RunError {
         match self {
             RunError::Catalog(error) => error.help(),
             RunError::Target(error) => error.help(),
-            RunError::ExtraCa { .. } => Some("set echo.extra_ca to a PEM file that can be read".to_owned()),
+            RunError::ExtraCa { .. } | RunError::NotCa { .. } => {
+                Some("set echo.extra_ca to a PEM file with a certificate that can be read".to_owned())
+            }
             RunError::ApiKey { .. } => {
                 Some("set outage.api_key_file to a file that holds the key and can be read".to_owned())
             }

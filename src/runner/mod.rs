@@ -379,12 +379,20 @@ fn methods(options: &Options<'_>, stack: &Stack, notes: &mut Vec<String>) -> Vec
     if !stated.is_empty() {
         return stated;
     }
-    notes.extend(stack.refused_methods.iter().map(|(method, why)| format!("no outage by {method}: {why}")));
-    if stack.methods.is_empty() {
+    let possible = |method: OutageMethod| stack.methods.iter().any(|known| known == method.word());
+    // The most thorough way to take it down that there is, and the one that the VPN is not told of.
+    let thorough = if possible(OutageMethod::VpnStop) { OutageMethod::VpnStop } else { OutageMethod::LinkDown };
+    let wanted = [thorough, OutageMethod::EndpointBlock];
+    let refused =
+        stack.refused_methods.iter().filter(|(method, _)| wanted.iter().any(|wanted| wanted.word() == method));
+    notes.extend(refused.map(|(method, why)| format!("no outage by {method}: {why}")));
+    let methods: Vec<String> =
+        wanted.into_iter().filter(|method| possible(*method)).map(|method| method.to_string()).collect();
+    if methods.is_empty() {
         // One of them has to say why there was no outage: a kill switch that was not tested is no pass.
         return vec![OutageMethod::LinkDown.to_string()];
     }
-    stack.methods.clone()
+    methods
 }
 
 fn outage_report(outage: &OutageEvidence) -> Outage {
@@ -397,6 +405,7 @@ fn outage_report(outage: &OutageEvidence) -> Outage {
         recovered_ms: outage.recovered_ms,
         holes: outage.holes.clone(),
         restored: outage.restored,
+        gave_up: outage.gave_up.clone(),
         samples: outage.samples.iter().map(|sample| sample.sent + sample.refused).sum(),
         longest_gap_ms: outage.longest_gap_ms,
         local: outage.local.clone(),
@@ -462,7 +471,10 @@ fn result(trial: &Trial<'_>, ruling: judge::Ruling, duration: Duration) -> Probe
 }
 
 fn read_ca(path: &Path) -> Result<String, RunError> {
-    std::fs::read_to_string(path).map_err(|source| RunError::ExtraCa { path: path.to_owned(), source })
+    let pem = std::fs::read_to_string(path).map_err(|source| RunError::ExtraCa { path: path.to_owned(), source })?;
+    // Without it the witnesses that it vouches for could not be asked: better to hear of it before anything is touched.
+    technique::trust(Some(&pem)).map_err(|message| RunError::NotCa { path: path.to_owned(), message })?;
+    Ok(pem)
 }
 
 fn read_key(path: &Path) -> Result<ApiKey, RunError> {

@@ -14,8 +14,8 @@ use crate::model::evidence::{Captured, Class, Detail, Owner, PhaseWire, Proto, R
 
 /// More kinds of packet than this are counted, not kept.
 const MAX_SIGHTINGS: usize = 10_000;
-/// Packets that are kept whole in a phase, and of each kind.
-const MAX_CAPTURED: usize = 200;
+/// Packets that are kept whole in a phase, of stimuli and of all others, so that neither crowds the other out; and of each kind.
+const MAX_CAPTURED: usize = 100;
 const MAX_CAPTURED_ALIKE: usize = 8;
 /// Datagrams of which fragments are on their way.
 const MAX_FRAGMENTED: usize = 256;
@@ -107,7 +107,8 @@ pub(super) struct Record {
     datagrams: VecDeque<Datagram>,
     places: HashMap<Key, usize>,
     kept: Vec<Kept>,
-    captured: usize,
+    /// Packets that are kept whole: of others, and of stimuli.
+    captured: [usize; 2],
     unkept: u64,
     packets: u64,
     /// Number of the phase.
@@ -196,8 +197,9 @@ impl Record {
             Class::LocalDns => owner.is_some(),
             Class::Server | Class::Tunnelled => false,
         };
-        if leaked && self.captured < MAX_CAPTURED && kept.packets.len() < MAX_CAPTURED_ALIKE {
-            self.captured += 1;
+        let whose = usize::from(owner.is_some());
+        if leaked && self.captured[whose] < MAX_CAPTURED && kept.packets.len() < MAX_CAPTURED_ALIKE {
+            self.captured[whose] += 1;
             kept.packets.push(Captured {
                 time: seen.time,
                 link: seen.link.to_owned(),
@@ -294,7 +296,7 @@ impl Record {
         for kept in self.kept.iter_mut().filter(|kept| own(kept)) {
             // The places of others must not move; a count of nothing is left out at the end.
             self.packets = self.packets.saturating_sub(kept.sighting.count);
-            self.captured -= kept.packets.len();
+            self.captured[0] -= kept.packets.len();
             kept.sighting.count = 0;
             kept.packets.clear();
         }
@@ -313,7 +315,7 @@ impl Record {
                 .push(format!("{unkept} more packets were of more kinds than the sensor keeps ({MAX_SIGHTINGS})"));
         }
         self.places.clear();
-        self.captured = 0;
+        self.captured = [0; 2];
         self.epoch += 1;
         for Kept { sighting, packets, .. } in std::mem::take(&mut self.kept) {
             if sighting.count == 0 {

@@ -44,10 +44,12 @@ pub fn check(netns: &Netns, label: &str) -> Result<(), TargetError> {
 
 /// The file of a namespace that is given by name or by path.
 pub fn locate(name_or_path: &str) -> Result<PathBuf, TargetError> {
+    // One that may not be looked at is there: opening it says why not.
+    let there = |path: &PathBuf| path.try_exists().unwrap_or(true);
     let found = if name_or_path.contains('/') {
-        Some(PathBuf::from(name_or_path)).filter(|path| path.exists())
+        Some(PathBuf::from(name_or_path)).filter(there)
     } else {
-        NAMED.iter().map(|dir| Path::new(dir).join(name_or_path)).find(|path| path.exists())
+        NAMED.iter().map(|dir| Path::new(dir).join(name_or_path)).find(there)
     };
     found.ok_or_else(|| TargetError::NoNetns { name: name_or_path.to_owned(), known: names() })
 }

@@ -7,6 +7,7 @@ use super::tools::{
 };
 use anyhow::{Result, bail, ensure};
 use leakcheck::lab::{Lab, LabSpec, Leak, PrivateDir, leak};
+use leakcheck::net::nft::{Batch, Chain, HookPoint, Match, Nft, Policy, Rule, Table, TableFamily, Verdict};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
@@ -40,6 +41,8 @@ enum Sign {
     Unasked(&'static str),
     /// A datagram with that mark gets out.
     Marked(u32, &'static str),
+    /// A datagram with that mark, bound to the uplink, gets out.
+    MarkedBound(u32, &'static str),
     /// One of a hundred connections bound to the uplink gets out to there, and not all.
     SomeTcp(&'static str),
     /// A packet of that protocol, bound to the uplink, gets out.
@@ -63,6 +66,8 @@ enum Sign {
     Hole { to: &'static str, from: u64, within: u64, lasts: u64 },
     /// The same after the tunnel came back.
     HoleAfterwards { to: &'static str, lasts: u64 },
+    /// While the server is blocked and the tunnel is not told, datagrams to there leave.
+    HoleWhileSilent(&'static str),
     /// While the tunnel is down a ping gets out.
     PingWhileDown(&'static str),
     /// While the tunnel is down local hosts cannot be reached, and before and after it they can.
@@ -104,7 +109,7 @@ const SIGNS: &[(&str, &[Sign])] = &[
     ("open-router", &[Sign::IspAsks(Some("192.168.1.1:53"), "example.com")]),
     ("management-reached", &[Sign::Connects("10.99.0.1:22")]),
     ("mark", &[Sign::Marked(0xca6c, "8.8.8.8:9")]),
-    ("mark-bit", &[Sign::Marked(0x2f_4e11, "8.8.8.8:9")]),
+    ("mark-bit", &[Sign::MarkedBound(0x2f_4e11, "8.8.8.8:9")]),
     ("multicast", &[Sign::Unasked("239.192.152.143")]),
     ("narrow-route", &[Sign::UnboundTcp("151.101.1.69:443")]),
     ("nat-pmp", &[Sign::MapsPorts("172.18.0.1:5351", [203, 0, 113, 10])]),
@@ -145,6 +150,7 @@ const SIGNS: &[(&str, &[Sign])] = &[
     ("rule-order-closed", &[Sign::NothingResolves]),
     ("served-lost", &[Sign::NotServed("172.18.0.10:8080")]),
     ("source-port", &[Sign::From(6881, "8.8.8.8:9")]),
+    ("silent-fallback", &[Sign::HoleWhileSilent("192.0.2.99:9")]),
     (
         "source-port-direct",
         &[Sign::UdpFrom(6881, "74.125.250.129:19302"), Sign::UdpFrom(6881, "[2001:4860:4864:5:8000::1]:19302")],
@@ -222,6 +228,12 @@ fn shows(lab: &Lab, sign: &Sign) -> Result<bool> {
             let to: IpAddr = to.parse()?;
             wire.finish()?.iter().any(|packet| packet.destination == to)
         }
+        Sign::MarkedBound(mark, to) => {
+            let mark = *mark;
+            let set =
+                move |socket: &socket2::Socket| socket.set_mark(mark).and_then(|()| socket.bind_device(Some(b"eth0")));
+            on_wire(UDP, to.parse()?, || bound(lab, to, set))?
+        }
         Sign::Marked(mark, to) => {
             let mark = *mark;
             on_wire(UDP, to.parse()?, || bound(lab, to, move |socket| socket.set_mark(mark)))?
@@ -288,6 +300,7 @@ fn shows(lab: &Lab, sign: &Sign) -> Result<bool> {
             let fits = |(first, last)| first <= 60 && last - first <= *lasts;
             Ok(outage.during.is_none() && outage.after.is_some_and(fits))
         })?,
+        Sign::HoleWhileSilent(to) => on_wire(UDP, to.parse()?, || send_while_silent(lab, to))?,
         Sign::PingWhileDown(to) => {
             put_status(lab, "stopped")?;
             std::thread::sleep(Duration::from_millis(20));
@@ -355,6 +368,23 @@ fn raw_bound(lab: &Lab, protocol: u8, to: &'static str) -> Result<()> {
         socket.bind_device(Some(b"eth0"))?;
         // What the wire shows is looked at, not the outcome.
         let _ = socket.send_to(&[0; 24], &to.into());
+        Ok(())
+    })?
+}
+
+/// Blocks the VPN server until whoever watches it must have noticed, and then sends by the default route.
+fn send_while_silent(lab: &Lab, to: &'static str) -> Result<()> {
+    in_stack(lab, move || -> Result<()> {
+        let table = Table::new(TableFamily::Inet, "trial");
+        let mut batch = Batch::new();
+        batch.add_owned_table(&table);
+        batch.add_chain(&table, &Chain::filter("in", HookPoint::Input, Policy::Accept));
+        batch.append_rule(&table, "in", &Rule::new(Verdict::Drop).when(Match::Source("198.51.100.2/32".parse()?)));
+        // The kernel removes the table with its owner, at the end of this.
+        let mut owner = Nft::open()?;
+        owner.commit(batch)?;
+        std::thread::sleep(Duration::from_millis(2500));
+        let _ = UdpSocket::bind("0.0.0.0:0")?.send_to(b"marked", to.parse::<SocketAddr>()?);
         Ok(())
     })?
 }

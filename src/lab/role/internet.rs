@@ -23,8 +23,13 @@ pub(super) fn start(journal: &Journal) -> anyhow::Result<Part> {
     Rtnetlink::open()?.add_route(&RouteSpec::via(plan::net(plan::FOREIGN_NET), provider))?;
     let ca = LabCa::from_key(CA_KEY)?;
     let networks: Vec<IpNet> = vec![plan::net(plan::EXIT_NETS[0])];
-    let mut servers =
-        internet::run(&InternetConfig { ipv6: false, provider: networks, ca: &ca, journal: journal.clone() })?;
+    let mut servers = internet::run(&InternetConfig {
+        ipv6: false,
+        provider: networks,
+        ca: &ca,
+        journal: journal.clone(),
+        odd: &[],
+    })?;
     let resolver = plan::ip(plan::ISP_RESOLVER);
     servers.dns(&[resolver], None, internet::recursor("isp resolver", journal, resolver))?;
     Ok(servers.into())

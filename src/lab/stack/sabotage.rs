@@ -6,6 +6,7 @@
 use super::routing::Uplink;
 use super::{GluetunConfig, StackError, firewall, set_nameservers};
 use crate::lab::leak::{Action, Change, Leak, Moment, PolicyName, Transport};
+use crate::lab::plan;
 use crate::net::netlink::{Client, Message, NetlinkError};
 use crate::net::nft::{Nft, Verdict};
 use crate::net::route::{Family, RouteSpec, Rtnetlink, RuleSpec, Snapshot, link_event};
@@ -22,6 +23,11 @@ use std::time::{Duration, Instant};
 const RTNLGRP_LINK: u32 = 1;
 /// How long the thread sleeps at most before it looks whether it should end.
 const PATIENCE: Duration = Duration::from_millis(100);
+
+/// So many questions without an answer make a server silent.
+const MISSES: u32 = 4;
+/// Asks for the address of example.com (RFC 1035, section 4).
+const QUESTION: &[u8] = b"LC\x01\0\0\x01\0\0\0\0\0\0\x07example\x03com\0\0\x01\0\x01";
 
 /// A leak at work. Ends, without undoing anything, when dropped.
 pub(super) struct Sabotage {
@@ -57,16 +63,33 @@ impl Sabotage {
             events.join(RTNLGRP_LINK).map_err(|e| hear(&e))?;
             let stop = Arc::clone(&sabotage.stop);
             let tunnel = hand.tunnel.clone();
+            let silent = Arc::new(AtomicBool::new(false));
+            if leak.changes.iter().any(|change| change.when == Moment::ServerSilent) {
+                sabotage.watch_server(&tunnel, Arc::clone(&silent))?;
+            }
             // A thread that is started here is in the namespace in which this one is.
             sabotage.thread("lab-sabotage", move || {
                 let mut up = Snapshot::take().is_ok_and(|now| now.link(&tunnel).is_some_and(|link| link.is_up()));
+                let mut was_silent = false;
                 while !stop.load(Ordering::Relaxed) {
                     plan.work_off(&mut hand);
+                    let is_silent = silent.load(Ordering::Relaxed);
+                    if is_silent != was_silent {
+                        was_silent = is_silent;
+                        let (begins, ends) = if is_silent {
+                            (Some(Moment::ServerSilent), None)
+                        } else {
+                            (None, Some(Moment::ServerSilent))
+                        };
+                        plan.turn(begins, ends, &mut hand);
+                    }
                     for message in listen(&mut events, plan.next()) {
                         let Some((name, now)) = link_event(&message) else { continue };
                         if name == tunnel && now != up {
                             up = now;
-                            plan.turn(up, &mut hand);
+                            let (come, gone) = (Some(Moment::TunnelUp), Some(Moment::TunnelDown));
+                            let (begins, ends) = if up { (come, gone) } else { (gone, come) };
+                            plan.turn(begins, ends, &mut hand);
                         }
                     }
                 }
@@ -79,6 +102,19 @@ impl Sabotage {
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(body).map_err(StackError::Sabotage)?;
         self.threads.push(thread);
         Ok(())
+    }
+
+    /// A watchdog such as clients with a fallback have: asks through the tunnel, and says so when nobody answers.
+    fn watch_server(&mut self, tunnel: &str, silent: Arc<AtomicBool>) -> Result<(), StackError> {
+        let (stop, tunnel) = (Arc::clone(&self.stop), tunnel.to_owned());
+        self.thread("lab-watchdog", move || {
+            let mut missed = 0;
+            while !stop.load(Ordering::Relaxed) {
+                missed = if answers(&tunnel).unwrap_or(false) { 0 } else { missed + 1 };
+                silent.store(missed >= MISSES, Ordering::Relaxed);
+                std::thread::sleep(PATIENCE);
+            }
+        })
     }
 
     fn speak(&mut self, to: SocketAddr, link: &str, every: Duration) -> Result<(), StackError> {
@@ -116,6 +152,15 @@ impl Drop for Sabotage {
             let _ = thread.join();
         }
     }
+}
+
+/// Whether the resolver in the tunnel answers in time. The socket is bound to the tunnel, so that no fallback answers for it.
+fn answers(tunnel: &str) -> io::Result<bool> {
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    socket2::SockRef::from(&socket).bind_device(Some(tunnel.as_bytes()))?;
+    socket.set_read_timeout(Some(PATIENCE * 2))?;
+    socket.send_to(QUESTION, (plan::ip(plan::TUNNEL_RESOLVER), 53))?;
+    Ok(socket.recv(&mut [0; 512]).is_ok())
 }
 
 fn hear(error: &NetlinkError) -> StackError {
@@ -166,20 +211,18 @@ impl Plan {
         }
     }
 
-    /// The tunnel came or went.
-    fn turn(&mut self, up: bool, hand: &mut Hand) {
-        let (begins, ends) =
-            if up { (Moment::TunnelUp, Moment::TunnelDown) } else { (Moment::TunnelDown, Moment::TunnelUp) };
+    /// One state began, and another ended: the tunnel came or went, the server fell silent or spoke again.
+    fn turn(&mut self, begins: Option<Moment>, ends: Option<Moment>, hand: &mut Hand) {
         let now = Instant::now();
         for index in 0..self.changes.len() {
             let change = &self.changes[index];
-            if change.when == ends && !change.lasting && change.for_ms.is_none() {
+            if Some(change.when) == ends && !change.lasting && change.for_ms.is_none() {
                 let pending = self.due.len();
                 self.due.retain(|due| due.index != index);
                 if pending == self.due.len() {
                     report(hand.undo(index, &change.action.clone()));
                 }
-            } else if change.when == begins {
+            } else if Some(change.when) == begins {
                 self.due.push(Due { at: now + change.after(), index, begin: true });
             }
         }

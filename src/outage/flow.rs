@@ -1,0 +1,132 @@
+//! What comes out of the tunnel: a thread that looks at the kernel's count of packets received on the tunnel's link. An outage that leaves the
+//! link up is dark when this stands still although questions go in.
+
+use std::fs;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use crate::clock::Clock;
+
+const LOOK_EVERY: Duration = Duration::from_millis(2);
+
+/// A running watch. Dropping it ends its thread.
+pub(super) struct Flow {
+    seen: Arc<Mutex<Seen>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// When packets came, milliseconds since the start of the run.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Seen {
+    count: Option<u64>,
+    /// The last of them.
+    pub(super) last_ms: Option<f64>,
+    /// The last before [`Flow::mark`].
+    pub(super) last_before_mark_ms: Option<f64>,
+    /// The first after [`Flow::mark`].
+    pub(super) first_after_mark_ms: Option<f64>,
+    marked: bool,
+}
+
+impl Flow {
+    /// Watches the link of that name, which may go and come again.
+    pub(super) fn start(clock: Clock, link: &str) -> io::Result<Self> {
+        let (seen, stop) = (Arc::new(Mutex::new(Seen::default())), Arc::new(AtomicBool::new(false)));
+        let (link, theirs, ended) = (link.to_owned(), Arc::clone(&seen), Arc::clone(&stop));
+        let watch = move || {
+            while !ended.load(Ordering::Relaxed) {
+                // Of this thread's namespace, whoever the process's first thread may be.
+                let table = fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default();
+                theirs.lock().unwrap_or_else(PoisonError::into_inner).take(clock.now_ms(), received(&table, &link));
+                thread::sleep(LOOK_EVERY);
+            }
+        };
+        let thread = thread::Builder::new().name("flow".into()).spawn(watch)?;
+        Ok(Self { seen, stop, thread: Some(thread) })
+    }
+
+    /// From here on packets count as "after".
+    pub(super) fn mark(&self) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.last_before_mark_ms = seen.last_ms;
+        seen.marked = true;
+    }
+
+    /// What was seen so far.
+    pub(super) fn seen(&self) -> Seen {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Drop for Flow {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Seen {
+    /// A link that was made anew counts from nought: then what it has already received came just now.
+    fn take(&mut self, now: f64, count: Option<u64>) {
+        let came = match (self.count, count) {
+            (Some(before), Some(count)) if count >= before => count > before,
+            (Some(_), Some(count)) => count > 0,
+            (None, _) | (_, None) => false,
+        };
+        self.count = count.or(self.count);
+        if came {
+            self.last_ms = Some(now);
+            if self.marked {
+                self.first_after_mark_ms.get_or_insert(now);
+            }
+        }
+    }
+}
+
+/// Packets received on `link` by `/proc/net/dev` (proc(5)); `None` when there is no such link.
+fn received(table: &str, link: &str) -> Option<u64> {
+    let line = table.lines().find_map(|line| line.trim_start().strip_prefix(link)?.strip_prefix(':'))?;
+    line.split_whitespace().nth(1)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TABLE: &str = "\
+Inter-|   Receive                                                |  Transmit
+ face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed
+    lo:     100       1    0    0    0     0          0         0      100       1    0    0    0     0       0          0
+  tun0:12345678   54321    0    0    0     0          0         0   999999    1234    0    0    0     0       0          0
+ tun01:       7       8    0    0    0     0          0         0        9      10    0    0    0     0       0          0
+";
+
+    #[test]
+    fn the_table_is_read_by_the_whole_name() {
+        assert_eq!(received(TABLE, "tun0"), Some(54321));
+        assert_eq!(received(TABLE, "tun01"), Some(8));
+        assert_eq!(received(TABLE, "tun"), None);
+        assert_eq!(received("", "tun0"), None);
+    }
+
+    #[test]
+    fn only_growth_counts() {
+        let mut seen = Seen::default();
+        for (now, count) in [(1.0, Some(10)), (2.0, Some(10)), (3.0, None), (4.0, Some(0)), (5.0, Some(0))] {
+            seen.take(now, count);
+            assert_eq!(seen.last_ms, None, "at {now}");
+        }
+        seen.take(6.0, Some(1));
+        assert_eq!((seen.last_ms, seen.first_after_mark_ms), (Some(6.0), None));
+        seen.marked = true;
+        seen.take(7.0, Some(2));
+        seen.take(8.0, Some(3));
+        assert_eq!((seen.last_ms, seen.first_after_mark_ms), (Some(8.0), Some(7.0)));
+    }
+}
