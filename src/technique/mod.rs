@@ -33,6 +33,7 @@ use ipnet::IpNet;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::agent::links;
 use crate::agent::programs::Program;
 use crate::agent::protocol::Setup;
 use crate::clock::Clock;
@@ -80,6 +81,12 @@ impl Context {
     /// The uplinks.
     pub fn uplinks(&self) -> impl Iterator<Item = &Link> {
         self.links.iter().filter(|link| link.role == Role::Uplink)
+    }
+
+    /// All links but loopback, as they are now: a VPN that was started again has made its tunnel anew.
+    pub async fn links_now(&self) -> Vec<Link> {
+        let tunnel = self.links.iter().find(|link| link.role == Role::Tunnel);
+        links::find(&self.routes, tunnel.map(|link| link.name.as_str())).await
     }
 
     /// Every way past the tunnel that a program could ask for, and the default one.

@@ -59,7 +59,7 @@ impl Technique for Routes {
         Box::pin(async move {
             let mut evidence = Evidence { from_ms: cx.clock.now_ms(), ..Evidence::default() };
             let ground = Ground {
-                links: cx.links.clone(),
+                links: cx.links_now().await,
                 gateways: cx.gateways.clone(),
                 local: cx.local.clone(),
                 endpoint: cx.endpoint.as_ref().map(|endpoint| endpoint.address.ip()),
