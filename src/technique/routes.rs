@@ -19,7 +19,7 @@ use super::user::{self, User};
 use super::volley::{Guise, Shot, Volley};
 use super::{Context, NoParams, Technique, Work, read};
 use crate::model::evidence::{Evidence, Link, Role, Said, Via};
-use crate::net::route::{Flow, Lookup, Object, Route, RouteError, Snapshot, Way};
+use crate::net::route::{self as net, Flow, Lookup, Object, Route, RouteError, Snapshot, Way};
 
 /// What evidence calls the sweep.
 pub const PUBLIC: &str = "public addresses";
@@ -192,6 +192,12 @@ impl Ground {
         inside.into_iter().filter(|ip| ip.is_ipv6() == v6 && !own.contains(ip) && global(ip)).collect()
     }
 
+    /// What a link is now: known by its name, since a VPN that is started again makes its link anew. One that came since is an uplink.
+    fn role(&self, link: &net::Link) -> Option<Role> {
+        let known = self.links.iter().find(|known| known.name == link.name).map(|known| known.role);
+        known.or_else(|| (!link.is_loopback()).then_some(Role::Uplink))
+    }
+
     /// Answers by link, and the addresses whose answer is an uplink.
     fn sort(
         &self,
@@ -211,15 +217,14 @@ impl Ground {
         }
         let (mut said, mut astray) = (Vec::new(), Vec::new());
         for ((index, table), addresses) in by_way {
-            let link = index.and_then(|index| self.links.iter().find(|link| link.index == index));
-            let role = link.map(|link| link.role);
+            let link = index.and_then(|index| snapshot.links.iter().find(|link| link.index == index));
+            let role = link.and_then(|link| self.role(link));
             let by = addresses.first().zip(table).and_then(|(ip, table)| route_to(snapshot, *ip, table));
             let addresses_of = addresses.len() as u64;
             let examples: Vec<IpAddr> = addresses.into_iter().take(EXAMPLES).collect();
             if role == Some(Role::Uplink) {
                 astray.extend(&examples);
             }
-            // A link that is not known is the loopback, or one that came since.
             let name = link.map(|link| link.name.clone()).or_else(|| index.map(|index| format!("link {index}")));
             let flow = describe(flow);
             said.push((who, Said::Routed { link: name, role, addresses: addresses_of, examples, flow, by }));
@@ -229,7 +234,9 @@ impl Ground {
 
     /// Routes by an uplink that came from a router advertisement or a redirect and lead to more than local addresses.
     fn learned<'a>(&'a self, snapshot: &'a Snapshot) -> impl Iterator<Item = String> + 'a {
-        let uplink = |index: u32| self.links.iter().find(|link| link.index == index && link.role == Role::Uplink);
+        let uplink = |index: u32| {
+            snapshot.links.iter().find(|link| link.index == index && self.role(link) == Some(Role::Uplink))
+        };
         snapshot.routes.iter().filter_map(move |route| {
             let link = uplink(route.link?)?;
             let how = match route.protocol {
