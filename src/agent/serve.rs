@@ -16,7 +16,7 @@ use tokio::task::{LocalSet, spawn_blocking, spawn_local};
 
 use super::protocol::{Envelope, PROTOCOL, Reply, Request, Setup, Stack, read_frame, write_frame};
 use super::sources::{Claim, claims};
-use super::{endpoint, links};
+use super::{endpoint, links, programs};
 use crate::clock::Clock;
 use crate::model::evidence::{Event, Link, OutageEvidence, PhaseWire, Proto, Role};
 use crate::net::netns::Netns;
@@ -181,7 +181,8 @@ async fn work_started(state: &State, request: Request, aborted: watch::Receiver<
             },
             None => failed(format!("there is no technique {technique}")),
         },
-        Request::Arm(method) => match Armed::new(&method, &ready.cx, state.lock.get()).await {
+        Request::Arm(method) => match Armed::new(&method, &ready.cx, &ready.sensor.endpoints(), state.lock.get()).await
+        {
             Ok(armed) => {
                 let recipe = Box::new(armed.recipe().clone());
                 state.armed.replace(Some(armed));
@@ -241,7 +242,6 @@ async fn look_again(ready: &Ready, evidence: &mut OutageEvidence) {
             .events
             .push(Event { at_ms, what: format!("the VPN server is now {}, seen on the wire", seen.address) });
     }
-    ready.cx.endpoint.replace(Some(seen.clone()));
     ready.sensor.adopt(seen);
 }
 
@@ -296,10 +296,11 @@ async fn start(state: &State, setup: Setup) -> Result<Stack, Reply> {
         ledger,
         links: found.clone(),
         local: local.clone(),
-        endpoint: RefCell::new(server),
+        endpoint: server,
         gateways,
         routes,
         heard: Heard::default(),
+        programs: programs::find(),
     };
     let possible = outage::available(&cx).await;
     state.ready.replace(Some(Rc::new(Ready { cx, sensor: Arc::new(sensor) })));

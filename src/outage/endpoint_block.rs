@@ -16,7 +16,8 @@ const PRIORITY: i32 = -310;
 
 /// See the head of this file.
 pub(super) struct EndpointBlock {
-    endpoint: Endpoint,
+    /// More than one when the VPN has changed its server in this run.
+    servers: Vec<Endpoint>,
     table: Table,
     /// Owns the table while the server is blocked.
     owner: Option<Nft>,
@@ -25,7 +26,7 @@ pub(super) struct EndpointBlock {
 impl EndpointBlock {
     /// Whether the server is known and the kernel has tables that go with their owner. To find out, an empty one is made for a moment.
     pub(super) fn check(cx: &Context) -> Result<(), String> {
-        let (block, _) = Self::arm(cx)?;
+        let (block, _) = Self::arm(cx, cx.endpoint.as_slice())?;
         may_change_the_network()?;
         let mut batch = Batch::new();
         batch.add_owned_table(&block.table);
@@ -33,45 +34,45 @@ impl EndpointBlock {
         made.map_err(|error| format!("the kernel has no nftables tables with an owner (Linux 5.12): {}", told(&error)))
     }
 
-    pub(super) fn arm(cx: &Context) -> Result<(Self, Undo), String> {
+    /// `servers` are all that the VPN has been seen to use.
+    pub(super) fn arm(cx: &Context, servers: &[Endpoint]) -> Result<(Self, Undo), String> {
         if !cx.links.iter().any(|link| link.role == Role::Tunnel) {
             return Err("no tunnel was found in the namespace".to_owned());
         }
-        let endpoint = cx.endpoint.borrow().clone().ok_or("the VPN server is not known: set vpn.endpoint")?;
+        if servers.is_empty() {
+            return Err("the VPN server is not known: set vpn.endpoint".to_owned());
+        }
         let name = format!("leakcheck-{:08x}", rand::random::<u32>());
         let undo = Undo::Table { name: name.clone() };
-        Ok((Self { endpoint, table: Table::new(TableFamily::Inet, &name), owner: None }, undo))
+        Ok((Self { servers: servers.to_vec(), table: Table::new(TableFamily::Inet, &name), owner: None }, undo))
     }
 
     pub(super) fn down(&mut self) -> Result<String, String> {
-        let Endpoint { address, proto, .. } = self.endpoint;
-        let protocol = match proto {
-            Proto::Tcp => libc::IPPROTO_TCP,
-            _ => libc::IPPROTO_UDP,
-        } as u8;
-        let (host, port) = (IpNet::from(address.ip()), address.port());
-        let rule = |host, ports| {
-            Rule::new(Verdict::Drop)
-                .when(host)
-                .when(Match::Protocol(protocol))
-                .when(ports)
-                .counted()
-                .comment("leakcheck")
-        };
         let mut batch = Batch::new();
         batch.add_owned_table(&self.table);
-        for (name, hook, rule) in [
-            ("out", HookPoint::Output, rule(Match::Destination(host), Match::DestinationPorts(port, port))),
-            ("in", HookPoint::Input, rule(Match::Source(host), Match::SourcePorts(port, port))),
-        ] {
+        for (name, hook) in [("out", HookPoint::Output), ("in", HookPoint::Input)] {
             let chain = Chain { priority: PRIORITY, ..Chain::filter(name, hook, Policy::Accept) };
             batch.add_chain(&self.table, &chain);
-            batch.append_rule(&self.table, name, &rule);
+        }
+        for Endpoint { address, proto, .. } in &self.servers {
+            let protocol = match proto {
+                Proto::Tcp => libc::IPPROTO_TCP,
+                _ => libc::IPPROTO_UDP,
+            } as u8;
+            let (host, port) = (IpNet::from(address.ip()), address.port());
+            for (name, host, ports) in [
+                ("out", Match::Destination(host), Match::DestinationPorts(port, port)),
+                ("in", Match::Source(host), Match::SourcePorts(port, port)),
+            ] {
+                let rule = Rule::new(Verdict::Drop).when(host).when(Match::Protocol(protocol)).when(ports);
+                batch.append_rule(&self.table, name, &rule.counted().comment("leakcheck"));
+            }
         }
         let mut owner = Nft::open().map_err(|error| told(&error))?;
         owner.commit(batch).map_err(|error| told(&error))?;
         self.owner = Some(owner);
-        Ok(format!("the kernel drops what goes to {address} and comes from there"))
+        let servers: Vec<String> = self.servers.iter().map(|server| server.address.to_string()).collect();
+        Ok(format!("the kernel drops what goes to {} and comes from there", servers.join(" and ")))
     }
 
     /// The kernel removes the table with its owner's socket; it is asked to do so first.

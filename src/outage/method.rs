@@ -11,6 +11,7 @@ use crate::agent::protocol::ApiKey;
 use crate::config::OutageMethod;
 use crate::model::evidence::Role;
 use crate::net::route::Snapshot;
+use crate::sensor::allow::Endpoint;
 use crate::technique::Context;
 
 /// A way to take the tunnel down.
@@ -63,12 +64,12 @@ impl Method {
     ///
     /// # Errors
     /// Why it cannot be used here.
-    async fn arm(name: &str, cx: &Context) -> Result<(Self, Undo), String> {
+    async fn arm(name: &str, cx: &Context, servers: &[Endpoint]) -> Result<(Self, Undo), String> {
         match name.parse::<OutageMethod>()? {
             OutageMethod::VpnStop => VpnStop::arm(cx).await.map(|(method, undo)| (Method::VpnStop(method), undo)),
             OutageMethod::LinkDown => LinkDown::arm(cx).map(|(method, undo)| (Method::LinkDown(method), undo)),
             OutageMethod::EndpointBlock => {
-                EndpointBlock::arm(cx).map(|(method, undo)| (Method::EndpointBlock(method), undo))
+                EndpointBlock::arm(cx, servers).map(|(method, undo)| (Method::EndpointBlock(method), undo))
             }
         }
     }
@@ -102,12 +103,17 @@ pub struct Armed {
 }
 
 impl Armed {
-    /// Arms the method of this name.
+    /// Arms the method of this name; `servers` are all that the VPN has been seen to use.
     ///
     /// # Errors
     /// Why it cannot be used here.
-    pub async fn new(name: &str, cx: &Context, lock: Option<&NamespaceLock>) -> Result<Self, String> {
-        let (method, undo) = Method::arm(name, cx).await?;
+    pub async fn new(
+        name: &str,
+        cx: &Context,
+        servers: &[Endpoint],
+        lock: Option<&NamespaceLock>,
+    ) -> Result<Self, String> {
+        let (method, undo) = Method::arm(name, cx, servers).await?;
         let recipe = Recipe::here(undo);
         let key = cx.setup.api_key.clone();
         let keeper = Keeper::start(&recipe, key.as_ref(), lock).await?;

@@ -18,7 +18,7 @@ const LEAST_WIDTH: u16 = 40;
 /// Kinds of packets that are listed one by one; the rest is in the JSON report.
 const LEAKS: usize = 10;
 /// The share of the width that the names may take.
-const NAME_PERCENT: u16 = 36;
+const NAME_PERCENT: u16 = 40;
 
 fn render(report: &Report, look: &Look) -> Result<String, ReportError> {
     let look = Look { width: look.width.max(LEAST_WIDTH), ..*look };
@@ -71,7 +71,7 @@ fn results(report: &Report, look: &Look) -> String {
     if look.colour {
         table.enforce_styling();
     }
-    let room = usize::from(look.width) * usize::from(NAME_PERCENT) / 100;
+    let room = (u32::from(look.width) * u32::from(NAME_PERCENT) / 100) as usize;
     table.set_header(["verdict", "probe", "what was seen", "time"]);
     for probe in &report.probes {
         let verdict =
@@ -81,7 +81,7 @@ fn results(report: &Report, look: &Look) -> String {
     }
     table.set_constraints([
         ColumnConstraint::ContentWidth,
-        ColumnConstraint::UpperBoundary(Width::Percentage(NAME_PERCENT)),
+        ColumnConstraint::UpperBoundary(Width::Fixed(room as u16)),
         ColumnConstraint::LowerBoundary(Width::Fixed(12)),
         ColumnConstraint::ContentWidth,
     ]);

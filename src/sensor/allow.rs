@@ -270,6 +270,60 @@ mod tests {
     }
 
     #[test]
+    fn handshakes_have_their_lengths() {
+        for (kind, length) in [(1, 148), (2, 92), (3, 64)] {
+            assert!(looks_like_wireguard(&[kind, 0, 0, 0], length), "type {kind}");
+            for other in [length - 1, length + 1, 0] {
+                assert!(!looks_like_wireguard(&[kind, 0, 0, 0], other), "type {kind} of {other} octets");
+            }
+        }
+        assert!(!looks_like_wireguard(&[], 148) && !looks_like_wireguard(&[5, 0, 0, 0], 148));
+    }
+
+    #[test]
+    fn what_no_isp_carries_is_private() {
+        for text in [
+            "10.0.0.1",
+            "172.16.0.1",
+            "192.168.1.1",
+            "100.64.0.1",
+            "100.127.255.255",
+            "169.254.1.1",
+            "127.0.0.53",
+            "0.0.0.0",
+            "fd00::1",
+            "fc00::1",
+            "::1",
+            "::",
+        ] {
+            assert!(is_private(text.parse().unwrap()), "{text}");
+        }
+        for text in ["100.63.255.255", "100.128.0.1", "101.64.0.1", "8.8.8.8", "172.32.0.1", "2001:db8::1", "fe80::1"] {
+            assert!(!is_private(text.parse().unwrap()), "{text}");
+        }
+    }
+
+    #[test]
+    fn icmpv6_errors_may_go_to_an_endpoint_over_ipv6() {
+        let address = "[2001:db8:51::2]:51820".parse::<SocketAddr>().unwrap();
+        let list = AllowList {
+            endpoints: list().endpoints.into_iter().map(|endpoint| Endpoint { address, ..endpoint }).collect(),
+            local: Vec::new(),
+        };
+        for (kind, to, expected) in [
+            (1u8, "2001:db8:51::2", None),
+            (4, "2001:db8:51::2", None),
+            (128, "2001:db8:51::2", Some(Class::Offence)),
+            (1, "2001:db8:51::3", Some(Class::Offence)),
+        ] {
+            let mut octets = Vec::new();
+            let to = to.parse::<std::net::Ipv6Addr>().unwrap().octets();
+            PacketBuilder::ipv6([0x20; 16], to, 64).icmpv6_raw(kind, 0, [0; 4]).write(&mut octets, &[0; 48]).unwrap();
+            assert_eq!(list.classify(&Packet::decode(ETHERTYPE_IPV6, &octets)), expected, "type {kind}");
+        }
+    }
+
+    #[test]
     fn errors_may_go_to_the_endpoint_and_echo_requests_may_not() {
         for (kind, to, expected) in [
             (3u8, [198, 51, 100, 2], None),

@@ -19,7 +19,12 @@ fn words(verdict: Verdict) -> String {
 fn text(ruling: &Ruling) -> String {
     let mut lines = vec![ruling.summary.clone()];
     lines.extend(ruling.reason.clone());
-    lines.extend(ruling.evidence.iter().map(|line| format!("{} {}", line.what, serde_json::json!(line.fields))));
+    lines.extend(
+        ruling
+            .evidence
+            .iter()
+            .map(|line| format!("{} {} at {:.1} ms", line.what, serde_json::json!(line.fields), line.at_ms)),
+    );
     lines.join("\n")
 }
 
