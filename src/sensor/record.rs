@@ -234,8 +234,12 @@ impl Record {
         }
         let mut class = match role {
             Role::Tunnel => Some(Class::Tunnelled).filter(|_| owner.is_some()),
-            // A stimulus was meant for the internet: if it goes to an allowed address, somebody has diverted it there.
-            Role::Uplink => self.allow.classify(packet).or(owner.is_some().then_some(Class::Nearby)),
+            // A stimulus is meant for the internet, or for the server, which may stand on a local subnet: one that goes to any other
+            // allowed address has been diverted there.
+            Role::Uplink => {
+                let diverted = owner.is_some() && !self.is_of_server(packet.dst.ip());
+                self.allow.classify(packet).or(diverted.then_some(Class::Nearby))
+            }
         };
         let aimed = || self.allow.endpoints.iter().any(|endpoint| endpoint.is_aimed_at(packet));
         if class == Some(Class::Offence) && owner.is_some() && aimed() {

@@ -185,4 +185,12 @@ fn a_stimulus_that_was_diverted_to_a_local_address_is_seen() {
     let octets = udp([172, 18, 0, 1], 5353, b"a question that was meant for a stranger");
     assert_eq!(take(&mut record(), &octets, Some("dns-forced")).0, Some(Class::Nearby));
     assert_eq!(take(&mut record(), &octets, None).0, None, "local traffic of others is allowed");
+    let server = Endpoint { address: "172.18.0.1:51820".parse().unwrap(), ..endpoint(51820, Shape::Wireguard) };
+    let allow = AllowList { endpoints: vec![server], local: vec!["172.18.0.0/16".parse().unwrap()] };
+    let near = &mut Record::new(allow, HashSet::new());
+    assert_eq!(
+        take(near, &octets, Some("uplink")).0,
+        None,
+        "what is sent to a server on a local subnet is not diverted"
+    );
 }
