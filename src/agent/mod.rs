@@ -3,6 +3,7 @@
 
 pub mod endpoint;
 pub mod links;
+pub mod programs;
 pub mod protocol;
 pub mod serve;
 mod sources;

@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use crate::config::Tracker;
 use crate::model::evidence::{Evidence, Link, OutageEvidence, PhaseWire, Proto};
 use crate::outage::Recipe;
+use crate::technique::User;
 
 /// Version of this protocol. The agent is the same binary, so the two differ only when a stale image is used.
 pub const PROTOCOL: u32 = 2;
@@ -132,6 +133,10 @@ pub struct Setup {
     pub canary: String,
     /// Local targets, as configured.
     pub must_reach: Vec<String>,
+    /// Local targets that must not be reached, as configured.
+    pub must_not_reach: Vec<String>,
+    /// As whom the programs of the stack run, by the containers' settings.
+    pub users: Vec<User>,
     /// Gluetun's control server.
     pub control_server: String,
     /// Its API key. Never printed, never part of evidence.

@@ -16,7 +16,7 @@ use tokio::task::{LocalSet, spawn_blocking, spawn_local};
 
 use super::protocol::{Envelope, PROTOCOL, Reply, Request, Setup, Stack, read_frame, write_frame};
 use super::sources::{Claim, claims};
-use super::{endpoint, links};
+use super::{endpoint, links, programs};
 use crate::clock::Clock;
 use crate::model::evidence::{Event, Link, OutageEvidence, PhaseWire, Proto, Role};
 use crate::net::netns::Netns;
@@ -300,6 +300,7 @@ async fn start(state: &State, setup: Setup) -> Result<Stack, Reply> {
         gateways,
         routes,
         heard: Heard::default(),
+        programs: programs::find(),
     };
     let possible = outage::available(&cx).await;
     state.ready.replace(Some(Rc::new(Ready { cx, sensor: Arc::new(sensor) })));

@@ -53,7 +53,8 @@ fn filters_are_parts_of_names_and_any_of_them_will_do() {
     assert_eq!(select(&["exit-address"], true, &[], &["vpn-stop"]).unwrap(), ["exit-address"]);
     assert_eq!(
         select(&["recovered/vpn"], false, &["wire"], &["vpn-stop"]).unwrap(),
-        ["exit-address", "exit-udp", "dns-forced", "ipv6", "uplink"].map(|id| format!("{id}/recovered/vpn-stop"))
+        ["exit-address", "exit-udp", "dns-forced", "ipv6", "routes", "uplink", "local-served"]
+            .map(|id| format!("{id}/recovered/vpn-stop"))
     );
 }
 

@@ -52,7 +52,7 @@ pub fn catalog(dir: Option<&Path>) -> anyhow::Result<Catalog> {
 fn check_use(probe: &Probe, params: &serde_json::Value) -> Result<(), String> {
     match technique::find(&probe.technique) {
         Some(technique) => technique.check(params).map_err(|message| format!("`params`: {message}")),
-        None if probe.phases != [Phase::Outage] => {
+        None if probe.technique == technique::OUTAGE_SAMPLER && probe.phases != [Phase::Outage] => {
             Err(format!("`{}` watches outages, so `phases` has to be [\"outage\"]", probe.technique))
         }
         None if !probe.params.is_empty() => Err(format!("`{}` takes no `params`", probe.technique)),

@@ -6,10 +6,13 @@ mod dark;
 mod exit;
 #[cfg(test)]
 mod fixture;
+mod gateway;
 mod law;
 mod local;
 mod local_resolvers;
 mod resolver;
+mod routes;
+mod served;
 #[cfg(test)]
 mod tests;
 mod uplink;
@@ -97,8 +100,12 @@ pub fn judge(case: &Case<'_>) -> Ruling {
         Expectation::ForcedDnsContained => uplink::judge_forced(case),
         Expectation::NoLocalResolver => local_resolvers::judge(case),
         Expectation::NothingOnUplink => uplink::judge(case),
+        Expectation::RoutedIntoTunnel => routes::judge(case),
+        Expectation::NoPortMapper => gateway::judge(case),
         Expectation::GoesDark => dark::judge(case),
         Expectation::LocalReachable => local::judge(case),
+        Expectation::Served => served::judge(case),
+        Expectation::LocalForbidden => served::judge_forbidden(case),
         Expectation::WireQuiet => wire::judge(case),
     };
     let more = ruling.evidence.len().saturating_sub(MAX_LINES);

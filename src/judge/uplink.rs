@@ -1,6 +1,6 @@
 //! `nothing-on-uplink` and `forced-dns-contained`: stimuli that must not leave by an uplink.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::json;
 
@@ -56,10 +56,13 @@ fn rule(case: &Case<'_>, forbidden_in_tunnel: Option<EvidenceLine>) -> Ruling {
             fates(case, evidence),
         );
     }
-    let tunnelled: u64 = law::own(case, Class::Tunnelled).iter().map(|sighting| sighting.count).sum();
-    let sent = evidence.stimuli.iter().filter(|stimulus| stimulus.fate == Fate::Sent).count() as u64;
-    let refused = evidence.stimuli.len() as u64 - sent;
-    let silent = sent.saturating_sub(tunnelled);
+    let of =
+        |class| -> BTreeSet<u32> { law::own(case, class).iter().filter_map(|sighting| sighting.stimulus).collect() };
+    let (seen, at_server) = (of(Class::Tunnelled), of(Class::Server));
+    let sent = evidence.stimuli.iter().filter(|stimulus| stimulus.fate == Fate::Sent);
+    let (tunnelled, silent): (Vec<_>, Vec<_>) = sent.partition(|stimulus| seen.contains(&stimulus.id));
+    let refused = evidence.stimuli.len() - tunnelled.len() - silent.len();
+    let silent: Vec<_> = silent.into_iter().filter(|stimulus| !at_server.contains(&stimulus.id)).collect();
     // The server's own port has to be open, and a firewall of addresses and ports cannot tell whose packets go there.
     let server: Vec<EvidenceLine> = law::own(case, Class::Server)
         .into_iter()
@@ -69,17 +72,18 @@ fn rule(case: &Case<'_>, forbidden_in_tunnel: Option<EvidenceLine>) -> Ruling {
             line
         })
         .collect();
-    let silent = silent.saturating_sub(law::own(case, Class::Server).iter().map(|sighting| sighting.count).sum());
     let summary = format!(
-        "of {} tried {refused} were refused, {tunnelled} took the tunnel, {silent} went nowhere, none left",
-        evidence.stimuli.len()
+        "of {} tried {refused} were refused, {} took the tunnel, {} went nowhere, none left",
+        evidence.stimuli.len(),
+        tunnelled.len(),
+        silent.len()
     );
     Ruling::pass(summary, fates(case, evidence).into_iter().chain(server).collect())
 }
 
 /// What became of the stimuli, alike ones together.
 fn fates(case: &Case<'_>, evidence: &Evidence) -> Vec<EvidenceLine> {
-    let tunnelled: Vec<u32> =
+    let tunnelled: BTreeSet<u32> =
         law::own(case, Class::Tunnelled).iter().filter_map(|sighting| sighting.stimulus).collect();
     let mut kinds: BTreeMap<String, (f64, u64)> = BTreeMap::new();
     for stimulus in &evidence.stimuli {

@@ -182,11 +182,20 @@ pub enum Action {
         proto: Option<Transport>,
         /// Only to those ports.
         ports: Option<Ports>,
+        /// Only for sockets of that user.
+        user: Option<u32>,
         /// Only from those ports.
         from_ports: Option<Ports>,
         /// Of which family.
         #[serde(default)]
         family: FamilyName,
+    },
+    /// A gateway in the home that maps ports, and tells the home's address (NAT-PMP, RFC 6886).
+    PortMapper {
+        /// Where it is reached.
+        listen: SocketAddr,
+        /// The address that it tells.
+        external: std::net::Ipv4Addr,
     },
     /// Removes the policy rules of that priority.
     Unrule {
@@ -271,16 +280,24 @@ pub struct Packets {
     pub chain: ChainName,
     /// Leaving by that link (entering by it, for the input chain).
     pub link: Option<String>,
+    /// From that network.
+    pub from: Option<IpNet>,
     /// To that network.
     pub to: Option<IpNet>,
     /// Of that transport.
     pub proto: Option<Transport>,
-    /// To those ports; needs `proto`.
-    pub ports: Option<Ports>,
+    /// Of the protocol of that number.
+    pub number: Option<u8>,
     /// From those ports; needs `proto`.
     pub from_ports: Option<Ports>,
+    /// To those ports; needs `proto`.
+    pub ports: Option<Ports>,
     /// Carrying that mark.
     pub mark: Option<u32>,
+    /// Of sockets of that user.
+    pub user: Option<u32>,
+    /// One of so many, at random.
+    pub one_in: Option<u32>,
     /// Of which family.
     #[serde(default)]
     pub family: FamilyName,

@@ -9,6 +9,7 @@ pub mod internet;
 pub mod leak;
 mod odd;
 pub mod plan;
+mod port_mapper;
 pub mod provider;
 pub mod realm;
 pub mod role;

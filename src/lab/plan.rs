@@ -25,6 +25,8 @@ pub const TUNNEL_MTU: u16 = 1320;
 pub const BRIDGE_NET: &str = "172.18.0.0/16";
 /// The home's LAN, which Gluetun is told of as an outbound subnet.
 pub const LAN_NET: &str = "192.168.1.0/24";
+/// The router's address in the home's network for administration, which is no outbound subnet.
+pub const MANAGEMENT: &str = "10.99.0.1";
 /// The bridge's private IPv6 network.
 pub const BRIDGE_ULA: &str = "fd18::/64";
 /// The bridge's public IPv6 network, which the ISP routes to the home.

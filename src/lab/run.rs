@@ -5,10 +5,11 @@ use super::internet::{self, InternetConfig, ServerError, Servers};
 use super::leak::{Action, Leak, Place};
 use super::odd::OddWitness;
 use super::plan;
+use super::port_mapper;
 use super::provider::{self, Provider, ProviderConfig, ProviderError};
 use super::realm::{Realm, RealmError};
 use super::stack::{self, Gluetun, GluetunConfig, StackError, Uplink};
-use super::topology::{Topology, TopologyError};
+use super::topology::{self, Topology, TopologyError};
 use super::userns::PrivateDir;
 use super::wireguard::PrivateKey;
 use super::witness::dns::{Forwarder, Sockets, Upstream};
@@ -219,6 +220,7 @@ ip = {home}
 [local]
 subnets = {subnets}
 must_reach = ["http://192.168.1.50/", "tcp://172.18.0.20:8989"]
+must_not_reach = ["tcp://{management}:22"]
 must_serve = ["http://172.18.0.10:8080/"]
 [echo]
 http = ["https://am.i.mullvad.net/json", "https://api.ipify.org?format=json"]
@@ -241,6 +243,7 @@ control_server = "{control}"
 "#,
             netns = self.stack_netns(),
             resolv_conf = self.stack_resolv_conf(),
+            management = plan::MANAGEMENT,
             tunnel = plan::TUNNEL,
             endpoint = plan::ENDPOINT,
             forced = six(&["8.8.8.8", "1.1.1.1"], &["2001:4860:4860::8888"]),
@@ -278,6 +281,13 @@ fn start_home(topology: &Topology, journal: &Journal, ipv6: bool) -> Result<Vec<
         Ok(servers)
     })??;
     let mut all = vec![isp];
+    let management = HttpWitness::page("router administration", journal.clone(), "router");
+    all.push(topology.home.call(move || -> Result<Servers, LabError> {
+        topology::own(&[plan::ip(plan::MANAGEMENT)]).map_err(TopologyError::from)?;
+        let mut servers = Servers::default();
+        servers.http(&management, (plan::ip(plan::MANAGEMENT), 22).into(), None)?;
+        Ok(servers)
+    })??);
     for (realm, name, port) in [(&topology.lan_host, "lan web", 80), (&topology.neighbour, "neighbour web", 8989)] {
         let witness = HttpWitness::page(name, journal.clone(), name);
         all.push(realm.call(move || -> Result<Servers, ServerError> {
@@ -363,6 +373,10 @@ fn start_stack(realm: &Realm, config: GluetunConfig, journal: &Journal) -> Resul
 fn start_outside(topology: &Topology, leak: Option<&Leak>, journal: &Journal) -> Result<Vec<Servers>, LabError> {
     let mut all = Vec::new();
     for action in leak.into_iter().flat_map(Leak::actions) {
+        if let Action::PortMapper { listen, external } = action {
+            let (listen, external) = (*listen, *external);
+            all.push(topology.home.call(move || port_mapper::serve(listen, external))??);
+        }
         let Action::OutsideResolver { at, listen, upstream } = action else { continue };
         let (listen, upstream) = (*listen, *upstream);
         let realm = match at {

@@ -4,9 +4,10 @@
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
-use nix::unistd::{getgid, getuid};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Pid, fork, getgid, getuid, pipe};
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -78,13 +79,53 @@ pub fn enter_user_namespace(resolv_conf: &str) -> Result<PrivateDir, UsernsError
         return Err(UsernsError::Threads(threads));
     }
     let (uid, gid) = (getuid(), getgid());
+    // Root lends the new namespace all its users, which only a process that stays outside can do.
+    let mapper = if uid.is_root() { Some(Mapper::start().map_err(|e| UsernsError::Map("fork", e))?) } else { None };
     let flags = CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS;
     unshare(flags).map_err(|errno| UsernsError::Refused { help: advice(), source: errno.into() })?;
-    // Without "deny" an unprivileged process may not write its group map.
-    fs::write("/proc/self/setgroups", "deny").map_err(|e| UsernsError::Map("setgroups", e))?;
-    fs::write("/proc/self/uid_map", format!("0 {uid} 1")).map_err(|e| refused_map("uid_map", e))?;
-    fs::write("/proc/self/gid_map", format!("0 {gid} 1")).map_err(|e| refused_map("gid_map", e))?;
+    if !mapper.is_some_and(Mapper::finish) {
+        // Without "deny" an unprivileged process may not write its group map.
+        fs::write("/proc/self/setgroups", "deny").map_err(|e| UsernsError::Map("setgroups", e))?;
+        fs::write("/proc/self/uid_map", format!("0 {uid} 1")).map_err(|e| refused_map("uid_map", e))?;
+        fs::write("/proc/self/gid_map", format!("0 {gid} 1")).map_err(|e| refused_map("gid_map", e))?;
+    }
     private_mounts(resolv_conf)
+}
+
+/// A child that stays in the user namespace of before and maps its users one to one into the new one. Containers whose root has users of
+/// its own, but not these, are told apart by trying: then one user is mapped, as without root.
+struct Mapper {
+    child: Pid,
+    go: File,
+}
+
+/// Users and groups that are mapped, from 0 on.
+const MAPPED: u32 = 65_536;
+
+impl Mapper {
+    fn start() -> io::Result<Self> {
+        let (wait, go) = pipe()?;
+        let parent = std::process::id();
+        // SAFETY: the process has one thread, so the child may do what it likes; it ends without running anything of the parent's.
+        match unsafe { fork() }? {
+            ForkResult::Parent { child } => Ok(Self { child, go: File::from(go) }),
+            ForkResult::Child => {
+                drop(go);
+                let waited = File::from(wait).read_exact(&mut [0]);
+                let write = |file: &str| fs::write(format!("/proc/{parent}/{file}"), format!("0 0 {MAPPED}"));
+                let mapped = waited.and_then(|()| write("uid_map")).and_then(|()| write("gid_map"));
+                // SAFETY: ends the child at once, without the parent's handlers.
+                unsafe { libc::_exit(i32::from(mapped.is_err())) }
+            }
+        }
+    }
+
+    /// Whether the maps have been written. To be called when the new namespace is there.
+    fn finish(mut self) -> bool {
+        let told = self.go.write_all(&[1]).is_ok();
+        drop(self.go);
+        told && matches!(waitpid(self.child, None), Ok(WaitStatus::Exited(_, 0)))
+    }
 }
 
 /// Ubuntu's AppArmor lets a program create the namespace, and then takes every capability in it away.

@@ -193,6 +193,33 @@ pub enum Said {
         /// Whether the witness says that it belongs to the VPN, where it says anything about it.
         of_provider: Option<bool>,
     },
+    /// By which link the kernel would send to some addresses.
+    Routed {
+        /// Name of the link; `None`: it would refuse.
+        link: Option<String>,
+        /// What the link is to the audit; `None`: neither, or there is none.
+        role: Option<Role>,
+        /// How many addresses were asked for.
+        addresses: u64,
+        /// Some of them.
+        examples: Vec<IpAddr>,
+        /// Which packets: `any packet`, `UDP to port 6881` …
+        flow: String,
+        /// The route that decides, in the words of iproute2.
+        by: Option<String>,
+    },
+    /// Something that the namespace is set to.
+    Setting {
+        /// One line for people.
+        text: String,
+    },
+    /// A gateway told, or offered, what it maps ports to.
+    Mapper {
+        /// The external address, where it told one.
+        external: Option<IpAddr>,
+        /// In which protocol.
+        how: String,
+    },
     /// A local target answered.
     Reached {
         /// How, e.g. `HTTP 200` or `connected`.

@@ -58,10 +58,18 @@ pub enum Expectation {
     NoLocalResolver,
     /// Nothing that carries the probe's marker leaves by an uplink.
     NothingOnUplink,
+    /// The kernel routes no public address by an uplink, nor any of the VPN's own.
+    RoutedIntoTunnel,
+    /// No gateway outside of the tunnel offers to map ports.
+    NoPortMapper,
     /// Nothing leaves by an uplink and nothing resolves while the tunnel is down, and the tunnel comes back.
     GoesDark,
     /// Every local target answers.
     LocalReachable,
+    /// Every target of `local.must_serve` answers from outside of the stack.
+    Served,
+    /// No target of `local.must_not_reach` answers, though they are there.
+    LocalForbidden,
     /// Nothing that the allow-list does not name leaves by an uplink, whoever sent it.
     WireQuiet,
 }

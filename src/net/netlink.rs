@@ -15,6 +15,8 @@ const HEADER: usize = 16;
 const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
 /// The errno and the header of the refused request stand before the extended-acknowledgement attributes.
 const ERROR_FIXED: usize = 4 + HEADER;
+/// One answer to one request is smaller than a page.
+const ANSWER_ROOM: usize = 16 * 1024;
 const NLM_F_ACK_TLVS: u16 = 0x200;
 const NLMSGERR_ATTR_MSG: u16 = 1;
 /// How often a dump is taken again when the kernel says that the table changed meanwhile.
@@ -160,6 +162,52 @@ impl Client {
                     }
                 }
                 waiting = waiting.saturating_sub(1);
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends requests of which each has exactly one answer, as one datagram, and hands each answer to `take`: the place of its request,
+    /// and the type and payload of the message, or the kernel's refusal. Made for many: nothing is copied.
+    ///
+    /// # Errors
+    /// A failure of the socket.
+    pub fn exchange(
+        &mut self,
+        messages: &[Message],
+        mut take: impl FnMut(usize, Result<(u16, &[u8]), NetlinkError>),
+    ) -> Result<(), NetlinkError> {
+        let first = self.sequence.wrapping_add(1);
+        let mut datagram = Vec::with_capacity(messages.len() * 64);
+        for message in messages {
+            self.sequence = self.sequence.wrapping_add(1);
+            append(&mut datagram, message, NLM_F_REQUEST, self.sequence);
+        }
+        self.send(&datagram)?;
+        let mut room = vec![0; ANSWER_ROOM];
+        let mut waiting = messages.len();
+        while waiting > 0 {
+            let length = match self.socket.recv(&mut &mut room[..], 0) {
+                Ok(length) => length,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) => return Err(NetlinkError::Socket("read from", e)),
+            };
+            let mut rest = &room[..length];
+            while rest.len() >= HEADER {
+                let length = u32::from_ne_bytes(field(rest, 0)) as usize;
+                let body = rest.get(HEADER..length).ok_or(NetlinkError::Truncated)?;
+                let (kind, flags) = (u16::from_ne_bytes(field(rest, 4)), u16::from_ne_bytes(field(rest, 6)));
+                let place = u32::from_ne_bytes(field(rest, 8)).wrapping_sub(first) as usize;
+                if place < messages.len() {
+                    waiting = waiting.saturating_sub(1);
+                    let refusal = if kind == NLMSG_ERROR {
+                        acknowledgement(&Message { kind, flags, payload: body.to_vec() })
+                    } else {
+                        Ok(())
+                    };
+                    take(place, refusal.map(|()| (kind, body)));
+                }
+                rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
             }
         }
         Ok(())

@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use tokio::runtime::Runtime;
 
 pub use error::RunError;
-use outside::Outside;
+use outside::{Asker, Outside};
 use phase::{Asked, Phases};
 use put_back::Notebook;
 pub use put_back::{Restored, restore};
@@ -203,6 +203,12 @@ fn audit(
     inputs: Inputs,
 ) -> Result<(Report, Vec<IpAddr>), RunError> {
     let Inputs { outside, extra_ca, api_key, clock } = inputs;
+    let asker = Arc::new(Asker {
+        clock,
+        must_serve: options.config.local.must_serve.clone(),
+        must_not_reach: options.config.local.must_not_reach.clone(),
+        extra_ca: extra_ca.clone(),
+    });
     let setup = setup(options, target, extra_ca, api_key, clock);
     let stack = session.start(setup)?;
     let outside = runtime.block_on(outside).unwrap_or_default();
@@ -215,7 +221,7 @@ fn audit(
     let methods = methods(options, &stack, &mut notes);
     let trials = options.select(&methods)?;
     let facts = Arc::new(facts);
-    let mut phases = Phases::new(session, &facts, notebook, &options.progress);
+    let mut phases = Phases::new(session, &facts, notebook, &options.progress, &asker);
     let of = |phase: Phase, method: Option<&str>| -> Vec<&Trial<'_>> {
         trials.iter().filter(|trial| trial.phase == phase && trial.method.as_deref() == method).collect()
     };
@@ -310,9 +316,18 @@ fn setup(
         forced: config.dns.forced.clone(),
         canary: config.dns.canary.clone(),
         must_reach: config.local.must_reach.iter().map(ToString::to_string).collect(),
+        must_not_reach: config.local.must_not_reach.iter().map(ToString::to_string).collect(),
+        users: users(target),
         control_server: control,
         api_key,
     }
+}
+
+/// As whom the containers' settings say that the stack's programs run.
+fn users(target: &Target) -> Vec<technique::User> {
+    let settings = target.dependents.iter().map(|dependent| &dependent.settings).chain(&target.settings);
+    let users = settings.flat_map(|settings| &settings.users);
+    users.map(|(uid, gid)| technique::User { uid: *uid, gid: *gid }).collect()
 }
 
 fn facts(config: &Config, outside: &Outside, stack: &Stack) -> Facts {

@@ -2,15 +2,17 @@
 //! its names. Asked only for what is not configured, and at most for a few seconds.
 
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use hickory_proto::rr::RecordType;
 use reqwest::Url;
 
-use crate::config::Config;
-use crate::model::evidence::Said;
-use crate::technique::{NoAnswer, addresses, ask, exit_in, lookup, nameservers, resolver_at, trust};
+use crate::config::{Config, Local};
+use crate::model::evidence::{Answer, Said};
+use crate::technique::{
+    FROM_OUTSIDE, NoAnswer, addresses, ask, exit_in, lookup, nameservers, reach_local, resolver_at, trust,
+};
 
 const PATIENCE: Duration = Duration::from_secs(4);
 
@@ -23,6 +25,46 @@ pub(super) struct Outside {
     pub resolvers: Vec<IpAddr>,
     /// What the reader should know.
     pub notes: Vec<String>,
+}
+
+/// Asks from outside what only the outside can tell.
+pub(super) struct Asker {
+    /// Start of the run.
+    pub clock: Instant,
+    /// Served by the stack.
+    pub must_serve: Vec<Local>,
+    /// Must not be reached from the stack; that they are there at all is seen from here.
+    pub must_not_reach: Vec<Local>,
+    /// PEM text of more certificate authorities.
+    pub extra_ca: Option<String>,
+}
+
+impl Asker {
+    /// What the stack serves.
+    pub(super) async fn served(&self) -> Vec<Answer> {
+        self.ask(&self.must_serve, "").await
+    }
+
+    /// Whether the forbidden targets are there, for the evidence of an asking from inside.
+    pub(super) async fn forbidden(&self) -> Vec<Answer> {
+        self.ask(&self.must_not_reach, FROM_OUTSIDE).await
+    }
+
+    async fn ask(&self, targets: &[Local], prefix: &str) -> Vec<Answer> {
+        let resolv_conf = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+        let asked = targets.iter().map(|local| {
+            let resolv_conf = &resolv_conf;
+            async move {
+                let said = reach_local(resolv_conf, self.extra_ca.as_deref(), local, PATIENCE).await;
+                Answer { at_ms: self.now_ms(), witness: format!("{prefix}{local}"), said }
+            }
+        });
+        join_all(asked).await
+    }
+
+    fn now_ms(&self) -> f64 {
+        self.clock.elapsed().as_secs_f64() * 1000.0
+    }
 }
 
 /// Looks.

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use libtest_mimic::{Arguments, ColorSetting, Failed, Trial as TestTrial};
 
+use super::outside::Asker;
 use super::put_back::Notebook;
 use super::result;
 use super::session::Session;
@@ -34,6 +35,7 @@ pub(super) struct Phases {
     facts: Arc<Facts>,
     notebook: Arc<Notebook>,
     progress: Arc<dyn Progress>,
+    asker: Arc<Asker>,
     /// What the sensor saw in each phase so far.
     pub wires: Vec<Arc<PhaseWire>>,
     /// The outage of the last phase, if it had one.
@@ -46,6 +48,7 @@ struct Shared {
     facts: Arc<Facts>,
     notebook: Arc<Notebook>,
     progress: Arc<dyn Progress>,
+    asker: Arc<Asker>,
     asked: Asked,
     expected: usize,
     state: Mutex<State>,
@@ -77,9 +80,11 @@ impl Phases {
         facts: &Arc<Facts>,
         notebook: &Arc<Notebook>,
         progress: &Arc<dyn Progress>,
+        asker: &Arc<Asker>,
     ) -> Self {
         let (session, facts, progress) = (Arc::clone(session), Arc::clone(facts), Arc::clone(progress));
-        Phases { session, facts, notebook: Arc::clone(notebook), progress, wires: Vec::new(), outage: None }
+        let (notebook, asker) = (Arc::clone(notebook), Arc::clone(asker));
+        Phases { session, facts, notebook, progress, asker, wires: Vec::new(), outage: None }
     }
 
     /// Runs one phase. `label` is for the progress line.
@@ -100,6 +105,7 @@ impl Phases {
             facts: Arc::clone(&self.facts),
             notebook: Arc::clone(&self.notebook),
             progress: Arc::clone(&self.progress),
+            asker: Arc::clone(&self.asker),
             asked,
             expected: trials.len(),
             state: Mutex::new(State { problem, ..State::default() }),
@@ -187,10 +193,33 @@ impl Shared {
         if asking.phase == Phase::Outage || asking.probe.technique == technique::OUTAGE_SAMPLER {
             return Ok(None);
         }
+        if asking.probe.technique == technique::SERVED {
+            // The agent's clock is the one by which the sensor says when it listened.
+            let from_ms = self.now_ms(&asking.name)?;
+            let answers = self.session.block_on(self.asker.served());
+            let to_ms = self.now_ms(&asking.name)?;
+            return Ok(Some(Evidence { from_ms, to_ms, answers, ..Evidence::default() }));
+        }
         let params = serde_json::to_value(&asking.probe.params).map_err(|error| error.to_string())?;
         let request = Request::Run { trial: asking.name.clone(), technique: asking.probe.technique.clone(), params };
         match self.session.request(request)? {
-            Reply::Evidence(evidence) => Ok(Some(evidence)),
+            Reply::Evidence(mut evidence) => {
+                if asking.probe.technique == technique::FORBIDDEN {
+                    evidence.answers.extend(self.session.block_on(self.asker.forbidden()));
+                }
+                Ok(Some(evidence))
+            }
+            Reply::Failed { what, .. } => Err(what),
+            other => Err(format!("the agent gave an answer that does not fit: {other:?}")),
+        }
+    }
+
+    /// The agent's time.
+    fn now_ms(&self, trial: &str) -> Result<f64, String> {
+        let params = serde_json::json!({ "at_least_ms": 0 });
+        let request = Request::Run { trial: trial.to_owned(), technique: technique::LISTEN.to_owned(), params };
+        match self.session.request(request)? {
+            Reply::Evidence(evidence) => Ok(evidence.to_ms),
             Reply::Failed { what, .. } => Err(what),
             other => Err(format!("the agent gave an answer that does not fit: {other:?}")),
         }

@@ -129,6 +129,11 @@ impl Session {
         })
     }
 
+    /// Waits for work of the runner's own. Must not be called from a task of the runtime.
+    pub(super) fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
+        self.handle.block_on(work)
+    }
+
     /// As [`Session::request`], but neither time nor a signal ends the wait: the stack is being put back.
     ///
     /// # Errors

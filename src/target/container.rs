@@ -54,7 +54,8 @@ pub async fn launch(engine: &Engine, owner: &str, admin: bool) -> Result<AgentPr
 
 /// Everything that is not needed is taken away: the agent is to look at a network, and at nothing else of the host.
 fn recipe(image: String, owner: &str, admin: bool) -> ContainerCreateBody {
-    let mut capabilities = vec!["NET_RAW".to_owned()];
+    // It sends as the users of the stack's programs too, whom firewalls can tell apart.
+    let mut capabilities = ["NET_RAW", "SETUID", "SETGID"].map(str::to_owned).to_vec();
     if admin {
         capabilities.push("NET_ADMIN".to_owned());
     }
@@ -171,10 +172,11 @@ mod tests {
         let recipe = |admin| recipe("leakcheck-agent:1".to_owned(), "abc", admin).host_config.expect("a host config");
         let plain = recipe(false);
         assert_eq!(plain.cap_drop.as_deref(), Some(&["ALL".to_owned()][..]));
-        assert_eq!(plain.cap_add.as_deref(), Some(&["NET_RAW".to_owned()][..]));
+        let needed = ["NET_RAW", "SETUID", "SETGID"].map(str::to_owned).to_vec();
+        assert_eq!(plain.cap_add.as_ref(), Some(&needed));
         assert_eq!(plain.network_mode.as_deref(), Some("container:abc"));
         assert_eq!((plain.readonly_rootfs, plain.privileged, plain.binds), (Some(true), None, None));
         let admin = recipe(true);
-        assert_eq!(admin.cap_add.as_deref(), Some(&["NET_RAW".to_owned(), "NET_ADMIN".to_owned()][..]));
+        assert_eq!(admin.cap_add, Some([needed, vec!["NET_ADMIN".to_owned()]].concat()));
     }
 }

@@ -33,6 +33,8 @@ pub struct Settings {
     pub depends_on: Option<Vec<(String, String)>>,
     /// Names of environment variables that hold a secret in clear.
     pub secret_variables: Vec<String>,
+    /// As whom its programs run, user and group, by its settings: `User`, and the variables PUID and PGID that many images obey.
+    pub users: Vec<(u32, u32)>,
     /// When it was started, RFC 3339.
     pub started_at: Option<String>,
 }
@@ -64,6 +66,7 @@ pub fn read(container: &ContainerInspectResponse) -> Settings {
             .unwrap_or_default(),
         depends_on: depends_on(&config),
         secret_variables: config.env.iter().flatten().filter_map(|line| secret_variable(line)).collect(),
+        users: users(&config),
         started_at: state.started_at,
     }
 }
@@ -96,6 +99,21 @@ fn names_of_capabilities(names: Option<&[String]>) -> Vec<String> {
 fn host_namespaces(host: &HostConfig) -> Vec<&'static str> {
     let modes = [("pid", &host.pid_mode), ("ipc", &host.ipc_mode), ("uts", &host.uts_mode)];
     modes.into_iter().filter(|(_, mode)| mode.as_deref() == Some("host")).map(|(name, _)| name).collect()
+}
+
+/// A user that is given by name has its number in the image only, and is not read here; a group that is not given is the user's number.
+fn users(config: &ContainerConfig) -> Vec<(u32, u32)> {
+    let stated = config.user.as_deref().and_then(|text| {
+        let (user, group) = text.split_once(':').unwrap_or((text, text));
+        let user = user.parse().ok()?;
+        Some((user, group.parse().unwrap_or(user)))
+    });
+    let variable = |name: &str| {
+        let lines = config.env.iter().flatten();
+        lines.filter_map(|line| line.split_once('=')).find(|(key, _)| *key == name)?.1.parse().ok()
+    };
+    let by_variable = variable("PUID").map(|user| (user, variable("PGID").unwrap_or(user)));
+    stated.into_iter().chain(by_variable).collect()
 }
 
 fn is_docker_socket(mount: &MountPoint) -> bool {
@@ -143,7 +161,7 @@ mod tests {
     #[test]
     fn what_matters_is_read() {
         let container = json!({
-            "Config": {"Image": "linuxserver/qbittorrent", "Env": ["API_KEY=hunter2", "PATH=/bin"],
+            "Config": {"Image": "linuxserver/qbittorrent", "Env": ["API_KEY=hunter2", "PATH=/bin", "PUID=1000", "PGID=100"],
                        "Healthcheck": {"Test": ["CMD", "true"]},
                        "Labels": {"com.docker.compose.depends_on": "gluetun:service_healthy:false,db:service_started:true"}},
             "HostConfig": {"CapAdd": ["CAP_NET_ADMIN", "net_raw"], "CapDrop": ["MKNOD"], "Privileged": true, "PidMode": "host", "IpcMode": "private",
@@ -171,6 +189,7 @@ mod tests {
                 ("db".to_owned(), "service_started".to_owned()),
             ]),
             secret_variables: vec!["API_KEY".to_owned()],
+            users: vec![(1000, 100)],
             started_at: Some("2026-01-01T00:00:00Z".to_owned()),
         };
         assert_eq!(settings, expected);

@@ -11,6 +11,9 @@ use serde_json::Value;
 use super::{Context, Technique, Work, read};
 use crate::model::evidence::Evidence;
 
+/// Its name, by which the runner asks for the agent's time too.
+pub const LISTEN: &str = "listen";
+
 /// See the head of this file.
 pub struct Listen;
 
@@ -28,7 +31,7 @@ fn default_ms() -> u64 {
 
 impl Technique for Listen {
     fn name(&self) -> &'static str {
-        "listen"
+        LISTEN
     }
 
     fn check(&self, params: &Value) -> Result<(), String> {

@@ -44,6 +44,37 @@ impl Technique for LocalTargets {
     }
 }
 
+/// See [`Forbidden`].
+pub const FORBIDDEN: &str = "forbidden-targets";
+/// What evidence calls targets that were asked from outside of the namespace.
+pub const FROM_OUTSIDE: &str = "from outside ";
+
+/// The targets that must not be reached, asked as the others are. The runner adds what it sees of them from outside.
+pub struct Forbidden;
+
+impl Technique for Forbidden {
+    fn name(&self) -> &'static str {
+        FORBIDDEN
+    }
+
+    fn check(&self, params: &Value) -> Result<(), String> {
+        read::<NoParams>(params).map(drop)
+    }
+
+    fn run<'a>(&'a self, cx: &'a Context, _trial: Arc<str>, _params: Value) -> Work<'a> {
+        Box::pin(async move {
+            let mut evidence = Evidence { from_ms: cx.clock.now_ms(), ..Evidence::default() };
+            let stated = cx.setup.must_not_reach.iter().filter_map(|text| text.parse().ok()).map(Target::Stated);
+            let asked = stated.map(|target| async move { (target.label(), reach(cx, &target, PATIENCE).await) });
+            for (label, said) in futures_util::future::join_all(asked).await {
+                evidence.answers.push(cx.answer(label, said));
+            }
+            evidence.to_ms = cx.clock.now_ms();
+            evidence
+        })
+    }
+}
+
 /// Something local.
 #[derive(Debug, Clone)]
 pub enum Target {
@@ -86,32 +117,35 @@ pub async fn reach(cx: &Context, target: &Target, patience: Duration) -> Said {
             Err(_) => Said::Nothing { error: "no answer in time".to_owned() },
         },
         Target::Stated(local) => {
-            let place = local.host_port();
-            let (servers, _) = names::nameservers(&cx.setup.resolv_conf);
-            let address = match timeout(patience, names::addresses(&servers, &place.host)).await {
-                Ok(Ok(found)) => found.first().copied(),
-                Ok(Err(error)) => return Said::Nothing { error },
-                Err(_) => return Said::Nothing { error: format!("no resolver answered for {} in time", place.host) },
-            };
-            let Some(address) = address else {
-                return Said::Nothing { error: format!("{} has no address", place.host) };
-            };
-            match local {
-                Local::Tcp(_) => {
-                    match timeout(patience, TcpStream::connect(SocketAddr::new(address, place.port))).await {
-                        Ok(Ok(_)) => Said::Reached { how: "connected".to_owned() },
-                        Ok(Err(error)) => Said::Nothing { error: error.to_string() },
-                        Err(_) => Said::Nothing { error: "no answer in time".to_owned() },
-                    }
-                }
-                Local::Http(url) => match http::trust(cx.setup.extra_ca.as_deref()) {
-                    Ok(tls) => match http::ask(&tls, url, address, patience, "*/*").await {
-                        Ok((status, _)) => Said::Reached { how: format!("HTTP {status}") },
-                        Err(error) => Said::Nothing { error },
-                    },
-                    Err(error) => Said::Nothing { error },
-                },
-            }
+            reach_local(&cx.setup.resolv_conf, cx.setup.extra_ca.as_deref(), local, patience).await
         }
+    }
+}
+
+/// Asks one stated target once, from where the caller is; its name is resolved as `resolv_conf` says.
+pub async fn reach_local(resolv_conf: &str, extra_ca: Option<&str>, local: &Local, patience: Duration) -> Said {
+    let place = local.host_port();
+    let (servers, _) = names::nameservers(resolv_conf);
+    let address = match timeout(patience, names::addresses(&servers, &place.host)).await {
+        Ok(Ok(found)) => found.first().copied(),
+        Ok(Err(error)) => return Said::Nothing { error },
+        Err(_) => return Said::Nothing { error: format!("no resolver answered for {} in time", place.host) },
+    };
+    let Some(address) = address else {
+        return Said::Nothing { error: format!("{} has no address", place.host) };
+    };
+    match local {
+        Local::Tcp(_) => match timeout(patience, TcpStream::connect(SocketAddr::new(address, place.port))).await {
+            Ok(Ok(_)) => Said::Reached { how: "connected".to_owned() },
+            Ok(Err(error)) => Said::Nothing { error: error.to_string() },
+            Err(_) => Said::Nothing { error: "no answer in time".to_owned() },
+        },
+        Local::Http(url) => match http::trust(extra_ca) {
+            Ok(tls) => match http::ask(&tls, url, address, patience, "*/*").await {
+                Ok((status, _)) => Said::Reached { how: format!("HTTP {status}") },
+                Err(error) => Said::Nothing { error },
+            },
+            Err(error) => Said::Nothing { error },
+        },
     }
 }

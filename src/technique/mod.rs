@@ -7,17 +7,22 @@ mod exit_stun;
 mod exit_tracker;
 mod forced_dns;
 pub mod format;
+mod gateway;
 mod heard;
 mod http;
 mod listen;
 mod local_names;
 mod local_resolvers;
 mod local_targets;
+mod marks;
 mod names;
 mod resolver_path;
+mod routes;
 mod send;
 mod udp;
 mod uplink;
+mod user;
+mod volley;
 
 use std::future::Future;
 use std::net::IpAddr;
@@ -28,6 +33,7 @@ use ipnet::IpNet;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::agent::programs::Program;
 use crate::agent::protocol::Setup;
 use crate::clock::Clock;
 use crate::model::evidence::{Answer, Evidence, Link, Role, Said, Via};
@@ -38,10 +44,13 @@ pub use exit_http::{ask_exits, exit_in};
 pub use forced_dns::question;
 pub use heard::Heard;
 pub use http::{ask, chain, trust};
-pub use local_targets::{Target, reach, targets};
+pub use listen::LISTEN;
+pub use local_targets::{FORBIDDEN, FROM_OUTSIDE, Target, reach, reach_local, targets};
 pub use names::lookup_marked;
 pub use names::{NoAnswer, addresses, lookup, nameservers, resolver_at};
+pub use routes::{CONTROL as ROUTE_CONTROL, INSIDE as ROUTE_INSIDE, LEARNED as ROUTE_LEARNED, PUBLIC as ROUTE_PUBLIC};
 pub use send::{Outcome, Sender, echo_octets, fate_of, open, syn_octets};
+pub use user::User;
 
 /// What techniques work with.
 pub struct Context {
@@ -53,12 +62,14 @@ pub struct Context {
     pub ledger: Ledger,
     /// Links of the namespace.
     pub links: Vec<Link>,
-    /// The VPN server at the start, if it is known.
-    pub endpoint: Option<Endpoint>,
-    /// What may be talked to past the tunnel.
-    pub local: Vec<IpNet>,
     /// Gateways of the uplinks' default routes.
     pub gateways: Vec<IpAddr>,
+    /// What may be talked to past the tunnel.
+    pub local: Vec<IpNet>,
+    /// Programs in the namespace, as far as they are to be seen from here.
+    pub programs: Vec<Program>,
+    /// The VPN server, if it is known.
+    pub endpoint: Option<Endpoint>,
     /// The kernel's routes, for asking.
     pub routes: rtnetlink::Handle,
     /// What witnesses said in the phase that is open.
@@ -133,12 +144,18 @@ pub const TECHNIQUES: &[&dyn Technique] = &[
     &local_names::LocalNames,
     &local_resolvers::LocalResolvers,
     &uplink::Uplink,
+    &routes::Routes,
+    &gateway::Gateway,
     &local_targets::LocalTargets,
+    &local_targets::Forbidden,
     &listen::Listen,
 ];
 
 /// The technique of probes that are asked in an outage alone: their evidence is the outage itself.
 pub const OUTAGE_SAMPLER: &str = "outage-sampler";
+
+/// The technique of probes that the runner asks from outside of the namespace.
+pub const SERVED: &str = "served";
 
 /// The technique of this name.
 pub fn find(name: &str) -> Option<&'static dyn Technique> {
@@ -147,7 +164,7 @@ pub fn find(name: &str) -> Option<&'static dyn Technique> {
 
 /// The names that a probe file may give as its technique.
 pub fn names() -> Vec<&'static str> {
-    TECHNIQUES.iter().map(|technique| technique.name()).chain([OUTAGE_SAMPLER]).collect()
+    TECHNIQUES.iter().map(|technique| technique.name()).chain([OUTAGE_SAMPLER, SERVED]).collect()
 }
 
 /// Reads parameters, for [`Technique::check`] and [`Technique::run`].

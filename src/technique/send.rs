@@ -166,7 +166,8 @@ pub fn open(proto: Proto, to: IpAddr, via: &Via) -> io::Result<Socket> {
     Ok(socket)
 }
 
-fn unspecified(like: IpAddr) -> IpAddr {
+/// The address that stands for any, of the same family.
+pub fn unspecified(like: IpAddr) -> IpAddr {
     match like {
         IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),

@@ -1,30 +1,65 @@
-//! Threat: the firewall lets a program past the tunnel that binds itself to the uplink, or for which routes and rules choose it.
-//! Procedure: marked UDP, TCP and ICMP with TTL 1 to public addresses, by the default route, bound to each uplink and from each of its
-//! addresses. TCP both as a connection and as a SYN made by hand, for which the kernel reports a drop. The same to the VPN server's own
-//! address, on its port and another, and datagrams inside IP-in-IP, 6in4 and GRE.
-//! Limits: sends as the agent's user, to a choice of ports.
+//! Threat: the firewall lets a program past the tunnel that binds itself to the uplink, or for which routes and rules choose it, or only
+//! some of its packets: of one port, one protocol, one mark, one user, one packet in twenty.
+//! Procedure: marked packets with TTL 1 to addresses from all corners of the address space, some of them other ones in each run, by the
+//! default route, bound to each uplink and from each of its addresses. By the spread: UDP, TCP and ICMP over many ports; marks; protocols
+//! that are none of these; users; multicast and broadcast. Each kind of packet is sent at least 92 times past the tunnel, so that a rule
+//! that lets through one in twenty is missed less than once in a hundred runs; marks and protocols that nobody uses, a few times.
+//! To the VPN server's own address plain packets go on its port and another, and datagrams inside IP-in-IP, 6in4 and GRE to one address.
+//! Limits: a rule for one other port or one other address can be missed.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 use serde::Deserialize;
 use serde_json::Value;
+use socket2::Socket;
+use tokio::task::spawn_blocking;
 
 use super::send::ENCAPSULATIONS;
-use super::{Context, Outcome, Sender, Technique, Work, read};
+use super::user::{self, User};
+use super::volley::{Guise, Shot, Volley};
+use super::{Context, Outcome, Sender, Technique, Work, marks, read};
 use crate::model::evidence::{Evidence, Via};
+use crate::sensor::allow::is_private;
 
-/// Times that everything is sent, so that a rule for some of the packets is seen too.
-const ROUNDS: usize = 3;
+/// Times that everything is sent to all addresses, in as many moments.
+const ROUNDS: usize = 4;
 /// Time between rounds and for the last packets to reach the wire.
 const PAUSE: Duration = Duration::from_millis(60);
-/// Public addresses from different corners of the address space.
-const TO4: [[u8; 4]; 3] = [[1, 1, 1, 1], [93, 184, 215, 14], [193, 0, 14, 129]];
+/// Public addresses that everybody uses.
+const TO4: [[u8; 4]; 4] = [[1, 1, 1, 1], [8, 8, 8, 8], [93, 184, 215, 14], [193, 0, 14, 129]];
 const TO6: [&str; 3] = ["2606:4700:4700::1111", "2001:4860:4860::8888", "2a03:1b20:1:f410::ad3"];
-/// Ports: name resolution, web, trackers and peers, high ones.
-const UDP_PORTS: [u16; 5] = [53, 443, 6881, 51_413, 40_000];
-const TCP_PORTS: [u16; 4] = [80, 443, 6881, 40_001];
+/// How many more there are, each from another part of the address space, other ones in each run.
+const MORE: usize = 9;
+/// Ports: services, the web, VPNs, STUN, trackers and peers, and beside them high ones.
+const UDP_PORTS: [u16; 15] = [53, 67, 80, 123, 443, 500, 853, 1194, 1337, 3478, 6881, 6969, 19_302, 40_000, 51_413];
+const TCP_PORTS: [u16; 15] = [22, 25, 53, 80, 443, 853, 1080, 3128, 6881, 6969, 8080, 8443, 9001, 40_001, 51_413];
+/// Ports to which connections are begun by the kernel itself.
+const CONNECTIONS: [u16; 4] = [80, 443, 6881, 40_001];
+/// Ports that a rule may look for at the sender.
+const FROM_PORTS: [u16; 6] = [53, 80, 443, 6881, 51_413, 51_820];
+/// Ports of trials that are about something else than ports.
+const FEW_PORTS: [u16; 2] = [443, 6881];
+/// Protocols that other VPNs, tunnels, telephones and routers speak: IPIP, 6in4, DCCP, GRE, ESP, AH, OSPF, PIM, VRRP, L2TP, SCTP, UDP-Lite.
+const WELL_KNOWN: [u8; 12] = [4, 33, 41, 47, 50, 51, 89, 103, 112, 115, 132, 136];
+/// Extension headers of IPv6 (RFC 7045): as protocols they make no packet.
+const EXTENSIONS: [u8; 11] = [0, 43, 44, 50, 51, 59, 60, 135, 139, 140, 253];
+/// Users that containers run their programs as, beside those that are found.
+const COMMON_USERS: [u32; 8] = [0, 99, 100, 568, 911, 1000, 1001, 65_534];
+/// Local service discovery (BEP 14), SSDP, mDNS, LLMNR, all hosts, broadcast.
+const GROUPS4: [([u8; 4], u16); 6] = [
+    ([239, 192, 152, 143], 6771),
+    ([239, 255, 255, 250], 1900),
+    ([224, 0, 0, 251], 5353),
+    ([224, 0, 0, 252], 5355),
+    ([224, 0, 0, 1], 9999),
+    ([255, 255, 255, 255], 6771),
+];
+const GROUPS6: [(&str, u16); 5] =
+    [("ff15::efc0:988f", 6771), ("ff02::c", 1900), ("ff02::fb", 5353), ("ff02::1:3", 5355), ("ff0e::c", 1900)];
 
 /// A port of the VPN server that is none of the tunnel's.
 const OTHER_PORT: u16 = 40_002;
@@ -35,7 +70,10 @@ pub struct Uplink;
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Params {
-    family: Family,
+    /// Both, unless one is named.
+    family: Option<Family>,
+    #[serde(default)]
+    spread: Spread,
 }
 
 #[derive(Deserialize, Clone, Copy, PartialEq)]
@@ -43,6 +81,17 @@ struct Params {
 enum Family {
     Ipv4,
     Ipv6,
+}
+
+#[derive(Deserialize, Clone, Copy, PartialEq, Default)]
+#[serde(rename_all = "lowercase")]
+enum Spread {
+    #[default]
+    Ports,
+    Marks,
+    Protocols,
+    Users,
+    Multicast,
 }
 
 impl Technique for Uplink {
@@ -58,7 +107,7 @@ impl Technique for Uplink {
         Box::pin(async move {
             let mut evidence = Evidence { from_ms: cx.clock.now_ms(), ..Evidence::default() };
             match read::<Params>(&params) {
-                Ok(params) => send_all(cx, &trial, params.family == Family::Ipv6, &mut evidence).await,
+                Ok(params) => send_all(cx, trial, &params, &mut evidence).await,
                 Err(problem) => evidence.problems.push(problem),
             }
             evidence.to_ms = cx.clock.now_ms();
@@ -83,36 +132,275 @@ fn to_server(cx: &Context, sender: &Sender<'_>, v6: bool, via: &Via) -> Vec<Outc
     sent
 }
 
-async fn send_all(cx: &Context, trial: &Arc<str>, v6: bool, evidence: &mut Evidence) {
-    let sender = cx.sender(trial);
-    let targets: Vec<IpAddr> =
-        if v6 { TO6.iter().filter_map(|to| to.parse().ok()).collect() } else { TO4.map(IpAddr::from).to_vec() };
+async fn send_all(cx: &Context, trial: Arc<str>, params: &Params, evidence: &mut Evidence) {
+    let mut volley = Volley::new(cx.clock, cx.ledger.clone(), Arc::clone(&trial));
+    for v6 in [false, true] {
+        if params.family.is_some_and(|family| (family == Family::Ipv6) != v6) {
+            continue;
+        }
+        let ways = cx.ways(v6);
+        let corners = corners(v6, cx.setup.nonce);
+        match params.spread {
+            Spread::Ports => ports(&mut volley, &ways, &corners, cx.setup.nonce),
+            Spread::Marks => {
+                let named = match marks::named() {
+                    Ok(named) => named,
+                    Err(problem) => {
+                        evidence.problems.push(problem);
+                        Vec::new()
+                    }
+                };
+                marked(&mut volley, &ways, &corners, &named);
+            }
+            Spread::Protocols => others(&mut volley, &ways, &corners, v6),
+            Spread::Users => {
+                let mut found = cx.setup.users.clone();
+                found.extend(cx.programs.iter().map(|program| program.user.clone()));
+                let (found, problems) = users(&found);
+                evidence.problems.extend(problems.into_iter().filter(|_| !v6));
+                as_users(&mut volley, &ways, &corners, &found);
+            }
+            Spread::Multicast => groups(&mut volley, &ways, v6),
+        }
+    }
+    let mut volley = Some(volley);
     let mut open = Vec::new();
-    for _ in 0..ROUNDS {
-        for via in cx.ways(v6) {
-            for to in &targets {
-                for port in UDP_PORTS {
-                    let outcome =
-                        sender.udp(SocketAddr::new(*to, port), &via, "datagram", |entry| entry.marker().into_bytes());
-                    evidence.stimuli.push(outcome.stimulus);
-                }
-                for port in TCP_PORTS {
-                    evidence.stimuli.push(sender.syn(SocketAddr::new(*to, port), &via).stimulus);
-                    let outcome = sender.connect(SocketAddr::new(*to, port), &via, "connection");
-                    evidence.stimuli.push(outcome.stimulus);
-                    open.extend(outcome.socket);
-                }
-                evidence.stimuli.push(sender.echo(*to, &via).stimulus);
-            }
-            for number in ENCAPSULATIONS {
-                evidence.stimuli.push(sender.encapsulated(number, targets[0], &via).stimulus);
-            }
-            for stimulus in to_server(cx, &sender, v6, &via) {
-                evidence.stimuli.push(stimulus.stimulus);
-                open.extend(stimulus.socket);
-            }
+    for round in 0..ROUNDS {
+        if params.spread == Spread::Ports {
+            open = connections(cx, &trial, params.family, evidence);
+        }
+        let Some(mut sending) = volley.take() else { break };
+        let fired = spawn_blocking(move || {
+            sending.fire(round);
+            sending
+        });
+        match fired.await {
+            Ok(sent) => volley = Some(sent),
+            Err(error) => evidence.problems.push(format!("packets could not be sent: {error}")),
         }
         tokio::time::sleep(PAUSE).await;
         open.clear();
+    }
+    evidence.stimuli.extend(volley.map(Volley::stimuli).unwrap_or_default());
+}
+
+/// Connections as any program begins them, with the kernel's own SYN.
+fn connections(cx: &Context, trial: &Arc<str>, family: Option<Family>, evidence: &mut Evidence) -> Vec<Socket> {
+    let sender = cx.sender(trial);
+    let mut open = Vec::new();
+    for v6 in [false, true].into_iter().filter(|v6| family.is_none_or(|family| (family == Family::Ipv6) == *v6)) {
+        let to = first(&corners(v6, cx.setup.nonce), 3);
+        for via in cx.ways(v6) {
+            for (to, port) in to.iter().flat_map(|to| CONNECTIONS.map(|port| (*to, port))) {
+                let outcome = sender.connect(SocketAddr::new(to, port), &via, "connection");
+                evidence.stimuli.push(outcome.stimulus);
+                open.extend(outcome.socket);
+            }
+            for number in ENCAPSULATIONS {
+                evidence.stimuli.push(sender.encapsulated(number, to[0], &via).stimulus);
+            }
+            for outcome in to_server(cx, &sender, v6, &via) {
+                evidence.stimuli.push(outcome.stimulus);
+                open.extend(outcome.socket);
+            }
+        }
+    }
+    open
+}
+
+/// Public addresses: those that everybody uses, and random ones of which each comes from another part of the space.
+fn corners(v6: bool, nonce: u32) -> Arc<[IpAddr]> {
+    let mut random = StdRng::seed_from_u64(u64::from(nonce) << 1 | u64::from(v6));
+    let mut all: Vec<IpAddr> =
+        if v6 { TO6.iter().filter_map(|to| to.parse().ok()).collect() } else { TO4.map(IpAddr::from).to_vec() };
+    while all.len() < if v6 { TO6.len() } else { TO4.len() } + MORE {
+        let part = (all.len() % MORE) as u8;
+        let address = if v6 {
+            // 2000::/3, without the documentation prefix (RFC 3849).
+            let mut octets: [u8; 16] = random.random();
+            octets[0] = 0x20 | part << 1 | octets[0] & 1;
+            IpAddr::V6(Ipv6Addr::from(octets))
+        } else {
+            let mut octets: [u8; 4] = random.random();
+            octets[0] = 1 + part * 25 + octets[0] % 22;
+            IpAddr::V4(Ipv4Addr::from(octets))
+        };
+        if is_public(address) {
+            all.push(address);
+        }
+    }
+    all.into()
+}
+
+/// Whether the address is one that hosts of the internet have (RFC 6890).
+pub fn is_public(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(v4) => {
+            let octets = v4.octets();
+            !(is_private(ip)
+                || v4.is_multicast()
+                || v4.is_documentation()
+                || octets[0] == 0
+                || octets[0] >= 240
+                || matches!(octets, [192, 0, 0 | 2, _] | [192, 88, 99, _] | [198, 18 | 19, _, _]))
+        }
+        IpAddr::V6(v6) => {
+            let segments = v6.segments();
+            segments[0] & 0xe000 == 0x2000 && !(segments[0] == 0x2001 && matches!(segments[1], 0..0x200 | 0xdb8))
+        }
+    }
+}
+
+fn ports(volley: &mut Volley, ways: &[Via], to: &Arc<[IpAddr]>, nonce: u32) {
+    let mut random = StdRng::seed_from_u64(u64::from(nonce));
+    let others: [u16; 2] = [random.random_range(1025..32_768), random.random_range(32_768..=u16::MAX)];
+    for via in ways {
+        let guise = Guise::from(via.clone());
+        // What the default route carries goes into the tunnel: it need not be flooded.
+        let to = if *via == Via::Default { &first(to, 4) } else { to };
+        for port in UDP_PORTS.into_iter().chain(others) {
+            volley.aim(Shot::Datagram(port), &guise, to, ROUNDS);
+        }
+        for port in TCP_PORTS.into_iter().chain(others) {
+            volley.aim(Shot::Syn(port), &guise, to, ROUNDS);
+        }
+        for from in FROM_PORTS {
+            volley.aim(Shot::DatagramFrom(from, others[1]), &guise, to, ROUNDS);
+            volley.aim(Shot::SynFrom(from, others[1]), &guise, to, ROUNDS);
+        }
+        volley.aim(Shot::Echo, &guise, to, ROUNDS);
+    }
+}
+
+fn first(all: &Arc<[IpAddr]>, number: usize) -> Arc<[IpAddr]> {
+    all[..number.min(all.len())].into()
+}
+
+/// By device and by the default route: rules choose by the mark where no link is named.
+fn marked(volley: &mut Volley, ways: &[Via], to: &Arc<[IpAddr]>, named: &[u32]) {
+    for (mark, often) in marks::all(named) {
+        let to = if often { to } else { &first(to, 2) };
+        for via in ways.iter().filter(|via| !matches!(via, Via::Source(_))) {
+            let guise = Guise { mark: Some(mark), ..Guise::from(via.clone()) };
+            let rounds = if often { ROUNDS } else { 2 };
+            for shot in [Shot::Datagram(FEW_PORTS[1]), Shot::Syn(FEW_PORTS[0]), Shot::Echo] {
+                volley.aim(shot, &guise, to, rounds);
+            }
+        }
+    }
+}
+
+/// Numbers of protocols that are neither TCP, UDP nor ICMP.
+pub fn protocols(v6: bool) -> Vec<u8> {
+    const FAMILIAR: [i32; 4] = [libc::IPPROTO_TCP, libc::IPPROTO_UDP, libc::IPPROTO_ICMP, libc::IPPROTO_ICMPV6];
+    // The kernel makes no sockets of protocol 0, and 255 means that the sender writes the header itself (raw(7)).
+    (1..u8::MAX)
+        .filter(|number| !(FAMILIAR.contains(&i32::from(*number)) || v6 && EXTENSIONS.contains(number)))
+        .collect()
+}
+
+fn others(volley: &mut Volley, ways: &[Via], to: &Arc<[IpAddr]>, v6: bool) {
+    let few = first(to, 2);
+    for number in protocols(v6) {
+        let often = WELL_KNOWN.contains(&number);
+        for via in ways {
+            let guise = Guise::from(via.clone());
+            let (to, rounds) = match (often, via) {
+                (true, Via::Device(_) | Via::Source(_)) => (to, ROUNDS),
+                (true, Via::Default) => (&few, ROUNDS),
+                (false, _) => (&few, 2),
+            };
+            volley.aim(Shot::Protocol(number), &guise, to, rounds);
+        }
+    }
+}
+
+/// Those whose processes are in the namespace, and those that such programs commonly run as, as far as this process may become them.
+fn users(found: &[User]) -> (Vec<User>, Vec<String>) {
+    let (mut users, mut problems) = (found.to_vec(), Vec::new());
+    for user in found.iter().filter(|user| !user::can_be(user)) {
+        problems.push(format!("programs of the stack run as {user}, whom leakcheck may not send as"));
+    }
+    users.retain(user::can_be);
+    let common = COMMON_USERS.map(|id| User { uid: id, gid: id });
+    users.extend(common.into_iter().filter(user::can_be));
+    users.sort();
+    users.dedup();
+    (users, problems)
+}
+
+fn as_users(volley: &mut Volley, ways: &[Via], to: &Arc<[IpAddr]>, users: &[User]) {
+    for user in users {
+        for via in ways {
+            let guise = Guise { user: Some(user.clone()), ..Guise::from(via.clone()) };
+            let to = if *via == Via::Default { &first(to, 4) } else { to };
+            volley.aim(Shot::Datagram(FEW_PORTS[1]), &guise, to, ROUNDS);
+            volley.aim(Shot::Syn(FEW_PORTS[0]), &guise, to, ROUNDS);
+            volley.aim(Shot::Echo, &guise, &first(to, 2), ROUNDS);
+        }
+    }
+}
+
+fn groups(volley: &mut Volley, ways: &[Via], v6: bool) {
+    // More rounds would be few: a group has one address, so it is given several times.
+    const TIMES: usize = 24;
+    let groups: Vec<(IpAddr, u16)> = if v6 {
+        GROUPS6.iter().filter_map(|(group, port)| Some((group.parse().ok()?, *port))).collect()
+    } else {
+        GROUPS4.iter().map(|(group, port)| (IpAddr::from(*group), *port)).collect()
+    };
+    for via in ways.iter().filter(|via| **via != Via::Default) {
+        let guise = Guise::from(via.clone());
+        for (group, port) in &groups {
+            // IPv6 chooses the link of a group by no source address.
+            if v6 && matches!(via, Via::Source(_)) {
+                continue;
+            }
+            volley.aim(Shot::Datagram(*port), &guise, &vec![*group; TIMES].into(), ROUNDS);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_come_from_all_corners_and_differ_from_run_to_run() {
+        for nonce in 0..50 {
+            for v6 in [false, true] {
+                let some = corners(v6, nonce);
+                assert!(some.iter().all(|ip| is_public(*ip) && ip.is_ipv6() == v6), "{some:?}");
+                assert!(some.len() * ROUNDS * 2 >= 92, "one packet in twenty would be missed too often");
+            }
+        }
+        assert_ne!(corners(false, 1)[4..], corners(false, 2)[4..]);
+        let high = corners(false, 3).iter().filter(|ip| matches!(ip, IpAddr::V4(v4) if v4.octets()[0] >= 128)).count();
+        assert!((3..11).contains(&high), "{high}");
+    }
+
+    #[test]
+    fn what_is_public() {
+        for ip in ["1.1.1.1", "193.0.14.129", "223.255.255.255", "2a03:1b20::1", "2001:4860:4860::8888"] {
+            assert!(is_public(ip.parse().unwrap()), "{ip}");
+        }
+        for ip in [
+            "10.1.1.1",
+            "100.64.0.1",
+            "192.0.2.1",
+            "198.18.0.1",
+            "203.0.113.1",
+            "224.0.0.1",
+            "240.0.0.1",
+            "0.1.2.3",
+            "169.254.1.1",
+            "fd00::1",
+            "2001:db8::1",
+            "2001::1",
+            "fe80::1",
+            "::1",
+        ] {
+            assert!(!is_public(ip.parse().unwrap()), "{ip}");
+        }
     }
 }

@@ -39,10 +39,28 @@ enum Sign {
     UnboundTcp(&'static str),
     /// Something leaves by the uplink to there without being asked for.
     Unasked(&'static str),
+    /// A datagram with that mark gets out.
+    Marked(u32, &'static str),
+    /// A datagram with that mark, bound to the uplink, gets out.
+    MarkedBound(u32, &'static str),
+    /// One of a hundred connections bound to the uplink gets out to there, and not all.
+    SomeTcp(&'static str),
+    /// A packet of that protocol, bound to the uplink, gets out.
+    Protocol(u8, &'static str),
+    /// A datagram from that port, bound to the uplink, gets out.
+    From(u16, &'static str),
+    /// A datagram of that user's, bound to the uplink, gets out.
+    User(u32, &'static str),
+    /// A datagram of that user's that nothing binds leaves by the uplink.
+    UserUnbound(u32, &'static str),
+    /// The stack's own server there does not answer the home.
+    NotServed(&'static str),
+    /// The stack's programs can connect to there.
+    Connects(&'static str),
+    /// A gateway answers there over NAT-PMP, with that external address.
+    MapsPorts(&'static str, [u8; 4]),
     /// A datagram bound to the second uplink gets out to the internet.
     Second(&'static str),
-    /// A marked datagram gets out.
-    Marked(&'static str),
     /// While the tunnel is down: datagrams to there leave within these milliseconds of its end (from, to, and how long
     /// at most).
     Hole { to: &'static str, from: u64, within: u64, lasts: u64 },
@@ -71,6 +89,8 @@ const SIGNS: &[(&str, &[Sign])] = &[
         "dns-fallback",
         &[Sign::ResolvConfWhileDown("8.8.8.8"), Sign::Hole { to: "8.8.8.8:53", from: 0, within: 50, lasts: 10_000 }],
     ),
+    ("bind-device", &[Sign::BoundTcp("1.1.1.1:6881")]),
+    ("bind-source", &[Sign::BoundUdp("8.8.8.8:6881"), Sign::BoundPing("8.8.8.8")]),
     ("dot", &[Sign::BoundTcp("8.8.8.8:853")]),
     (
         "fallback",
@@ -87,8 +107,12 @@ const SIGNS: &[(&str, &[Sign])] = &[
     ("local-lost", &[Sign::LocalLost]),
     ("local-names", &[Sign::IspAsks(Some("127.0.0.1:53"), "nas")]),
     ("open-router", &[Sign::IspAsks(Some("192.168.1.1:53"), "example.com")]),
-    ("mark", &[Sign::Marked("8.8.8.8:9")]),
+    ("management-reached", &[Sign::Connects("10.99.0.1:22")]),
+    ("mark", &[Sign::Marked(0xca6c, "8.8.8.8:9")]),
+    ("mark-bit", &[Sign::MarkedBound(0x2f_4e11, "8.8.8.8:9")]),
     ("multicast", &[Sign::Unasked("239.192.152.143")]),
+    ("narrow-route", &[Sign::UnboundTcp("151.101.1.69:443")]),
+    ("nat-pmp", &[Sign::MapsPorts("172.18.0.1:5351", [203, 0, 113, 10])]),
     ("no-recovery", &[Sign::NoRecovery]),
     (
         "no-vpn",
@@ -110,6 +134,10 @@ const SIGNS: &[(&str, &[Sign])] = &[
             Sign::Hole { to: "192.0.2.99:9", from: 0, within: 50, lasts: 10_000 },
         ],
     ),
+    ("one-in-twenty", &[Sign::SomeTcp("1.1.1.1:443")]),
+    ("port-route", &[Sign::UnboundUdp("192.0.2.99:51413")]),
+    ("protocol-gre", &[Sign::Protocol(47, "8.8.8.8")]),
+    ("protocol-odd", &[Sign::Protocol(201, "8.8.8.8")]),
     ("port-direct", &[Sign::UnboundUdp("67.215.246.10:6881")]),
     ("reconnect-hole", &[Sign::HoleAfterwards { to: "192.0.2.99:9", lasts: 60 }]),
     ("resolver-dead", &[Sign::NothingResolves]),
@@ -118,6 +146,10 @@ const SIGNS: &[(&str, &[Sign])] = &[
     ("resolver-gateway", &[Sign::IspAsks(None, "example.com")]),
     ("resolver-isp", &[Sign::IspAsks(None, "example.com")]),
     ("rule-missing", &[Sign::Exit(false, "203.0.113.10"), Sign::Exit(true, "2001:db8:18::10")]),
+    ("rule-order", &[Sign::Exit(false, "203.0.113.10"), Sign::Exit(true, "2001:db8:18::10")]),
+    ("rule-order-closed", &[Sign::NothingResolves]),
+    ("served-lost", &[Sign::NotServed("172.18.0.10:8080")]),
+    ("source-port", &[Sign::From(6881, "8.8.8.8:9")]),
     ("silent-fallback", &[Sign::HoleWhileSilent("192.0.2.99:9")]),
     (
         "source-port-direct",
@@ -129,6 +161,8 @@ const SIGNS: &[(&str, &[Sign])] = &[
     ("udp-all", &[Sign::UnboundUdp("74.125.250.129:19302"), Sign::UnboundUdp("10.64.0.1:53")]),
     ("udp-direct", &[Sign::UnboundUdp("74.125.250.129:19302"), Sign::UnboundUdp("[2001:4860:4864:5:8000::1]:19302")]),
     ("udp-high", &[Sign::BoundUdp("192.0.2.99:6881"), Sign::BoundUdp("[2001:db8:99::9]:6881")]),
+    ("user", &[Sign::User(1000, "8.8.8.8:9")]),
+    ("user-route", &[Sign::UserUnbound(911, "8.8.8.8:9")]),
     ("v6-accept", &[Sign::BoundUdp("[2001:4860:4860::8888]:53"), Sign::BoundPing("2001:4860:4860::8888")]),
     ("v6-direct", &[Sign::Exit(true, "2001:db8:18::10")]),
     ("wrong-exit", &[Sign::Exit(false, "198.19.0.3"), Sign::Exit(true, "2001:db8:bad::3")]),
@@ -194,6 +228,50 @@ fn shows(lab: &Lab, sign: &Sign) -> Result<bool> {
             let to: IpAddr = to.parse()?;
             wire.finish()?.iter().any(|packet| packet.destination == to)
         }
+        Sign::MarkedBound(mark, to) => {
+            let mark = *mark;
+            let set =
+                move |socket: &socket2::Socket| socket.set_mark(mark).and_then(|()| socket.bind_device(Some(b"eth0")));
+            on_wire(UDP, to.parse()?, || bound(lab, to, set))?
+        }
+        Sign::Marked(mark, to) => {
+            let mark = *mark;
+            on_wire(UDP, to.parse()?, || bound(lab, to, move |socket| socket.set_mark(mark)))?
+        }
+        Sign::SomeTcp(to) => {
+            let wire = Wire::listen()?;
+            for _ in 0..100 {
+                connect_bound(lab, Some("eth0"), to)?;
+            }
+            let to: SocketAddr = to.parse()?;
+            let seen =
+                wire.finish()?.iter().filter(|packet| packet.destination == to.ip() && packet.protocol == TCP).count();
+            (1..50).contains(&seen)
+        }
+        Sign::Protocol(number, to) => on_wire(*number, SocketAddr::new(to.parse()?, 0), || send_raw(lab, *number, to))?,
+        Sign::User(id, to) => {
+            let id = *id;
+            on_wire(UDP, to.parse()?, || send_as(lab, id, Some("eth0"), to))?
+        }
+        Sign::UserUnbound(id, to) => {
+            let id = *id;
+            on_wire(UDP, to.parse()?, || send_as(lab, id, None, to))?
+        }
+        Sign::NotServed(at) => std::net::TcpStream::connect_timeout(&at.parse()?, Duration::from_millis(300)).is_err(),
+        Sign::Connects(at) => {
+            let at: SocketAddr = at.parse()?;
+            in_stack(lab, move || std::net::TcpStream::connect_timeout(&at, Duration::from_millis(300)))?.is_ok()
+        }
+        Sign::MapsPorts(at, address) => maps_ports(lab, at)?.is_some_and(|told| told == *address),
+        Sign::From(port, to) => {
+            let port = *port;
+            on_wire(UDP, to.parse()?, || {
+                bound(lab, to, move |socket| {
+                    socket.bind_device(Some(b"eth0"))?;
+                    socket.bind(&SocketAddr::from(([0, 0, 0, 0], port)).into())
+                })
+            })?
+        }
         Sign::Second(to) => {
             let name = format!("s{}.example.com", rand::random::<u32>());
             let datagram: &'static [u8] = Vec::leak(question(&name));
@@ -203,7 +281,6 @@ fn shows(lab: &Lab, sign: &Sign) -> Result<bool> {
             let home = "203.0.113.10".parse::<IpAddr>()?;
             lab.journal().dns_askers("recursor 8.8.8.8", &format!("{name}.")).contains(&home)
         }
-        Sign::Marked(to) => on_wire(UDP, to.parse()?, || send_marked(lab, to))?,
         Sign::Exit(ipv6, address) => exit(lab, *ipv6).is_ok_and(|seen| seen.to_string() == *address),
         Sign::IspAsks(server, domain) => isp_asks(lab, *server, domain)?,
         Sign::NothingResolves => {
@@ -312,11 +389,53 @@ fn send_while_silent(lab: &Lab, to: &'static str) -> Result<()> {
     })?
 }
 
-fn send_marked(lab: &Lab, to: &'static str) -> Result<()> {
+/// Sends one datagram by a socket that `set` has set up.
+fn bound(
+    lab: &Lab,
+    to: &'static str,
+    set: impl FnOnce(&socket2::Socket) -> std::io::Result<()> + Send + 'static,
+) -> Result<()> {
     in_stack(lab, move || -> Result<()> {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None)?;
+        set(&socket)?;
+        let _ = socket.send_to(b"marked", &to.parse::<SocketAddr>()?.into());
+        Ok(())
+    })?
+}
+
+/// The kernel asks the thread's file system user whose a socket is.
+fn send_as(lab: &Lab, user: u32, link: Option<&'static str>, to: &'static str) -> Result<()> {
+    in_stack(lab, move || -> Result<()> {
+        // SAFETY: plain system calls of this thread.
+        let before = unsafe { libc::setfsuid(user) };
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None);
+        // SAFETY: as above.
+        unsafe { libc::setfsuid(before.cast_unsigned()) };
+        let socket = socket?;
+        socket.bind_device(link.map(str::as_bytes))?;
+        let _ = socket.send_to(b"marked", &to.parse::<SocketAddr>()?.into());
+        Ok(())
+    })?
+}
+
+fn maps_ports(lab: &Lab, at: &'static str) -> Result<Option<[u8; 4]>> {
+    in_stack(lab, move || -> Result<Option<[u8; 4]>> {
         let socket = UdpSocket::bind("0.0.0.0:0")?;
-        socket2::SockRef::from(&socket).set_mark(0xca6c)?;
-        let _ = socket.send_to(b"marked", to);
+        socket.connect(at)?;
+        socket.set_read_timeout(Some(Duration::from_millis(300)))?;
+        socket.send(&[0, 0])?;
+        let mut answer = [0; 12];
+        // A closed port refuses.
+        Ok(socket.recv(&mut answer).ok().and_then(|_| answer.last_chunk().copied()))
+    })?
+}
+
+fn send_raw(lab: &Lab, number: u8, to: &'static str) -> Result<()> {
+    in_stack(lab, move || -> Result<()> {
+        let protocol = socket2::Protocol::from(i32::from(number));
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::RAW, Some(protocol))?;
+        socket.bind_device(Some(b"eth0"))?;
+        let _ = socket.send_to(b"marked", &SocketAddr::new(to.parse()?, 0).into());
         Ok(())
     })?
 }

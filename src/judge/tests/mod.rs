@@ -1,6 +1,7 @@
 //! The judge held against `fixtures/evidence`: one file per situation, see the README there.
 
 mod laws;
+mod places;
 mod table;
 
 use std::collections::BTreeMap;

@@ -162,20 +162,29 @@ pub(super) fn insert(nft: &mut Nft, packets: &Packets, verdict: Verdict, comment
                 ChainName::Forward | ChainName::Output => Match::Output(link.clone()),
             });
         }
+        if let Some(net) = packets.from {
+            rule = rule.when(Match::Source(net));
+        }
         if let Some(net) = packets.to {
             rule = rule.when(Match::Destination(net));
         }
-        if let Some(transport) = packets.proto {
-            rule = rule.when(Match::Protocol(protocol(transport, family)));
-        }
-        if let Some(ports) = packets.ports {
-            rule = rule.when(Match::DestinationPorts(ports.0, ports.1));
+        if let Some(number) = packets.proto.map(|transport| protocol(transport, family)).or(packets.number) {
+            rule = rule.when(Match::Protocol(number));
         }
         if let Some(ports) = packets.from_ports {
             rule = rule.when(Match::SourcePorts(ports.0, ports.1));
         }
+        if let Some(ports) = packets.ports {
+            rule = rule.when(Match::DestinationPorts(ports.0, ports.1));
+        }
         if let Some(mark) = packets.mark {
             rule = rule.when(Match::Mark(mark));
+        }
+        if let Some(user) = packets.user {
+            rule = rule.when(Match::User(user));
+        }
+        if let Some(number) = packets.one_in {
+            rule = rule.when(Match::OneIn(number));
         }
         batch.insert_rule(&table(family), packets.chain.name(), &rule);
     }
@@ -197,7 +206,7 @@ pub(super) fn remove(nft: &mut Nft, packets: &Packets, comment: &str) -> Result<
 }
 
 fn families_of(packets: &Packets) -> Vec<Family> {
-    packets.to.map_or_else(|| families(packets.family), |net| vec![Family::of(net.addr())])
+    packets.to.or(packets.from).map_or_else(|| families(packets.family), |net| vec![Family::of(net.addr())])
 }
 
 /// The number of a transport in a family.

@@ -272,11 +272,12 @@ impl Hand {
             Action::Unrule { priority } => self.unrule(*priority)?,
             // Done where the tunnel, the servers, the provider, the wires or the programs are started.
             Action::NoTunnel {}
+            | Action::Outbound { .. }
+            | Action::PortMapper { .. }
             | Action::OutsideResolver { .. }
             | Action::DeadResolver {}
             | Action::LocalNames { .. }
             | Action::Exit { .. }
-            | Action::Outbound { .. }
             | Action::SecondNetwork {}
             | Action::EarlyFlow { .. }
             | Action::Speak { .. } => {}
@@ -310,11 +311,12 @@ impl Hand {
             }
             Action::Unrule { .. }
             | Action::NoTunnel {}
+            | Action::Outbound { .. }
+            | Action::PortMapper { .. }
             | Action::OutsideResolver { .. }
             | Action::DeadResolver {}
             | Action::LocalNames { .. }
             | Action::Exit { .. }
-            | Action::Outbound { .. }
             | Action::SecondNetwork {}
             | Action::EarlyFlow { .. }
             | Action::Speak { .. } => {}
@@ -347,7 +349,9 @@ fn comment(index: usize) -> String {
 }
 
 fn rules(action: &Action) -> Vec<RuleSpec> {
-    let Action::Rule { priority, table, to, proto, ports, from_ports, family } = action else { return Vec::new() };
+    let Action::Rule { priority, table, to, proto, ports, from_ports, user, family } = action else {
+        return Vec::new();
+    };
     let families = to.map_or_else(|| firewall::families(*family), |net| vec![Family::of(net.addr())]);
     let number = |transport: Transport, family| firewall::protocol(transport, family);
     families
@@ -356,6 +360,7 @@ fn rules(action: &Action) -> Vec<RuleSpec> {
             to: *to,
             protocol: proto.map(|transport| number(transport, family)),
             ports: ports.map(|ports| (ports.0, ports.1)),
+            user: *user,
             from_ports: from_ports.map(|ports| (ports.0, ports.1)),
             ..RuleSpec::new(family, *priority, *table)
         })

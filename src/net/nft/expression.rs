@@ -56,6 +56,12 @@ fn matching(family: TableFamily, condition: &Match, out: &mut Vec<Expressions>) 
         Match::IcmpType(kind) => {
             out.extend([payload(TRANSPORT_HEADER, 0, 1), compare(Operator::Equal, vec![*kind])]);
         }
+        Match::OneIn(modulus) => {
+            const RANDOM: u32 = 1;
+            let fields = [(1, R1.into()), (2, *modulus), (3, RANDOM), (4, 0)];
+            out.push(other("numgen", fields.map(|(kind, value)| number(kind, value)).to_vec()));
+            out.push(compare(Operator::Equal, vec![0; 4]));
+        }
         Match::Length(low, high) => {
             out.push(meta(MetaKey::Length));
             // Ranges are compared byte by byte, so the number has to be turned into network order first.

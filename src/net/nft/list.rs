@@ -49,6 +49,12 @@ impl Ruleset {
         lines
     }
 
+    /// The marks that rules look for, by nftables' own expressions or by iptables' match within them.
+    #[must_use]
+    pub fn marks(&self) -> Vec<u32> {
+        self.0.iter().filter(|line| line.starts_with("rule ")).flat_map(|line| marks_of(line)).collect()
+    }
+
     /// The lines.
     #[must_use]
     pub fn lines(&self) -> &[String] {
@@ -167,6 +173,26 @@ fn expression(element: &[u8]) -> String {
     format!(" [{name}{data}]")
 }
 
+/// Marks in one line of [`Ruleset`]: a comparison after a load of the mark, or the data of iptables' `mark` match (xt_mark_mtinfo1).
+fn marks_of(line: &str) -> Vec<u32> {
+    const LOADS_MARK: &str = " 2:00000003";
+    const XT_MARK: &str = "match 1:6d61726b00";
+    let number = |hex: &str| -> Option<u32> { Some(u32::from_str_radix(hex.get(..8)?, 16).ok()?.swap_bytes()) };
+    let (mut marks, mut loaded) = (Vec::new(), false);
+    for expression in line.split('[').skip(1).map(|part| part.trim_end().trim_end_matches(']')) {
+        let data = |name: &str| expression.split(' ').find_map(|word| word.strip_prefix(name));
+        match expression.split(' ').next() {
+            Some("meta") => loaded = expression.contains(LOADS_MARK),
+            Some("bitwise") => {}
+            // The value stands in an attribute within an attribute: four octets of header go before it.
+            Some("cmp") if loaded => marks.extend(data("3:").and_then(|hex| number(hex.get(8..)?))),
+            Some("match") if expression.starts_with(XT_MARK) => marks.extend(data("3:").and_then(number)),
+            _ => loaded = false,
+        }
+    }
+    marks
+}
+
 fn text(value: &[u8]) -> String {
     String::from_utf8_lossy(value).trim_end_matches('\0').to_owned()
 }
@@ -178,4 +204,19 @@ fn printable(value: &[u8]) -> Option<String> {
 
 fn hex(value: &[u8]) -> String {
     value.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_of_both_kinds_of_rules() {
+        let native = r#"rule family 2 1="filter" [meta 2:00000007 1:00000001] [cmp 1:00000001 2:00000000 3:1400010065746830000000000000000000000000] [meta 2:00000003 1:00000001] [cmp 1:00000001 2:00000000 3:080001006cca0000] [counter]"#;
+        assert_eq!(marks_of(native), [0xca6c]);
+        let translated = "rule family 2 [match 1:6d61726b00 2:00000001 3:01000000ff00000000000000] [counter]";
+        assert_eq!(marks_of(translated), [1]);
+        let setting = "rule family 2 [immediate 1:00000001] [meta 2:00000003 3:00000001]";
+        assert!(marks_of(setting).is_empty());
+    }
 }

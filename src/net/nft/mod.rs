@@ -189,6 +189,8 @@ pub enum Match {
     IcmpType(u8),
     /// Length of the packet in bytes, inclusive.
     Length(u32, u32),
+    /// One packet in so many, at random.
+    OneIn(u32),
 }
 
 /// What a rule does.

@@ -7,7 +7,7 @@ use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags};
 use netlink_packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkInfo, LinkMessage};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType};
-use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage, RulePortRange};
+use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage, RulePortRange, RuleUidRange};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use rtnetlink::{AddressMessageBuilder, LinkBridge, LinkUnspec, LinkVeth};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -127,6 +127,8 @@ pub struct RuleSpec {
     pub protocol: Option<u8>,
     /// Destination ports, inclusive.
     pub ports: Option<(u16, u16)>,
+    /// Owner of the socket.
+    pub user: Option<u32>,
     /// Source ports, inclusive.
     pub from_ports: Option<(u16, u16)>,
 }
@@ -145,6 +147,7 @@ impl RuleSpec {
             protocol: None,
             ports: None,
             from_ports: None,
+            user: None,
         }
     }
 
@@ -172,6 +175,9 @@ impl RuleSpec {
         }
         if let Some((start, end)) = self.ports {
             message.attributes.push(RuleAttribute::DestinationPortRange(RulePortRange { start, end }));
+        }
+        if let Some(id) = self.user {
+            message.attributes.push(RuleAttribute::UidRange(RuleUidRange { start: id, end: id }));
         }
         if let Some((start, end)) = self.from_ports {
             message.attributes.push(RuleAttribute::SourcePortRange(RulePortRange { start, end }));

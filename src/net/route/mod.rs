@@ -4,12 +4,14 @@
 //! Every value keeps the kernel's own message, so that what this code has no name for is compared and put back too.
 
 mod change;
+mod lookup;
 mod object;
 mod ready;
 mod restore;
 mod snapshot;
 
 pub use change::{Family, RouteSpec, Rtnetlink, RuleSpec, link_event};
+pub use lookup::{Flow, Lookup, Way};
 pub use object::{Address, Link, Object, Route, Rule};
 pub use ready::wait_ready;
 pub use restore::{RestoreReport, restore_link};

@@ -193,6 +193,18 @@ pub struct Rule {
     pub priority: u32,
     /// The table that it looks in.
     pub table: u32,
+    /// The mark that it looks for.
+    pub mark: Option<u32>,
+    /// The destinations that it looks for.
+    pub to: Option<IpNet>,
+    /// The protocol that it looks for.
+    pub protocol: Option<u8>,
+    /// The source ports that it looks for, first and last.
+    pub from_ports: Option<(u16, u16)>,
+    /// The destination ports that it looks for, first and last.
+    pub to_ports: Option<(u16, u16)>,
+    /// The users that it looks for, first and last.
+    pub users: Option<(u32, u32)>,
     /// The rule in the words of iproute2.
     pub text: String,
     #[serde(with = "hex")]
@@ -204,18 +216,32 @@ impl Rule {
         let parsed = RuleMessage::parse(&message.payload).map_err(|e| RouteError::Parse("rules", e))?;
         let header = &parsed.header;
         let (mut priority, mut table, mut words) = (0, u32::from(header.table), Vec::new());
+        let (mut sought, mut to, mut proto, mut from_ports, mut to_ports) = (None, None, None, None, None);
         for attribute in &parsed.attributes {
             match attribute {
                 RuleAttribute::Priority(value) => priority = *value,
                 RuleAttribute::Table(value) => table = *value,
                 RuleAttribute::Source(ip) => words.push(format!("from {ip}/{}", header.src_len)),
-                RuleAttribute::Destination(ip) => words.push(format!("to {ip}/{}", header.dst_len)),
-                RuleAttribute::FwMark(mark) => words.push(format!("fwmark {mark:#x}")),
+                RuleAttribute::Destination(ip) => {
+                    to = IpNet::new(*ip, header.dst_len).ok();
+                    words.push(format!("to {ip}/{}", header.dst_len));
+                }
+                RuleAttribute::FwMark(mark) => {
+                    sought = Some(*mark);
+                    words.push(format!("fwmark {mark:#x}"));
+                }
                 RuleAttribute::Iifname(name) => words.push(format!("iif {name}")),
                 RuleAttribute::Oifname(name) => words.push(format!("oif {name}")),
-                RuleAttribute::IpProtocol(protocol) => words.push(format!("ipproto {protocol:?}")),
-                RuleAttribute::SourcePortRange(range) => words.push(format!("sport {}-{}", range.start, range.end)),
+                RuleAttribute::IpProtocol(protocol) => {
+                    proto = Some(i32::from(*protocol) as u8);
+                    words.push(format!("ipproto {protocol:?}"));
+                }
+                RuleAttribute::SourcePortRange(range) => {
+                    from_ports = Some((range.start, range.end));
+                    words.push(format!("sport {}-{}", range.start, range.end));
+                }
                 RuleAttribute::DestinationPortRange(range) => {
+                    to_ports = Some((range.start, range.end));
                     words.push(format!("dport {}-{}", range.start, range.end));
                 }
                 _ => {}
@@ -224,7 +250,25 @@ impl Rule {
         let not = if header.flags.bits() & FIB_RULE_INVERT == 0 { "" } else { "not " };
         let text = format!("{priority}: {not}{} {:?} table {table}", words.join(" "), header.action);
         let ipv6 = header.family == AddressFamily::Inet6;
-        Ok(Self { ipv6, priority, table, text, raw: message.payload })
+        // FRA_UID_RANGE, read here so that it does not matter what the parser calls it.
+        let users = attributes(message.payload.get(12..).unwrap_or_default()).find_map(|(kind, value)| {
+            let number = |at: usize| Some(u32::from_ne_bytes(*value.get(at..)?.first_chunk::<4>()?));
+            (kind == 20).then(|| Some((number(0)?, number(4)?))).flatten()
+        });
+        let rule = Self {
+            ipv6,
+            priority,
+            table,
+            mark: sought,
+            to,
+            protocol: proto,
+            from_ports,
+            to_ports,
+            users,
+            text,
+            raw: message.payload,
+        };
+        Ok(rule)
     }
 }
 

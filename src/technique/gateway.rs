@@ -1,0 +1,167 @@
+//! Threat: the torrent client asks the router, past the tunnel, to open a port on the home address (NAT-PMP, PCP, UPnP): peers then come by
+//! the home address, and the router tells it.
+//! Procedure: the uplinks' gateways and the first host of each local IPv4 network are asked for their external address over NAT-PMP and for
+//! their kind over PCP and UPnP, three times. Nothing is mapped, and nothing leaves the local networks.
+//! Limits: IPv4; asked by the default route as the torrent client would.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde_json::Value;
+use tokio::net::{TcpStream, UdpSocket};
+use tokio::time::timeout;
+
+use super::{Context, NoParams, Technique, Work, read};
+use crate::model::evidence::{Evidence, Said};
+
+/// RFC 6886, section 3.2: version 0, opcode 0.
+const NAT_PMP: &[u8] = &[0, 0];
+/// RFC 6887, section 14.1: version 2, opcode ANNOUNCE, lifetime 0, the client's address, which is filled in.
+const PCP: &[u8] = &[2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0, 0, 0];
+/// UPnP Device Architecture 1.1, section 1.3.2, by unicast.
+const UPNP: &[u8] = b"M-SEARCH * HTTP/1.1\r\nHOST: 239.255.255.250:1900\r\nMAN: \"ssdp:discover\"\r\nMX: 1\r\nST: urn:schemas-upnp-org:device:InternetGatewayDevice:1\r\n\r\n";
+const MAPPING_PORT: u16 = 5351;
+const SSDP_PORT: u16 = 1900;
+/// How often each is asked, and how long each answer may take: RFC 6886 begins at 250 ms.
+const TRIES: usize = 3;
+const PATIENCE: Duration = Duration::from_millis(250);
+/// More local networks than this are not looked through.
+const MAX_HOSTS: usize = 8;
+
+/// See the head of this file.
+pub struct Gateway;
+
+impl Technique for Gateway {
+    fn name(&self) -> &'static str {
+        "gateway"
+    }
+
+    fn check(&self, params: &Value) -> Result<(), String> {
+        read::<NoParams>(params).map(drop)
+    }
+
+    fn run<'a>(&'a self, cx: &'a Context, _trial: Arc<str>, _params: Value) -> Work<'a> {
+        Box::pin(async move {
+            let mut evidence = Evidence { from_ms: cx.clock.now_ms(), ..Evidence::default() };
+            let asked = hosts(cx).into_iter().map(|host| async move {
+                let (pmp, pcp, upnp) = tokio::join!(
+                    ask(host, MAPPING_PORT, NAT_PMP),
+                    ask(host, MAPPING_PORT, PCP),
+                    ask(host, SSDP_PORT, UPNP)
+                );
+                let sign = sign_of_life(host).await;
+                let said = |what: &str, answer| said(what, answer, &sign);
+                [
+                    (format!("{host} over NAT-PMP"), said("NAT-PMP", pmp)),
+                    (format!("{host} over PCP"), said("PCP", pcp)),
+                    (format!("{host} over UPnP"), said("UPnP", upnp)),
+                ]
+            });
+            for (who, said) in futures_util::future::join_all(asked).await.into_iter().flatten() {
+                evidence.answers.push(cx.answer(who, said));
+            }
+            evidence.to_ms = cx.clock.now_ms();
+            evidence
+        })
+    }
+}
+
+/// Gateways, and where routers usually are.
+fn hosts(cx: &Context) -> Vec<Ipv4Addr> {
+    let mut hosts: BTreeSet<Ipv4Addr> = BTreeSet::new();
+    hosts.extend(cx.gateways.iter().filter_map(|ip| match ip {
+        IpAddr::V4(v4) => Some(*v4),
+        IpAddr::V6(_) => None,
+    }));
+    hosts.extend(cx.local.iter().filter_map(|net| match net {
+        IpNet::V4(net) if net.prefix_len() <= 30 => net.hosts().next(),
+        _ => None,
+    }));
+    let own = |ip: &Ipv4Addr| cx.links.iter().any(|link| link.addresses.iter().any(|net| net.addr() == *ip));
+    hosts.into_iter().filter(|ip| !own(ip)).take(MAX_HOSTS).collect()
+}
+
+/// The first answer, or `None` when there was none.
+async fn ask(host: Ipv4Addr, port: u16, question: &[u8]) -> io::Result<Option<Vec<u8>>> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await?;
+    socket.connect(SocketAddr::from((host, port))).await?;
+    let mut question = question.to_vec();
+    if question.len() == PCP.len()
+        && let IpAddr::V4(own) = socket.local_addr()?.ip()
+    {
+        question[20..24].copy_from_slice(&own.octets());
+    }
+    let mut answer = [0; 1500];
+    for _ in 0..TRIES {
+        socket.send(&question).await?;
+        match timeout(PATIENCE, socket.recv(&mut answer)).await {
+            Ok(length) => return Ok(Some(answer[..length?].to_vec())),
+            Err(_) => continue,
+        }
+    }
+    Ok(None)
+}
+
+/// Whether the host is there at all: without that its silence says nothing.
+async fn sign_of_life(host: Ipv4Addr) -> Option<String> {
+    match timeout(PATIENCE, TcpStream::connect((host, 80))).await {
+        Ok(Ok(_)) => return Some("it accepts connections".to_owned()),
+        Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            return Some("it refuses connections".to_owned());
+        }
+        Ok(Err(_)) | Err(_) => {}
+    }
+    // proc_net(5): the third column has bit 2 when the neighbour has told its hardware address.
+    let table = std::fs::read_to_string("/proc/thread-self/net/arp").ok()?;
+    let host = host.to_string();
+    let mut lines = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    lines
+        .any(|columns| columns.first() == Some(&host.as_str()) && columns.get(2) == Some(&"0x2"))
+        .then(|| "it answers for its address".to_owned())
+}
+
+fn said(what: &str, answer: io::Result<Option<Vec<u8>>>, sign: &Option<String>) -> Said {
+    let how = what.to_owned();
+    match answer {
+        Ok(Some(octets)) => match octets.as_slice() {
+            // RFC 6886: version, opcode, two of result, four of time, four of address.
+            [0, 128, 0, 0, _, _, _, _, a, b, c, d, ..] => {
+                Said::Mapper { external: Some(IpAddr::from([*a, *b, *c, *d])), how }
+            }
+            [0, 128, ..] | [2, 128..=255, ..] => Said::Mapper { external: None, how },
+            text if text.starts_with(b"HTTP/1.1 200") => Said::Mapper { external: None, how },
+            _ => Said::Refused { rcode: format!("an answer that is not {what}") },
+        },
+        Ok(None) => match sign {
+            Some(sign) => Said::Refused { rcode: format!("no answer in {TRIES} tries, while {sign}") },
+            None => Said::Nothing { error: format!("no answer in {TRIES} tries, and no sign of life") },
+        },
+        Err(error) => Said::Refused { rcode: error.to_string() },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn silence_counts_only_of_a_host_that_is_there() {
+        assert!(matches!(said("PCP", Ok(None), &None), Said::Nothing { .. }));
+        assert!(matches!(said("PCP", Ok(None), &Some("x".to_owned())), Said::Refused { .. }));
+    }
+
+    #[test]
+    fn the_home_address_is_read_from_nat_pmp() {
+        let answer = vec![0, 128, 0, 0, 0, 0, 0, 9, 203, 0, 113, 10];
+        let home = "203.0.113.10".parse().unwrap();
+        assert_eq!(
+            said("NAT-PMP", Ok(Some(answer)), &None),
+            Said::Mapper { external: Some(home), how: "NAT-PMP".to_owned() }
+        );
+        assert!(matches!(said("NAT-PMP", Ok(Some(b"hello".to_vec())), &None), Said::Refused { .. }));
+    }
+}

@@ -1,0 +1,398 @@
+//! Threat: some addresses, ports, protocols or users are routed past the tunnel, although most are not.
+//! Procedure: the kernel is asked by which link it would send, for both ends and the middle of every network that a route or rule names,
+//! and for one address of each /16 of the IPv4 space and of the global IPv6 space; again for each kind of packet that a rule tells from
+//! others. Where the answer is an uplink, marked packets with TTL 1 are sent there, to see whether the firewall holds them. The
+//! question for the uplink's own neighbours, whose answer has to be the uplink, is the control.
+//! Limits: as of now; rules by mark, source address or input link are left to other techniques.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde_json::Value;
+use tokio::task::spawn_blocking;
+
+use super::uplink::is_public;
+use super::user::{self, User};
+use super::volley::{Guise, Shot, Volley};
+use super::{Context, NoParams, Technique, Work, read};
+use crate::model::evidence::{Evidence, Link, Role, Said, Via};
+use crate::net::route::{Flow, Lookup, Object, Route, RouteError, Snapshot, Way};
+
+/// What evidence calls the sweep.
+pub const PUBLIC: &str = "public addresses";
+/// What evidence calls the control.
+pub const CONTROL: &str = "the uplink's own neighbours";
+/// What evidence calls the addresses that exist in the tunnel only.
+pub const INSIDE: &str = "the VPN's own addresses";
+/// What evidence calls routes that somebody on the network made.
+pub const LEARNED: &str = "learned routes";
+/// Mullvad's resolver, and the networks of its options (see <https://mullvad.net/help/dns-over-https-and-dns-over-tls>).
+const MULLVAD: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 64, 0, 1));
+/// `RTPROT_REDIRECT` and `RTPROT_RA` of linux/rtnetlink.h.
+const BY_REDIRECT: u8 = 1;
+const BY_ADVERTISEMENT: u8 = 9;
+/// The tables of local addresses hold no way to anywhere.
+const LOCAL: u32 = 255;
+/// Addresses of one answer that are shown, and sent to.
+const EXAMPLES: usize = 6;
+/// More kinds of packet than this are not told apart: rules made by a machine.
+const MAX_FLOWS: usize = 24;
+/// Time for the last packets to reach the wire.
+const PAUSE: Duration = Duration::from_millis(60);
+
+/// See the head of this file.
+pub struct Routes;
+
+impl Technique for Routes {
+    fn name(&self) -> &'static str {
+        "routes"
+    }
+
+    fn check(&self, params: &Value) -> Result<(), String> {
+        read::<NoParams>(params).map(drop)
+    }
+
+    fn run<'a>(&'a self, cx: &'a Context, trial: Arc<str>, _params: Value) -> Work<'a> {
+        Box::pin(async move {
+            let mut evidence = Evidence { from_ms: cx.clock.now_ms(), ..Evidence::default() };
+            let ground = Ground {
+                links: cx.links.clone(),
+                gateways: cx.gateways.clone(),
+                local: cx.local.clone(),
+                endpoint: cx.endpoint.as_ref().map(|endpoint| endpoint.address.ip()),
+                mullvad: cx.setup.mullvad,
+                nonce: cx.setup.nonce,
+            };
+            match spawn_blocking(move || look(&ground)).await {
+                Ok(Ok(findings)) => {
+                    evidence.problems.extend(findings.problems);
+                    let astray = findings.astray;
+                    evidence.answers = findings.said.into_iter().map(|(who, said)| cx.answer(who, said)).collect();
+                    if !astray.is_empty() {
+                        send(cx, trial, astray, &mut evidence).await;
+                    }
+                }
+                Ok(Err(problem)) => evidence.problems.push(problem),
+                Err(error) => evidence.problems.push(format!("routes could not be looked at: {error}")),
+            }
+            evidence.to_ms = cx.clock.now_ms();
+            evidence
+        })
+    }
+}
+
+/// What has to be known to look.
+struct Ground {
+    links: Vec<Link>,
+    gateways: Vec<IpAddr>,
+    local: Vec<IpNet>,
+    endpoint: Option<IpAddr>,
+    mullvad: bool,
+    nonce: u32,
+}
+
+#[derive(Default)]
+struct Findings {
+    said: Vec<(&'static str, Said)>,
+    problems: Vec<String>,
+    /// Addresses that an uplink is the way to, with the packets for which it is.
+    astray: Vec<(Flow, Vec<IpAddr>)>,
+}
+
+fn look(ground: &Ground) -> Result<Findings, String> {
+    let failed = |error: RouteError| with_causes(&error);
+    let snapshot = Snapshot::take().map_err(failed)?;
+    let mut lookup = Lookup::open().map_err(failed)?;
+    let mut findings = Findings::default();
+    for v6 in [false, true] {
+        let control = ground.control(v6);
+        let flows = flows(&snapshot, v6);
+        if flows.len() >= MAX_FLOWS {
+            findings.problems.push("rules tell more kinds of packets apart than can be looked at".to_owned());
+        }
+        let (edges, sweep) = (ground.public(edges(&snapshot, v6)), ground.public(sweep(v6, ground.nonce)));
+        for flow in flows {
+            if let Some(control) = control {
+                let ways = lookup.ask(&[control], &flow).map_err(failed)?;
+                findings.said.extend(ground.sort(CONTROL, &[control], &ways, &flow, &snapshot).0);
+            }
+            // The edges are exact; the sweep, for what no table shows, need not be as fine for every kind of packet.
+            let coarse: Vec<IpAddr> = sweep.iter().step_by(16).copied().collect();
+            for some in [&edges, if flow == Flow::default() { &sweep } else { &coarse }] {
+                let ways = lookup.ask(some, &flow).map_err(failed)?;
+                let (said, astray) = ground.sort(PUBLIC, some, &ways, &flow, &snapshot);
+                findings.said.extend(said);
+                findings.astray.extend((!astray.is_empty()).then_some((flow, astray)));
+            }
+        }
+        let inside = ground.inside(v6);
+        let ways = lookup.ask(&inside, &Flow::default()).map_err(failed)?;
+        findings.said.extend(ground.sort(INSIDE, &inside, &ways, &Flow::default(), &snapshot).0);
+    }
+    findings.said.extend(ground.learned(&snapshot).map(|text| (LEARNED, Said::Setting { text })));
+    Ok(findings)
+}
+
+/// An error with its causes in one line.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text = format!("{text}: {inner}");
+        cause = inner.source();
+    }
+    text
+}
+
+impl Ground {
+    /// Public addresses that no local subnet holds and that are not the VPN server's.
+    fn public(&self, mut addresses: Vec<IpAddr>) -> Vec<IpAddr> {
+        addresses.retain(|ip| {
+            is_public(*ip) && self.endpoint != Some(*ip) && !self.local.iter().any(|net| net.contains(ip))
+        });
+        addresses
+    }
+
+    /// A neighbour on an uplink: its gateway, or else some address of its network.
+    fn control(&self, v6: bool) -> Option<IpAddr> {
+        let of_family = |ip: &IpAddr| ip.is_ipv6() == v6;
+        let nets =
+            self.links.iter().filter(|link| link.role == Role::Uplink && link.up).flat_map(|link| &link.addresses);
+        let routed = |net: &&IpNet| !matches!(net.addr(), IpAddr::V6(ip) if ip.is_unicast_link_local());
+        let own = |ip: &IpAddr| self.links.iter().any(|link| link.addresses.iter().any(|net| net.addr() == *ip));
+        let mut hosts = nets
+            .filter(|net| of_family(&net.addr()))
+            .filter(routed)
+            .flat_map(|net| net.hosts().take(3).collect::<Vec<_>>())
+            .filter(|ip| !own(ip));
+        let gateway = self
+            .gateways
+            .iter()
+            .copied()
+            .find(|ip| of_family(ip) && !matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local()));
+        gateway.or_else(|| hosts.next())
+    }
+
+    /// Addresses of the tunnel's far end: Mullvad's resolver, and the first address of the networks that the tunnel's own are in.
+    fn inside(&self, v6: bool) -> Vec<IpAddr> {
+        let tunnels = self.links.iter().filter(|link| link.role == Role::Tunnel);
+        let first = tunnels.flat_map(|link| &link.addresses).map(|net| match net.addr() {
+            IpAddr::V4(ip) => IpAddr::V4(Ipv4Addr::from(u32::from(ip) & !0xff | 1)),
+            IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from(u128::from(ip) & !0xffff | 1)),
+        });
+        let own: BTreeSet<IpAddr> = self.links.iter().flat_map(|link| link.addresses.iter().map(IpNet::addr)).collect();
+        let mut inside: BTreeSet<IpAddr> = first.collect();
+        if self.mullvad {
+            inside.insert(MULLVAD);
+        }
+        let global = |ip: &IpAddr| !matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local());
+        inside.into_iter().filter(|ip| ip.is_ipv6() == v6 && !own.contains(ip) && global(ip)).collect()
+    }
+
+    /// Answers by link, and the addresses whose answer is an uplink.
+    fn sort(
+        &self,
+        who: &'static str,
+        to: &[IpAddr],
+        ways: &[Way],
+        flow: &Flow,
+        snapshot: &Snapshot,
+    ) -> (Vec<(&'static str, Said)>, Vec<IpAddr>) {
+        let mut by_way: BTreeMap<(Option<u32>, Option<u32>), Vec<IpAddr>> = BTreeMap::new();
+        for (to, way) in to.iter().zip(ways) {
+            let key = match way {
+                Way::Link { index, table } => (Some(*index), Some(*table)),
+                Way::Nowhere => (None, None),
+            };
+            by_way.entry(key).or_default().push(*to);
+        }
+        let (mut said, mut astray) = (Vec::new(), Vec::new());
+        for ((index, table), addresses) in by_way {
+            let link = index.and_then(|index| self.links.iter().find(|link| link.index == index));
+            let role = link.map(|link| link.role);
+            let by = addresses.first().zip(table).and_then(|(ip, table)| route_to(snapshot, *ip, table));
+            let addresses_of = addresses.len() as u64;
+            let examples: Vec<IpAddr> = addresses.into_iter().take(EXAMPLES).collect();
+            if role == Some(Role::Uplink) {
+                astray.extend(&examples);
+            }
+            // A link that is not known is the loopback, or one that came since.
+            let name = link.map(|link| link.name.clone()).or_else(|| index.map(|index| format!("link {index}")));
+            let flow = describe(flow);
+            said.push((who, Said::Routed { link: name, role, addresses: addresses_of, examples, flow, by }));
+        }
+        (said, astray)
+    }
+
+    /// Routes by an uplink that came from a router advertisement or a redirect and lead to more than local addresses.
+    fn learned<'a>(&'a self, snapshot: &'a Snapshot) -> impl Iterator<Item = String> + 'a {
+        let uplink = |index: u32| self.links.iter().find(|link| link.index == index && link.role == Role::Uplink);
+        snapshot.routes.iter().filter_map(move |route| {
+            let link = uplink(route.link?)?;
+            let how = match route.protocol {
+                BY_ADVERTISEMENT => "a router advertisement",
+                BY_REDIRECT => "a redirect",
+                _ => return None,
+            };
+            let far = route.gateway.is_some() && !self.local.iter().any(|net| net.contains(&route.destination));
+            far.then(|| format!("{} by {how} on {}", route.destination, link.name))
+        })
+    }
+}
+
+/// The route of that table that decides about `ip`, in words.
+fn route_to(snapshot: &Snapshot, ip: IpAddr, table: u32) -> Option<String> {
+    let fits = |route: &&Route| route.table == table && route.destination.contains(&ip);
+    let found = snapshot.routes.iter().filter(fits).max_by_key(|route| route.destination.prefix_len())?;
+    Some(found.describe())
+}
+
+/// Both ends and the middle of every network that a route or a rule names.
+fn edges(snapshot: &Snapshot, v6: bool) -> Vec<IpAddr> {
+    let routes = snapshot.routes.iter().filter(|route| route.table != LOCAL).map(|route| route.destination);
+    let nets = routes.chain(snapshot.rules.iter().filter_map(|rule| rule.to));
+    let of_family = nets.filter(|net| net.addr().is_ipv6() == v6);
+    let points: BTreeSet<IpAddr> = of_family.flat_map(|net| [net.network(), middle(&net), net.broadcast()]).collect();
+    points.into_iter().collect()
+}
+
+fn middle(net: &IpNet) -> IpAddr {
+    match (net.network(), net.broadcast()) {
+        (IpAddr::V4(low), IpAddr::V4(high)) => {
+            let (low, high) = (u32::from(low), u32::from(high));
+            Ipv4Addr::from(low + (high - low) / 2).into()
+        }
+        (IpAddr::V6(low), IpAddr::V6(high)) => {
+            let (low, high) = (u128::from(low), u128::from(high));
+            Ipv6Addr::from(low + (high - low) / 2).into()
+        }
+        (low, _) => low,
+    }
+}
+
+/// One address of each /16: 65,536 over IPv4, 8,192 of 2000::/3 over IPv6, with other low bits in each run.
+fn sweep(v6: bool, nonce: u32) -> Vec<IpAddr> {
+    if v6 {
+        let low = u128::from(nonce) << 64 | 1;
+        (0x2000..0x4000u128).map(|high| Ipv6Addr::from(high << 112 | low).into()).collect()
+    } else {
+        (0..=0xffffu32).map(|high| Ipv4Addr::from(high << 16 | nonce & 0xffff).into()).collect()
+    }
+}
+
+/// Packets that rules tell apart: any at all, the torrent client's, and one for each end of each range that a rule names.
+fn flows(snapshot: &Snapshot, v6: bool) -> Vec<Flow> {
+    const TORRENT: u16 = 6881;
+    let mut flows = BTreeSet::from([Flow::default()]);
+    for rule in snapshot.rules.iter().filter(|rule| rule.ipv6 == v6) {
+        let transports = match rule.protocol {
+            Some(protocol) => vec![protocol],
+            None => vec![libc::IPPROTO_UDP as u8, libc::IPPROTO_TCP as u8],
+        };
+        for protocol in transports {
+            let flow = Flow { protocol: Some(protocol), ..Flow::default() };
+            let ports = protocol == libc::IPPROTO_UDP as u8 || protocol == libc::IPPROTO_TCP as u8;
+            if rule.protocol.is_some() {
+                flows.insert(Flow { to_port: ports.then_some(TORRENT), ..flow });
+            }
+            for port in rule.to_ports.iter().flat_map(|(low, high)| [*low, *high]) {
+                flows.insert(Flow { to_port: Some(port), ..flow });
+            }
+            for port in rule.from_ports.iter().flat_map(|(low, high)| [*low, *high]) {
+                flows.insert(Flow { from_port: Some(port), ..flow });
+            }
+        }
+        for user in rule.users.iter().flat_map(|(low, high)| [*low, *high]) {
+            flows.insert(Flow { user: Some(user), ..Flow::default() });
+        }
+    }
+    flows.into_iter().take(MAX_FLOWS).collect()
+}
+
+fn describe(flow: &Flow) -> String {
+    let mut words = Vec::new();
+    if let Some(protocol) = flow.protocol {
+        words.push(match i32::from(protocol) {
+            libc::IPPROTO_TCP => "TCP".to_owned(),
+            libc::IPPROTO_UDP => "UDP".to_owned(),
+            other => format!("protocol {other}"),
+        });
+    }
+    words.extend(flow.from_port.map(|port| format!("from port {port}")));
+    words.extend(flow.to_port.map(|port| format!("to port {port}")));
+    words.extend(flow.user.map(|user| format!("of user {user}")));
+    if words.is_empty() { "any packet".to_owned() } else { words.join(" ") }
+}
+
+/// Marked packets of the same kind to where the kernel would send past the tunnel.
+async fn send(cx: &Context, trial: Arc<str>, astray: Vec<(Flow, Vec<IpAddr>)>, evidence: &mut Evidence) {
+    const PORTS: [u16; 2] = [443, 6881];
+    let mut volley = Volley::new(cx.clock, cx.ledger.clone(), trial);
+    for (flow, to) in astray {
+        let to: Arc<[IpAddr]> = to.into();
+        let owner = flow.user.map(|uid| User { uid, gid: uid }).filter(user::can_be);
+        let guise = Guise { user: owner, ..Guise::from(Via::Default) };
+        let of = |protocol: i32| flow.protocol.is_none_or(|wanted| i32::from(wanted) == protocol);
+        let ports = flow.to_port.map_or_else(|| PORTS.to_vec(), |port| vec![port]);
+        for port in ports {
+            let (datagram, syn) = match flow.from_port {
+                Some(from) => (Shot::DatagramFrom(from, port), Shot::SynFrom(from, port)),
+                None => (Shot::Datagram(port), Shot::Syn(port)),
+            };
+            if of(libc::IPPROTO_UDP) {
+                volley.aim(datagram, &guise, &to, 1);
+            }
+            if of(libc::IPPROTO_TCP) {
+                volley.aim(syn, &guise, &to, 1);
+            }
+        }
+        if flow.protocol.is_none() || of(libc::IPPROTO_ICMP) || of(libc::IPPROTO_ICMPV6) {
+            volley.aim(Shot::Echo, &guise, &to, 1);
+        }
+    }
+    let fired = spawn_blocking(move || {
+        volley.fire(0);
+        volley.stimuli()
+    });
+    match fired.await {
+        Ok(stimuli) => evidence.stimuli = stimuli,
+        Err(error) => evidence.problems.push(format!("packets could not be sent: {error}")),
+    }
+    tokio::time::sleep(PAUSE).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sweep_leaves_no_room_for_a_routed_16() {
+        let four = sweep(false, 77);
+        assert_eq!(four.len(), 65_536);
+        let hit = |net: &str, all: &[IpAddr]| {
+            let net: IpNet = net.parse().unwrap();
+            all.iter().any(|ip| net.contains(ip))
+        };
+        assert!(hit("93.184.0.0/16", &four) && hit("223.255.0.0/16", &four) && hit("1.0.0.0/16", &four));
+        let six = sweep(true, 77);
+        assert!(hit("2a03::/16", &six) && hit("3fff::/16", &six) && !hit("4000::/16", &six));
+    }
+
+    #[test]
+    fn the_middle_of_a_network_lies_in_it() {
+        for net in ["0.0.0.0/0", "::/0", "93.184.215.0/24", "8.8.8.8/32", "2001:4860::/32"] {
+            let net: IpNet = net.parse().unwrap();
+            assert!(net.contains(&middle(&net)), "{net}");
+        }
+    }
+
+    #[test]
+    fn flows_are_told_in_words() {
+        assert_eq!(describe(&Flow::default()), "any packet");
+        let flow = Flow { protocol: Some(17), to_port: Some(6881), ..Flow::default() };
+        assert_eq!(describe(&flow), "UDP to port 6881");
+    }
+}
