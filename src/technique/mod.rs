@@ -1,5 +1,6 @@
 //! Techniques: each sends one kind of stimulus from inside the namespace and returns evidence. None decides anything.
 
+mod craft;
 mod exit_all;
 mod exit_dht;
 mod exit_http;
