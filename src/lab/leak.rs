@@ -296,6 +296,10 @@ pub struct Packets {
     pub mark: Option<u32>,
     /// Of sockets of that user.
     pub user: Option<u32>,
+    /// Messages of that type; needs `proto = "icmp"`.
+    pub icmp_type: Option<u8>,
+    /// Packets of that many octets and more, headers included.
+    pub longer: Option<u32>,
     /// One of so many, at random.
     pub one_in: Option<u32>,
     /// Of which family.

@@ -19,6 +19,8 @@ const TCP: u8 = 6;
 enum Sign {
     /// A datagram bound to the uplink gets out to there.
     BoundUdp(&'static str),
+    /// A datagram of a thousand octets, bound to the uplink, gets out to there.
+    LongUdp(&'static str),
     /// A connection bound to the uplink gets out to there.
     BoundTcp(&'static str),
     /// A ping bound to the uplink gets out to there.
@@ -108,6 +110,9 @@ const SIGNS: &[(&str, &[Sign])] = &[
     ("local-names", &[Sign::IspAsks(Some("127.0.0.1:53"), "nas")]),
     ("open-router", &[Sign::IspAsks(Some("192.168.1.1:53"), "example.com")]),
     ("management-reached", &[Sign::Connects("10.99.0.1:22")]),
+    ("long-packets", &[Sign::LongUdp("8.8.8.8:6881"), Sign::LongUdp("[2001:4860:4860::8888]:6881")]),
+    ("icmp-reply", &[Sign::BoundRaw(1, "8.8.8.8")]),
+    ("resolver-private", &[Sign::BoundUdp("100.64.0.53:53")]),
     ("mark", &[Sign::Marked(0xca6c, "8.8.8.8:9")]),
     ("mark-bit", &[Sign::MarkedBound(0x2f_4e11, "8.8.8.8:9")]),
     ("multicast", &[Sign::Unasked("239.192.152.143")]),
@@ -211,6 +216,7 @@ fn sealed(world: &PrivateDir) -> Result<()> {
 fn shows(lab: &Lab, sign: &Sign) -> Result<bool> {
     Ok(match sign {
         Sign::BoundUdp(to) => on_wire(UDP, to.parse()?, || send_bound(lab, "eth0", to, b"marked").map(|_| ()))?,
+        Sign::LongUdp(to) => on_wire(UDP, to.parse()?, || send_bound(lab, "eth0", to, &[0; 1000]).map(|_| ()))?,
         Sign::BoundTcp(to) => on_wire(TCP, to.parse()?, || connect_bound(lab, Some("eth0"), to))?,
         Sign::BoundPing(to) => {
             let protocol = if to.contains(':') { 58 } else { 1 };
