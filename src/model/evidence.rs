@@ -193,6 +193,13 @@ pub enum Said {
         /// Whether the witness says that it belongs to the VPN, where it says anything about it.
         of_provider: Option<bool>,
     },
+    /// The authority was told for whom the question is asked (EDNS Client Subnet, RFC 7871).
+    ClientSubnet {
+        /// Which resolver had been asked.
+        resolver: String,
+        /// The subnet that it told.
+        net: IpNet,
+    },
     /// By which link the kernel would send to some addresses.
     Routed {
         /// Name of the link; `None`: it would refuse.

@@ -111,21 +111,15 @@ impl Craft {
     ///
     /// # Errors
     /// When the addresses are of different families.
-    pub fn octets(
-        self,
-        entry: &Entry,
-        from: IpAddr,
-        to: SocketAddr,
-        mtu: usize,
-        number: usize,
-    ) -> io::Result<Vec<u8>> {
+    pub fn octets(self, entry: &Entry, from: IpAddr, to: SocketAddr, mtu: usize, number: usize) -> io::Result<Vec<u8>> {
         let v6 = to.is_ipv6();
         let header = if v6 { 40 } else { 20 };
         let icmp = if v6 { ICMPV6 } else { ICMP };
         let marker = entry.marker().into_bytes();
         // The marker again and again: a part of it is known too.
         let filled = |length: usize| marker.iter().copied().cycle().take(length.max(marker.len())).collect::<Vec<u8>>();
-        let room = |length: Option<usize>| filled(length.map_or(mtu, |length| length.min(mtu)).saturating_sub(header + 8));
+        let room =
+            |length: Option<usize>| filled(length.map_or(mtu, |length| length.min(mtu)).saturating_sub(header + 8));
         let ends = |port: u16| (SocketAddr::new(from, FROM_PORT), SocketAddr::new(to.ip(), port));
         let offset = |units: u16, more: bool| match v6 {
             true => units << 3 | if more { MORE6 } else { 0 },
@@ -164,9 +158,14 @@ impl Craft {
             }
             Craft::Sweep { tcp, from: at_sender } => {
                 // Port 0 is none; which others there are is another matter in each run.
-                let swept = ((number * STRIDE + entry.marker().len() + entry.sequence() as usize % STRIDE) % 65_536) as u16;
+                let swept =
+                    ((number * STRIDE + entry.marker().len() + entry.sequence() as usize % STRIDE) % 65_536) as u16;
                 let (mut source, mut target) = ends(443);
-                if at_sender { source.set_port(swept.max(1)) } else { target.set_port(swept.max(1)) }
+                if at_sender {
+                    source.set_port(swept.max(1))
+                } else {
+                    target.set_port(swept.max(1))
+                }
                 match tcp {
                     true => whole(TCP, segment((source, target), 0x02, entry.sequence())?),
                     false => whole(UDP, datagram((source, target), &marker)?),
@@ -288,7 +287,8 @@ mod tests {
     fn all(v6: bool) -> Vec<Craft> {
         let (messages, options): (&[u8], &[u8]) = if v6 { (&MESSAGES6, &OPTIONS6) } else { (&MESSAGES4, &OPTIONS4) };
         let lengths = LENGTHS.into_iter().map(Some).chain([None]);
-        let mut all: Vec<Craft> = lengths.flat_map(|length| [Craft::Long(length, 443), Craft::LongEcho(length)]).collect();
+        let mut all: Vec<Craft> =
+            lengths.flat_map(|length| [Craft::Long(length, 443), Craft::LongEcho(length)]).collect();
         all.extend(SEGMENTS.map(|flags| Craft::Segment(flags, 443)));
         all.extend(messages.iter().map(|kind| Craft::Message(*kind)));
         all.extend(FRAGMENTED.map(Craft::Later));

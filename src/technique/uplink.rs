@@ -399,7 +399,8 @@ fn shapes(volley: &mut Volley, ways: &[Via], to: &Arc<[IpAddr]>, local: &[IpNet]
         }
         for class in (0..64).map(|point| point << 2).chain([0x02]) {
             let guise = Guise { tos: Some(class), ..guise.clone() };
-            let (to, rounds) = if CLASSES.contains(&class) { (&few, if past { 2 } else { 1 }) } else { (&first(to, 1), 1) };
+            let (to, rounds) =
+                if CLASSES.contains(&class) { (&few, if past { 2 } else { 1 }) } else { (&first(to, 1), 1) };
             volley.aim(Shot::Datagram(port), &guise, to, rounds);
             if CLASSES.contains(&class) {
                 volley.aim(Shot::Syn(FEW_PORTS[0]), &guise, to, rounds);

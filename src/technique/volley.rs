@@ -342,8 +342,7 @@ fn mtu(socket: &UdpSocket, v6: bool) -> io::Result<usize> {
     let mut value: libc::c_int = 0;
     let mut length = size_of::<libc::c_int>() as libc::socklen_t;
     // SAFETY: value and length are ours, and the kernel writes no more than the octets that length says.
-    let result =
-        unsafe { libc::getsockopt(socket.as_raw_fd(), level, name, (&raw mut value).cast(), &raw mut length) };
+    let result = unsafe { libc::getsockopt(socket.as_raw_fd(), level, name, (&raw mut value).cast(), &raw mut length) };
     if result == 0 { Ok(usize::try_from(value).unwrap_or_default()) } else { Err(io::Error::last_os_error()) }
 }
 
