@@ -157,7 +157,7 @@ fn a_wrong_variable_is_named() {
 
 #[test]
 fn targets_and_durations_print_as_they_are_written() {
-    for text in ["tcp://[fd18::20]:8989", "tcp://sonarr:8989", "http://192.168.1.50/", "https://nas.lan:8443/x?y=z"] {
+    for text in ["tcp://[fd18::20]:8989", "tcp://sonarr:8989", "http://192.168.1.50/", "https://nas.lan:8443/x"] {
         assert_eq!(text.parse::<Local>().unwrap().to_string(), text);
     }
     for text in [

@@ -20,7 +20,7 @@ pub const MESSAGES6: [u8; 13] = [1, 2, 3, 4, 100, 129, 138, 139, 140, 144, 146, 
 pub const SEGMENTS: [u8; 9] = [0x10, 0x18, 0x11, 0x04, 0x14, 0x12, 0x01, 0, 0x29];
 /// Protocols of which later fragments are sent.
 pub const FRAGMENTED: [u8; 3] = [UDP, TCP, ICMP];
-/// Options of IPv4: none at all but the end of the list, and router alert (RFC 2113).
+/// Options of IPv4: no operation, and router alert (RFC 2113).
 pub const OPTIONS4: [u8; 2] = [NOP, ROUTER_ALERT];
 /// Extension headers of IPv6 (RFC 8200): hop-by-hop options, routing, destination options, and a fragment header of a whole datagram.
 pub const OPTIONS6: [u8; 4] = [0, 43, 60, FRAGMENT];
@@ -68,11 +68,13 @@ pub enum Craft {
     },
 }
 
-/// Ports between two packets of a sweep, and packets that a sweep takes.
+/// Ports between two packets of a sweep.
 pub const STRIDE: usize = 128;
+/// Packets that a sweep takes.
 pub const SWEEP: usize = 65_536 / STRIDE;
 
 impl Craft {
+    /// The protocol that the sensor will see.
     pub fn proto(self, v6: bool) -> Proto {
         match self {
             Craft::Segment(..) | Craft::Sweep { tcp: true, .. } | Craft::Later(TCP) => Proto::Tcp,
@@ -90,6 +92,7 @@ impl Craft {
         }
     }
 
+    /// What evidence calls it.
     pub fn name(self, v6: bool) -> String {
         let long = |length: Option<usize>| length.map_or("as long as the MTU".to_owned(), |n| format!("of {n} octets"));
         match self {

@@ -2,7 +2,8 @@
 //! some of its packets: of one port, one protocol, one mark, one user, one packet in twenty.
 //! Procedure: marked packets with TTL 1 to addresses from all corners of the address space, some of them other ones in each run, by the
 //! default route, bound to each uplink and from each of its addresses. By the spread: UDP, TCP and ICMP over many ports; marks; protocols
-//! that are none of these; users; multicast and broadcast. Each kind of packet is sent at least 92 times past the tunnel, so that a rule
+//! that are none of these; users; multicast and broadcast; looks (length, class, flags, type, fragments, options, ports all over), of which
+//! one packet is as good as a hundred. Each other kind of packet is sent at least 92 times past the tunnel, so that a rule
 //! that lets through one in twenty is missed less than once in a hundred runs; marks and protocols that nobody uses, a few times.
 //! To the VPN server's own address plain packets go on its port and another, and datagrams inside IP-in-IP, 6in4 and GRE to one address.
 //! Limits: a rule for one other port or one other address can be missed.
