@@ -4,6 +4,7 @@
 mod agreement;
 mod dark;
 mod exit;
+mod firewall;
 #[cfg(test)]
 mod fixture;
 mod gateway;
@@ -25,6 +26,7 @@ use serde_json::{Map, Value, json};
 
 use crate::config::{ForcedPolicy, Provider};
 use crate::model::evidence::{Evidence, OutageEvidence, PhaseWire, Sighting};
+use crate::model::firewall::FirewallText;
 use crate::model::probe::{Expectation, Phase, Probe};
 use crate::model::report::EvidenceLine;
 use crate::model::verdict::{FailKind, Verdict};
@@ -57,6 +59,8 @@ pub struct Facts {
     pub tunnel: Option<String>,
     /// Whether the VPN server is known.
     pub endpoint_known: bool,
+    /// The firewall's text, for explanations alone.
+    pub firewall: Option<FirewallText>,
 }
 
 /// What is judged.
@@ -113,6 +117,8 @@ pub fn judge(case: &Case<'_>) -> Ruling {
         ruling.evidence.truncate(MAX_LINES);
         ruling.evidence.push(line(0.0, format!("and {more} more"), json!({ "more": more })));
     }
+    let explanation = firewall::explain(case, &ruling);
+    ruling.evidence.extend(explanation);
     ruling
 }
 

@@ -144,7 +144,9 @@ impl Entry<'_> {
 fn parse(shape: &Shape, info: &[u8], table: &[u8]) -> Vec<Chain> {
     let (mut entries, mut at) = (Vec::new(), 0);
     while let Some(octets) = table.get(at..) {
-        let (Some(target), Some(next)) = (u16_at(octets, shape.target), u16_at(octets, shape.target + 2)) else { break };
+        let (Some(target), Some(next)) = (u16_at(octets, shape.target), u16_at(octets, shape.target + 2)) else {
+            break;
+        };
         let (target, next) = (usize::from(target), usize::from(next));
         let Some(octets) = octets.get(..next).filter(|_| next > target && target >= shape.head) else { break };
         entries.push(Entry { at, octets, target });

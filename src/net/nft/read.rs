@@ -28,7 +28,8 @@ pub(super) fn chains(client: &mut Client) -> Result<Vec<Chain>, NftError> {
         let Some(family) = message.payload.first().and_then(|number| family(*number)) else { continue };
         let body = message.payload.get(HEADER..).unwrap_or_default();
         let (table, name) = (word(body, 1), word(body, 2));
-        let chain = chains.iter_mut().find(|chain| (chain.family, &chain.table, &chain.name) == (family, &table, &name));
+        let chain =
+            chains.iter_mut().find(|chain| (chain.family, &chain.table, &chain.name) == (family, &table, &name));
         if let Some(chain) = chain {
             chain.rules.push(rule(family, find(body, 4).unwrap_or_default()));
         }
@@ -65,8 +66,14 @@ fn chain(family: Family, body: &[u8]) -> Option<Chain> {
         priority: number(hook, 2).unwrap_or_default().cast_signed(),
         drops: number(body, 5) == Some(0),
     });
-    let chain =
-        Chain { backend: Backend::Nftables, family, table: word(body, 1), name: word(body, 3), hook, rules: Vec::new() };
+    let chain = Chain {
+        backend: Backend::Nftables,
+        family,
+        table: word(body, 1),
+        name: word(body, 3),
+        hook,
+        rules: Vec::new(),
+    };
     (word(body, 7) != "nat").then_some(chain)
 }
 
@@ -79,8 +86,14 @@ enum Held {
     Mark(u32),
     User,
     /// An address: whether it is the destination's, of which family, and the mask that was put over it.
-    Address { to: bool, v6: bool, mask: Option<Vec<u8>> },
-    Ports { to: bool },
+    Address {
+        to: bool,
+        v6: bool,
+        mask: Option<Vec<u8>>,
+    },
+    Ports {
+        to: bool,
+    },
     Other(String),
 }
 
@@ -171,7 +184,9 @@ fn payload(family: Family, data: &[u8]) -> Held {
 
 fn covered(held: Option<Held>, with: &[u8]) -> Held {
     match held {
-        Some(Held::Mark(_)) => with.try_into().map_or(Held::Other("mark".to_owned()), |bits| Held::Mark(u32::from_ne_bytes(bits))),
+        Some(Held::Mark(_)) => {
+            with.try_into().map_or(Held::Other("mark".to_owned()), |bits| Held::Mark(u32::from_ne_bytes(bits)))
+        }
         Some(Held::Address { to, v6, .. }) => {
             let mut mask = with.to_vec();
             mask.resize(if v6 { 16 } else { 4 }, 0);
