@@ -3,7 +3,7 @@
 
 use serde_json::json;
 
-use super::{Case, Ruling, end, law, line};
+use super::{Case, Ruling, end, law, line, wire};
 use crate::model::evidence::{Class, Sighting};
 use crate::model::firewall::{Backend, FirewallText, Opinion, Packet};
 use crate::model::probe::Expectation;
@@ -44,7 +44,8 @@ fn leaked<'a>(case: &Case<'a>) -> Vec<&'a Sighting> {
         return law::escaped(case);
     }
     let sightings = case.wire.map(|wire| wire.sightings.as_slice()).unwrap_or_default();
-    sightings.iter().filter(|sighting| sighting.class == Class::Offence).collect()
+    let own = |sighting: &&Sighting| sighting.class == Class::Offence && wire::unclaimed(sighting);
+    sightings.iter().filter(own).collect()
 }
 
 fn packet(sighting: &Sighting) -> Packet<'_> {

@@ -2,6 +2,7 @@
 //! error or a silence into a pass.
 
 mod agreement;
+mod capabilities;
 mod dark;
 mod exit;
 mod firewall;
@@ -105,6 +106,7 @@ pub fn judge(case: &Case<'_>) -> Ruling {
         Expectation::NoLocalResolver => local_resolvers::judge(case),
         Expectation::NothingOnUplink => uplink::judge(case),
         Expectation::RoutedIntoTunnel => routes::judge(case),
+        Expectation::NoRawPower => capabilities::judge(case),
         Expectation::NoPortMapper => gateway::judge(case),
         Expectation::GoesDark => dark::judge(case),
         Expectation::LocalReachable => local::judge(case),

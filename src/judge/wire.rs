@@ -73,6 +73,6 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
 }
 
 /// Whether no probe answers for these packets. Those of an outage that no probe watches belong to nobody else.
-fn unclaimed(sighting: &Sighting) -> bool {
+pub(super) fn unclaimed(sighting: &Sighting) -> bool {
     sighting.probe.as_deref().is_none_or(|probe| probe.starts_with(UNWATCHED_OUTAGE))
 }

@@ -206,9 +206,10 @@ fn rule(shape: &Shape, entry: &Entry<'_>, chains: &[(usize, String)]) -> Rule {
     let part = |at: usize, length: usize| octets.get(at..at + length).unwrap_or_default();
     let link = |which: usize| {
         let (text, mask) = (name(part(shape.links + 16 * which, 16)), part(shape.links + 32 + 16 * which, 16));
-        // A mask that ends before the zero is about the beginning of a name.
+        // A mask that ends before the zero is about the beginning of a name, which iptables writes with a `+` that does not count.
         let whole = mask.get(text.len()).is_some_and(|octet| *octet != 0);
-        (!text.is_empty()).then(|| text + if whole { "" } else { "+" })
+        let beginning = || format!("{}+", text.strip_suffix('+').unwrap_or(&text));
+        (!text.is_empty()).then(|| if whole { text.clone() } else { beginning() })
     };
     if let Some(from) = link(0) {
         add(Of::Other(format!("iifname {from}")), NOT_IN);
@@ -344,8 +345,8 @@ mod tests {
         let accept = entry(&udp, "", &verdict(-2), |octets| {
             put(octets, 4, &[8, 8, 8, 8]);
             put(octets, 12, &[255; 4]);
-            put(octets, 32, b"eth0\0");
-            put(octets, 64, &[255; 5]);
+            put(octets, 32, b"eth+\0");
+            put(octets, 64, &[255; 3]);
             put(octets, 80, &17_u16.to_ne_bytes());
             put(octets, 83, &[2]);
         });
@@ -376,9 +377,29 @@ mod tests {
             text,
             [
                 "iptables-legacy ip filter OUTPUT, policy drop: jump vpn",
-                "iptables-legacy ip filter vpn: not oifname eth0 daddr 8.8.8.8 udp dport 53 accept; return",
+                "iptables-legacy ip filter vpn: not oifname eth+ daddr 8.8.8.8 udp dport 53 accept; return",
             ]
         );
+    }
+
+    /// In a namespace of its own. Without the right to make one, or in a kernel without legacy tables, there is nothing to read.
+    #[test]
+    fn the_kernels_own_table_is_read() {
+        let read = std::thread::spawn(|| {
+            let netns = crate::net::netns::Netns::create().ok()?;
+            netns.enter().ok()?;
+            assert!(chains().0.is_empty(), "nothing is made by looking");
+            // Asking for a table makes it.
+            SHAPES.iter().all(|shape| entries(shape).is_ok()).then(chains)
+        });
+        let Some((chains, problems)) = read.join().unwrap() else { return };
+        let text: Vec<String> = chains.iter().map(ToString::to_string).collect();
+        let of = |family: &str, name: &str| format!("iptables-legacy {family} filter {name}, policy accept");
+        let expected: Vec<String> = ["ip", "ip6"]
+            .iter()
+            .flat_map(|family| ["INPUT", "FORWARD", "OUTPUT"].map(|name| of(family, name)))
+            .collect();
+        assert_eq!((text, problems), (expected, Vec::new()));
     }
 
     proptest! {

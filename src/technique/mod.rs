@@ -1,5 +1,6 @@
 //! Techniques: each sends one kind of stimulus from inside the namespace and returns evidence. None decides anything.
 
+mod capabilities;
 mod exit_all;
 mod exit_dht;
 mod exit_http;
@@ -153,6 +154,7 @@ pub const TECHNIQUES: &[&dyn Technique] = &[
     &uplink::Uplink,
     &routes::Routes,
     &gateway::Gateway,
+    &capabilities::Capabilities,
     &local_targets::LocalTargets,
     &local_targets::Forbidden,
     &listen::Listen,
