@@ -18,18 +18,65 @@ pub struct Program {
     pub user: User,
     /// Its effective capabilities, one bit each (capabilities(7)).
     pub capabilities: u64,
+    /// What makes it a part of the VPN itself, where it is one.
+    pub vpn: Option<String>,
 }
 
-/// All processes in the calling thread's network namespace but this one.
+/// Programs that make tunnels, by the beginnings of their names.
+const MAKERS: [&str; 12] = [
+    "gluetun",
+    "openvpn",
+    "wireguard-go",
+    "wg-quick",
+    "boringtun",
+    "amneziawg-go",
+    "tailscaled",
+    "charon",
+    "openconnect",
+    "vpnc",
+    "pppd",
+    "nordvpnd",
+];
+
+/// All processes in the calling thread's network namespace but leakcheck's own.
 pub fn find() -> Vec<Program> {
     let Some(here) = inode(Path::new("/proc/thread-self/ns/net")) else { return Vec::new() };
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     let numbers = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let own = inode(Path::new("/proc/self/exe"));
     let others = numbers.filter(|pid| *pid != std::process::id());
-    others
+    let mut found: Vec<Program> = others
         .filter(|pid| inode(Path::new(&format!("/proc/{pid}/ns/net"))) == Some(here))
+        // Another run's agent, or the keeper of an outage.
+        .filter(|pid| own.is_none() || inode(Path::new(&format!("/proc/{pid}/exe"))) != own)
         .filter_map(|pid| parse(pid, &fs::read_to_string(format!("/proc/{pid}/status")).ok()?))
-        .collect()
+        .collect();
+    let mounts = |pid: u32| inode(Path::new(&format!("/proc/{pid}/ns/mnt")));
+    for program in &mut found {
+        program.vpn = maker(program);
+    }
+    // What shares the container of the program that makes the tunnel is the VPN's; on the host itself everything would share it.
+    let hosts = [mounts(1), mounts(std::process::id())];
+    let containers: Vec<_> =
+        found.iter().filter(|program| program.vpn.is_some()).map(|program| mounts(program.pid)).collect();
+    for program in found.iter_mut().filter(|program| program.vpn.is_none()) {
+        let own = mounts(program.pid);
+        if own.is_some() && !hosts.contains(&own) && containers.contains(&own) {
+            program.vpn = Some("it shares the VPN's container".to_owned());
+        }
+    }
+    found
+}
+
+/// What makes it the program that makes the tunnel: an open tunnel device, or else its name.
+fn maker(program: &Program) -> Option<String> {
+    let files = fs::read_dir(format!("/proc/{}/fd", program.pid)).into_iter().flatten().flatten();
+    let device = files.filter_map(|file| fs::read_link(file.path()).ok()).any(|to| to == Path::new("/dev/net/tun"));
+    if device {
+        return Some("it holds a tunnel device".to_owned());
+    }
+    let named = MAKERS.iter().any(|maker| program.name.starts_with(&maker[..maker.len().min(15)]));
+    named.then(|| "it is known by its name".to_owned())
 }
 
 /// Device and number, which together are unique.
@@ -46,6 +93,7 @@ fn parse(pid: u32, status: &str) -> Option<Program> {
         name: value("Name")?.to_owned(),
         user: User { uid: fourth("Uid")?, gid: fourth("Gid")? },
         capabilities: u64::from_str_radix(value("CapEff")?, 16).ok()?,
+        vpn: None,
     })
 }
 

@@ -10,11 +10,12 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::config::Tracker;
 use crate::model::evidence::{Evidence, Link, OutageEvidence, PhaseWire, Proto};
+use crate::model::firewall::FirewallText;
 use crate::outage::Recipe;
 use crate::technique::User;
 
 /// Version of this protocol. The agent is the same binary, so the two differ only when a stale image is used.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 /// A longer frame is a broken stream.
 const MAX_FRAME: u32 = 64 << 20;
 
@@ -170,6 +171,8 @@ pub struct Stack {
     pub refused_methods: Vec<(String, String)>,
     /// What the reader should know.
     pub notes: Vec<String>,
+    /// The firewall's text at the start.
+    pub firewall: FirewallText,
 }
 
 /// One outage.

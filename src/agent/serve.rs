@@ -15,10 +15,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{LocalSet, spawn_blocking, spawn_local};
 
 use super::protocol::{Envelope, PROTOCOL, Reply, Request, Setup, Stack, read_frame, write_frame};
-use super::sources::{Claim, claims};
-use super::{endpoint, links, programs};
+use super::sources::{Claim, RULE, claims};
+use super::{endpoint, links, programs, sources};
 use crate::clock::Clock;
 use crate::model::evidence::{Event, Link, OutageEvidence, PhaseWire, Proto, Role};
+use crate::model::firewall::FirewallText;
 use crate::net::netns::Netns;
 use crate::outage::{self, Armed, NamespaceLock};
 use crate::sensor::allow::{AllowList, Endpoint, Shape, is_private};
@@ -279,12 +280,14 @@ async fn start(state: &State, setup: Setup) -> Result<Stack, Reply> {
     let gateways = links::gateways(&routes, &uplinks).await;
     let mut notes = Vec::new();
     let local = local_subnets(&setup, &found, &mut notes);
-    let endpoint = find_endpoint(&setup, &found, &local, state.root.clone(), &mut notes).await.map_err(|error| {
-        failed(
-            format!("packets cannot be listened to: {error}"),
-            "the agent needs CAP_NET_RAW: run leakcheck as root, or with --enter container",
-        )
-    })?;
+    let firewall = sources::firewall(clock.now_ms());
+    let endpoint =
+        find_endpoint(&setup, &found, &local, state.root.clone(), &firewall, &mut notes).await.map_err(|error| {
+            failed(
+                format!("packets cannot be listened to: {error}"),
+                "the agent needs CAP_NET_RAW: run leakcheck as root, or with --enter container",
+            )
+        })?;
     let tunnel = found.iter().find(|link| link.role == Role::Tunnel).map(|link| link.name.clone());
     if tunnel.is_none() {
         notes.push(match &setup.tunnel {
@@ -327,6 +330,7 @@ async fn start(state: &State, setup: Setup) -> Result<Stack, Reply> {
         methods: possible.methods,
         refused_methods: possible.refused,
         notes,
+        firewall,
     })
 }
 
@@ -366,6 +370,7 @@ async fn find_endpoint(
     links: &[Link],
     local: &[IpNet],
     root: Option<PathBuf>,
+    firewall: &FirewallText,
     notes: &mut Vec<String>,
 ) -> io::Result<Option<(Endpoint, String)>> {
     let (watched, nearby) = (links.to_vec(), local.to_vec());
@@ -375,8 +380,17 @@ async fn find_endpoint(
     })
     .await
     .map_err(io::Error::other)?;
+    let uplinks: Vec<&str> =
+        links.iter().filter(|link| link.role == Role::Uplink).map(|link| link.name.as_str()).collect();
+    claims.extend(
+        firewall.endpoints(&uplinks).into_iter().filter(|at| !is_private(at.ip())).map(|at| Claim::of(RULE, at)),
+    );
     claims.extend(setup.endpoint.map(|stated| Claim::of("configuration", stated)));
-    let stated = claims.iter().find_map(|claim| Some((SocketAddr::new(claim.ip, claim.port?), claim.how)));
+    // A rule may be there for somebody else: what it names is never taken for the server on its word alone.
+    let stated = claims
+        .iter()
+        .filter(|claim| claim.how != RULE)
+        .find_map(|claim| Some((SocketAddr::new(claim.ip, claim.port?), claim.how)));
     let found = match (seen?, stated) {
         (Some(seen), _) => (seen, "seen on the wire"),
         (None, Some((address, how))) => {
@@ -401,7 +415,7 @@ async fn find_endpoint(
     Ok(Some((found.0, how.to_owned())))
 }
 
-/// What does not fit what counts. A host route may be there for other reasons, so it is told only when none of them fits.
+/// What does not fit what counts. A host route or a rule may be there for other reasons, so it is told only when none of them fits.
 fn contradictions(address: SocketAddr, how: &str, claims: &[Claim]) -> Vec<String> {
     let mut sources: Vec<&str> = claims.iter().map(|claim| claim.how).collect();
     sources.dedup();

@@ -2,8 +2,10 @@
 //! error or a silence into a pass.
 
 mod agreement;
+mod capabilities;
 mod dark;
 mod exit;
+mod firewall;
 #[cfg(test)]
 mod fixture;
 mod gateway;
@@ -25,6 +27,7 @@ use serde_json::{Map, Value, json};
 
 use crate::config::{ForcedPolicy, Provider};
 use crate::model::evidence::{Evidence, OutageEvidence, PhaseWire, Sighting};
+use crate::model::firewall::FirewallText;
 use crate::model::probe::{Expectation, Phase, Probe};
 use crate::model::report::EvidenceLine;
 use crate::model::verdict::{FailKind, Verdict};
@@ -57,6 +60,8 @@ pub struct Facts {
     pub tunnel: Option<String>,
     /// Whether the VPN server is known.
     pub endpoint_known: bool,
+    /// The firewall's text, for explanations alone.
+    pub firewall: Option<FirewallText>,
 }
 
 /// What is judged.
@@ -101,6 +106,7 @@ pub fn judge(case: &Case<'_>) -> Ruling {
         Expectation::NoLocalResolver => local_resolvers::judge(case),
         Expectation::NothingOnUplink => uplink::judge(case),
         Expectation::RoutedIntoTunnel => routes::judge(case),
+        Expectation::NoRawPower => capabilities::judge(case),
         Expectation::NoPortMapper => gateway::judge(case),
         Expectation::GoesDark => dark::judge(case),
         Expectation::LocalReachable => local::judge(case),
@@ -113,6 +119,8 @@ pub fn judge(case: &Case<'_>) -> Ruling {
         ruling.evidence.truncate(MAX_LINES);
         ruling.evidence.push(line(0.0, format!("and {more} more"), json!({ "more": more })));
     }
+    let explanation = firewall::explain(case, &ruling);
+    ruling.evidence.extend(explanation);
     ruling
 }
 

@@ -83,6 +83,6 @@ fn is_question(sighting: &Sighting) -> bool {
 }
 
 /// Whether no probe answers for these packets. Those of an outage that no probe watches belong to nobody else.
-fn unclaimed(sighting: &Sighting) -> bool {
+pub(super) fn unclaimed(sighting: &Sighting) -> bool {
     sighting.probe.as_deref().is_none_or(|probe| probe.starts_with(UNWATCHED_OUTAGE))
 }

@@ -252,6 +252,11 @@ pub enum Action {
         /// How often, in milliseconds.
         every_ms: u64,
     },
+    /// What the stack's other program may do besides; in a sealed stack it may do nothing special.
+    Power {
+        /// Which capabilities it has.
+        capabilities: Vec<Capability>,
+    },
     /// A program in the stack that sends a datagram to the same place over and over, bound to a link.
     Speak {
         /// Where to.
@@ -364,6 +369,27 @@ pub enum Place {
     Stack,
     /// The home's.
     Home,
+}
+
+/// A capability (capabilities(7)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Capability {
+    /// CAP_NET_ADMIN.
+    NetAdmin,
+    /// CAP_NET_RAW.
+    NetRaw,
+}
+
+impl Capability {
+    /// Its bit (linux/capability.h).
+    #[must_use]
+    pub fn bit(self) -> u32 {
+        match self {
+            Self::NetAdmin => 12,
+            Self::NetRaw => 13,
+        }
+    }
 }
 
 /// A transport protocol.

@@ -2,7 +2,7 @@
 
 use super::gluetun::Version;
 use super::internet::{self, InternetConfig, ServerError, Servers};
-use super::leak::{Action, Leak, Place};
+use super::leak::{Action, Capability, Leak, Place};
 use super::odd::OddWitness;
 use super::plan;
 use super::port_mapper;
@@ -48,6 +48,9 @@ pub enum LabError {
     /// The stack did not get through to the provider.
     #[error("connect the lab's VPN stack with its provider")]
     NotConnected,
+    /// The program that shares the stack's network.
+    #[error("start a program in the lab's VPN stack")]
+    Program(#[source] io::Error),
     /// A file of the lab.
     #[error("write the lab's file {0}")]
     File(&'static str, #[source] io::Error),
@@ -97,6 +100,7 @@ pub struct Lab {
     _servers: Vec<Servers>,
     gluetun: Gluetun,
     _provider: Provider,
+    _program: stack::Program,
     topology: Topology,
     journal: Journal,
     resolv_conf: PathBuf,
@@ -148,8 +152,25 @@ impl Lab {
                 return Err(LabError::NotConnected);
             }
         }
+        let powers: Vec<Capability> = spec.leak.iter().flat_map(Leak::actions).fold(Vec::new(), |mut all, action| {
+            if let Action::Power { capabilities } = action {
+                all.extend(capabilities);
+            }
+            all
+        });
+        let program = topology.stack.call(move || stack::Program::start(&powers))?.map_err(LabError::Program)?;
         servers.extend(start_outside(&topology, spec.leak.as_ref(), &journal)?);
-        Ok(Self { _servers: servers, gluetun, _provider: provider, topology, journal, resolv_conf, ca, ipv6 })
+        Ok(Self {
+            _servers: servers,
+            gluetun,
+            _provider: provider,
+            _program: program,
+            topology,
+            journal,
+            resolv_conf,
+            ca,
+            ipv6,
+        })
     }
 
     /// The stack, to be stopped and started.

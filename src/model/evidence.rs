@@ -227,6 +227,13 @@ pub enum Said {
         /// In which protocol.
         how: String,
     },
+    /// A program that shares the namespace holds these capabilities.
+    Holds {
+        /// Those of them that let it past the firewall, by name; empty: none of them.
+        capabilities: Vec<String>,
+        /// What makes it a part of the VPN itself, where it is one.
+        vpn: Option<String>,
+    },
     /// A local target answered.
     Reached {
         /// How, e.g. `HTTP 200` or `connected`.

@@ -60,6 +60,8 @@ pub enum Expectation {
     NothingOnUplink,
     /// The kernel routes no public address by an uplink, nor any of the VPN's own.
     RoutedIntoTunnel,
+    /// No program beside the VPN may walk past the firewall; a hardening finding.
+    NoRawPower,
     /// No gateway outside of the tunnel offers to map ports.
     NoPortMapper,
     /// Nothing leaves by an uplink and nothing resolves while the tunnel is down, and the tunnel comes back.

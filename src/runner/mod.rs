@@ -351,6 +351,7 @@ fn facts(config: &Config, outside: &Outside, stack: &Stack) -> Facts {
         uplinks: uplinks.map(|link| link.name.clone()).collect(),
         tunnel: stack.tunnel.clone(),
         endpoint_known: stack.endpoint.is_some(),
+        firewall: Some(stack.firewall.clone()),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Techniques: each sends one kind of stimulus from inside the namespace and returns evidence. None decides anything.
 
+mod capabilities;
 mod craft;
 mod exit_all;
 mod exit_dht;
@@ -154,6 +155,7 @@ pub const TECHNIQUES: &[&dyn Technique] = &[
     &uplink::Uplink,
     &routes::Routes,
     &gateway::Gateway,
+    &capabilities::Capabilities,
     &local_targets::LocalTargets,
     &local_targets::Forbidden,
     &listen::Listen,

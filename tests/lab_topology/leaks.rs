@@ -10,6 +10,7 @@ use leakcheck::lab::{Lab, LabSpec, Leak, PrivateDir, leak};
 use leakcheck::net::nft::{Batch, Chain, HookPoint, Match, Nft, Policy, Rule, Table, TableFamily, Verdict};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::unix::fs::MetadataExt as _;
 use std::time::{Duration, Instant};
 
 const UDP: u8 = 17;
@@ -59,6 +60,8 @@ enum Sign {
     NotServed(&'static str),
     /// The stack's programs can connect to there.
     Connects(&'static str),
+    /// A program in the stack's network holds the capability of that bit.
+    Holds(u32),
     /// A gateway answers there over NAT-PMP, with that external address.
     MapsPorts(&'static str, [u8; 4]),
     /// A datagram bound to the second uplink gets out to the internet.
@@ -145,6 +148,7 @@ const SIGNS: &[(&str, &[Sign])] = &[
     ("protocol-odd", &[Sign::Protocol(201, "8.8.8.8")]),
     ("port-direct", &[Sign::UnboundUdp("67.215.246.10:6881")]),
     ("reconnect-hole", &[Sign::HoleAfterwards { to: "192.0.2.99:9", lasts: 60 }]),
+    ("raw-power", &[Sign::Holds(13)]),
     ("resolver-dead", &[Sign::NothingResolves]),
     ("resolver-docker", &[Sign::IspAsks(None, "example.com")]),
     ("resolver-extra", &[Sign::IspAsks(None, "example.com")]),
@@ -196,6 +200,19 @@ pub fn run(name: &str, world: PrivateDir) -> Result<()> {
         ensure!(send_bound(&lab, "eth0", "8.8.8.8:53", b"x")? == Some(libc::EPERM), "IPv4 is open too");
     }
     Ok(())
+}
+
+/// Whether a process in the stack's network holds that capability. The lab itself stands in the home's.
+fn holds(lab: &Lab, bit: u32) -> Result<bool> {
+    let here = std::fs::metadata(lab.stack_netns())?.ino();
+    let mut any = false;
+    for entry in std::fs::read_dir("/proc")?.flatten() {
+        let there = std::fs::metadata(entry.path().join("ns/net")).map(|file| file.ino());
+        let Ok(status) = std::fs::read_to_string(entry.path().join("status")) else { continue };
+        let held = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap_or_default();
+        any |= there.is_ok_and(|inode| inode == here) && u64::from_str_radix(held.trim(), 16)? >> bit & 1 == 1;
+    }
+    Ok(any)
 }
 
 /// The signs are those of the leaks, not of the lab.
@@ -268,6 +285,7 @@ fn shows(lab: &Lab, sign: &Sign) -> Result<bool> {
             let at: SocketAddr = at.parse()?;
             in_stack(lab, move || std::net::TcpStream::connect_timeout(&at, Duration::from_millis(300)))?.is_ok()
         }
+        Sign::Holds(bit) => holds(lab, *bit)?,
         Sign::MapsPorts(at, address) => maps_ports(lab, at)?.is_some_and(|told| told == *address),
         Sign::From(port, to) => {
             let port = *port;

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
-use super::{Situation, TRIAL, situations};
+use super::{FactsText, Situation, TRIAL, situations};
 use crate::model::evidence::{Answer, Class, Control, Fate, Said, Sighting};
 use crate::model::probe::{Expectation, Phase};
 use crate::model::verdict::Verdict;
@@ -270,6 +270,24 @@ fn evidence_is_bounded() {
         assert_eq!(ruling.evidence.len(), lines.min(40) + usize::from(last.is_some()));
         if let Some(last) = last {
             assert_eq!(ruling.evidence.last().unwrap().what, last);
+        }
+    }
+}
+
+/// What rules say decides nothing: with any text, or none, each situation has the verdict that it has, and what it rested on before.
+#[test]
+fn the_firewalls_text_changes_no_verdict() {
+    let texts: Vec<_> = ALL.iter().filter_map(|(_, situation)| situation.facts.firewall.clone()).collect();
+    assert!(texts.len() >= 4);
+    for (name, situation) in ALL.iter() {
+        let bare = Situation { facts: FactsText { firewall: None, ..situation.facts.clone() }, ..situation.clone() };
+        let before = bare.judge();
+        for text in &texts {
+            let mut with = bare.clone();
+            with.facts.firewall = Some(text.clone());
+            let mut after = with.judge();
+            after.evidence.truncate(before.evidence.len());
+            assert_eq!(after, before, "{name}");
         }
     }
 }

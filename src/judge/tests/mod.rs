@@ -17,6 +17,7 @@ use serde_json::{Map, Value};
 use super::{Case, Facts, Ruling, judge};
 use crate::catalog::Catalog;
 use crate::model::evidence::{Evidence, OutageEvidence, PhaseWire};
+use crate::model::firewall::FirewallText;
 use crate::model::probe::{Expectation, Phase, Probe};
 
 /// Name of the asking in all fixtures.
@@ -61,6 +62,7 @@ struct FactsText {
     uplinks: Vec<String>,
     tunnel: Option<String>,
     endpoint_known: bool,
+    firewall: Option<FirewallText>,
 }
 
 /// What a fixture says besides the situation itself.
@@ -165,6 +167,7 @@ impl FactsText {
             uplinks: self.uplinks.clone(),
             tunnel: self.tunnel.clone(),
             endpoint_known: self.endpoint_known,
+            firewall: self.firewall.clone(),
         }
     }
 }

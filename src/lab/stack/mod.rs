@@ -6,10 +6,12 @@
 
 mod early;
 mod firewall;
+mod program;
 mod routing;
 mod sabotage;
 mod services;
 
+pub use program::Program;
 pub use routing::{INBOUND_TABLE, MARK, OUTBOUND_TABLE, TUNNEL_PRIORITY, TUNNEL_TABLE, Uplink};
 pub use services::{ServiceConfig, serve};
 

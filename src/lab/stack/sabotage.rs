@@ -280,6 +280,7 @@ impl Hand {
             | Action::Exit { .. }
             | Action::SecondNetwork {}
             | Action::EarlyFlow { .. }
+            | Action::Power { .. }
             | Action::Speak { .. } => {}
         }
         Ok(())
@@ -319,6 +320,7 @@ impl Hand {
             | Action::Exit { .. }
             | Action::SecondNetwork {}
             | Action::EarlyFlow { .. }
+            | Action::Power { .. }
             | Action::Speak { .. } => {}
         }
         Ok(())

@@ -1,6 +1,6 @@
 //! Atomic changes: a batch is applied whole or not at all, and the step that the kernel refused is named.
 
-use super::{Chain, ChainKind, HookPoint, ListedRule, NftError, Policy, Rule, Ruleset, Table, expression, list};
+use super::{Chain, ChainKind, HookPoint, ListedRule, NftError, Policy, Rule, Ruleset, Table, expression, list, read};
 use crate::net::netlink::{Client, Message};
 use netlink_packet_core::{NLM_F_ACK, NetlinkSerializable};
 use netlink_packet_netfilter::nftables::{
@@ -195,5 +195,13 @@ impl Nft {
     /// When the kernel does not answer, or with what does not parse.
     pub fn ruleset(&mut self) -> Result<Ruleset, NftError> {
         list::ruleset(&mut self.0)
+    }
+
+    /// The chains that filter, with their rules, as far as they are understood. For explaining, not for comparing.
+    ///
+    /// # Errors
+    /// When the kernel does not answer, or with what does not parse.
+    pub fn chains(&mut self) -> Result<Vec<crate::model::firewall::Chain>, NftError> {
+        read::chains(&mut self.0)
     }
 }

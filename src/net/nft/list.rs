@@ -7,12 +7,12 @@ use std::collections::BTreeSet;
 
 const SUBSYSTEM: u16 = 10 << 8;
 const GET_TABLE: u16 = SUBSYSTEM | 1;
-const GET_CHAIN: u16 = SUBSYSTEM | 4;
-const GET_RULE: u16 = SUBSYSTEM | 7;
+pub(super) const GET_CHAIN: u16 = SUBSYSTEM | 4;
+pub(super) const GET_RULE: u16 = SUBSYSTEM | 7;
 const GET_SET: u16 = SUBSYSTEM | 10;
 const GET_ELEMENTS: u16 = SUBSYSTEM | 13;
 /// `struct nfgenmsg` before the attributes.
-const HEADER: usize = 4;
+pub(super) const HEADER: usize = 4;
 const NESTED: u16 = 0x8000;
 
 /// A rule as the kernel lists it.
@@ -62,7 +62,7 @@ impl Ruleset {
     }
 }
 
-fn dump(client: &mut Client, kind: u16, family: u8, rest: &[u8]) -> Result<Vec<Message>, NftError> {
+pub(super) fn dump(client: &mut Client, kind: u16, family: u8, rest: &[u8]) -> Result<Vec<Message>, NftError> {
     let mut payload = vec![family, 0, 0, 0];
     payload.extend(rest);
     match client.dump(kind, &payload) {
@@ -193,7 +193,7 @@ fn marks_of(line: &str) -> Vec<u32> {
     marks
 }
 
-fn text(value: &[u8]) -> String {
+pub(super) fn text(value: &[u8]) -> String {
     String::from_utf8_lossy(value).trim_end_matches('\0').to_owned()
 }
 

@@ -6,6 +6,7 @@
 mod batch;
 mod expression;
 mod list;
+mod read;
 
 pub use batch::{Batch, Nft};
 pub use list::{ListedRule, Ruleset};

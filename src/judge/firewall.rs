@@ -1,0 +1,97 @@
+//! The firewall's text beside a leak that was seen: which rule or policy lets such a packet pass. An explanation, never a proof: it is
+//! asked for after the verdict, and changes nothing of it.
+
+use serde_json::json;
+
+use super::{Case, Ruling, end, law, line, wire};
+use crate::model::evidence::{Class, Sighting};
+use crate::model::firewall::{Backend, FirewallText, Opinion, Packet};
+use crate::model::probe::Expectation;
+use crate::model::report::EvidenceLine;
+use crate::model::verdict::{FailKind, Verdict};
+
+/// Packets that are explained at most, of different kinds.
+const MAX_PACKETS: usize = 3;
+/// Rules that may have let a packet pass and are named at most.
+const MAX_PERHAPS: usize = 2;
+
+/// Lines that explain a leak; empty where there is none, or nothing was read.
+pub(super) fn explain(case: &Case<'_>, ruling: &Ruling) -> Vec<EvidenceLine> {
+    let Some(firewall) = &case.facts.firewall else { return Vec::new() };
+    if ruling.verdict != Verdict::Fail(FailKind::Leak) {
+        return Vec::new();
+    }
+    let mut explained: Vec<&Sighting> = Vec::new();
+    for sighting in leaked(case) {
+        let alike = |other: &&Sighting| {
+            (&other.link, other.proto, other.dst.is_ipv6()) == (&sighting.link, sighting.proto, sighting.dst.is_ipv6())
+        };
+        if explained.len() < MAX_PACKETS && !explained.iter().any(alike) {
+            explained.push(sighting);
+        }
+    }
+    let mut lines: Vec<EvidenceLine> = explained.iter().flat_map(|sighting| of(firewall, sighting)).collect();
+    lines.extend(explained.iter().find_map(|sighting| other_backend(firewall, sighting)));
+    if !lines.is_empty() {
+        let problems = firewall.problems.iter().map(|problem| format!("the firewall's text is not whole: {problem}"));
+        lines.extend(problems.map(|what| line(firewall.read_ms, what, json!({ "firewall": true }))));
+    }
+    lines
+}
+
+fn leaked<'a>(case: &Case<'a>) -> Vec<&'a Sighting> {
+    if case.probe.expect != Expectation::WireQuiet {
+        return law::escaped(case);
+    }
+    let sightings = case.wire.map(|wire| wire.sightings.as_slice()).unwrap_or_default();
+    let own = |sighting: &&Sighting| sighting.class == Class::Offence && wire::unclaimed(sighting);
+    sightings.iter().filter(own).collect()
+}
+
+fn packet(sighting: &Sighting) -> Packet<'_> {
+    Packet { link: &sighting.link, proto: sighting.proto, src: sighting.src, dst: sighting.dst }
+}
+
+/// What each chain that is asked for such a packet says of it, as its rules were when they were read.
+fn of(firewall: &FirewallText, sighting: &Sighting) -> Vec<EvidenceLine> {
+    let about = format!("{} to {} by {}", sighting.proto, end(sighting.dst), sighting.link);
+    let say = |what: String, chain: Option<String>| {
+        line(firewall.read_ms, what, json!({ "firewall": true, "chain": chain, "packet": about }))
+    };
+    let chains = firewall.asked(sighting.dst.is_ipv6());
+    if chains.is_empty() {
+        return vec![say(format!("no chain of the firewall's text is asked for {about}"), None)];
+    }
+    let lines = chains.iter().map(|chain| {
+        let Opinion { passes, by, perhaps } = firewall.opinion(chain, &packet(sighting));
+        let by = by.unwrap_or_else(|| "its policy".to_owned());
+        let what = if passes {
+            format!("lets {about} pass: {by}")
+        } else if perhaps.is_empty() {
+            format!("says that {about} is dropped ({by}): the rules were others then, or it went past them")
+        } else {
+            let rules: Vec<&str> = perhaps.iter().take(MAX_PERHAPS).map(String::as_str).collect();
+            format!("may let {about} pass: {}; else it is dropped ({by})", rules.join(" or "))
+        };
+        say(format!("by the text of {chain} it {what}"), Some(chain.to_string()))
+    });
+    lines.collect()
+}
+
+/// Where one backend lets the packet pass without a rule that drops anything, and the other holds such rules, those were probably meant.
+fn other_backend(firewall: &FirewallText, sighting: &Sighting) -> Option<EvidenceLine> {
+    let both = [(Backend::Nftables, Backend::Legacy), (Backend::Legacy, Backend::Nftables)];
+    both.into_iter().find_map(|(open, strict)| {
+        let chains = firewall.asked(sighting.dst.is_ipv6());
+        let own = || chains.iter().filter(|chain| chain.backend == open);
+        let passes = own().next().is_some() && own().all(|chain| firewall.opinion(chain, &packet(sighting)).passes);
+        let (lax, drops) = (firewall.drops(open), firewall.drops(strict));
+        (passes && lax == 0 && drops > 0).then(|| {
+            let things = if drops == 1 { "1 rule or policy".to_owned() } else { format!("{drops} rules and policies") };
+            let what = format!(
+                "{open} drops nothing, while {strict} holds {things} that drop: are the rules written to both?"
+            );
+            line(firewall.read_ms, what, json!({ "firewall": true, "drops": drops, "backend": strict.to_string() }))
+        })
+    })
+}

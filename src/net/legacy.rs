@@ -1,0 +1,413 @@
+//! The filter tables of iptables-legacy and ip6tables-legacy, read with the socket options of linux/netfilter_ipv4/ip_tables.h and
+//! linux/netfilter_ipv6/ip6_tables.h. Only tables that are there already are asked for: asking for another one would make it.
+
+use std::fs;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::AsRawFd;
+
+use crate::model::firewall::{Backend, Chain, Condition, Does, Family, Hook, Of, Rule, masked};
+
+/// IPT_SO_GET_INFO and IPT_SO_GET_ENTRIES, and the same for IPv6.
+const GET_INFO: i32 = 64;
+const GET_ENTRIES: i32 = 65;
+/// `struct ipt_getinfo`.
+const INFO_SIZE: usize = 84;
+/// `struct ipt_get_entries` before the entries.
+const ENTRIES_HEAD: usize = 40;
+/// Tables that are larger are left unread.
+const MAX_TABLE: usize = 4 << 20;
+const MAX_RULES: usize = 2000;
+/// Names of chains that the kernel calls, in the order of NF_INET_*.
+const HOOKS: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
+const OUTPUT: usize = 3;
+
+/// Where things are in an entry of one family.
+struct Shape {
+    family: Family,
+    domain: i32,
+    level: i32,
+    names: &'static str,
+    address: usize,
+    /// Where names of links, the protocol and the flags of what is inverted are.
+    links: usize,
+    proto: usize,
+    inverted: usize,
+    target: usize,
+    head: usize,
+}
+
+const SHAPES: [Shape; 2] = [
+    Shape {
+        family: Family::Ip,
+        domain: libc::AF_INET,
+        level: libc::IPPROTO_IP,
+        names: "/proc/thread-self/net/ip_tables_names",
+        address: 4,
+        links: 16,
+        proto: 80,
+        inverted: 83,
+        target: 88,
+        head: 112,
+    },
+    Shape {
+        family: Family::Ip6,
+        domain: libc::AF_INET6,
+        level: libc::IPPROTO_IPV6,
+        names: "/proc/thread-self/net/ip6_tables_names",
+        address: 16,
+        links: 64,
+        proto: 128,
+        inverted: 132,
+        target: 140,
+        head: 168,
+    },
+];
+
+/// Chains of the filter tables of the calling thread's namespace, and what kept them from being read.
+pub fn chains() -> (Vec<Chain>, Vec<String>) {
+    let (mut chains, mut problems) = (Vec::new(), Vec::new());
+    for shape in &SHAPES {
+        // No such file: the kernel has no legacy tables.
+        let Ok(names) = fs::read_to_string(shape.names) else { continue };
+        if !names.lines().any(|name| name == "filter") {
+            continue;
+        }
+        match entries(shape) {
+            Ok((info, entries)) => chains.extend(parse(shape, &info, &entries)),
+            Err(error) => problems.push(format!("the {} filter table of iptables-legacy: {error}", shape.family)),
+        }
+    }
+    (chains, problems)
+}
+
+fn entries(shape: &Shape) -> io::Result<(Vec<u8>, Vec<u8>)> {
+    let domain = socket2::Domain::from(shape.domain);
+    let socket = socket2::Socket::new(domain, socket2::Type::DGRAM, None)?;
+    let named = |length: usize| {
+        let mut buffer = vec![0; length];
+        buffer[..6].copy_from_slice(b"filter");
+        buffer
+    };
+    let mut info = named(INFO_SIZE);
+    ask(&socket, shape.level, GET_INFO, &mut info)?;
+    let size = u32_at(&info, 80).unwrap_or_default();
+    if size as usize > MAX_TABLE {
+        return Err(io::Error::other("it is too large"));
+    }
+    let mut whole = named(ENTRIES_HEAD + size as usize);
+    whole[32..36].copy_from_slice(&size.to_ne_bytes());
+    ask(&socket, shape.level, GET_ENTRIES, &mut whole)?;
+    Ok((info, whole.split_off(ENTRIES_HEAD)))
+}
+
+fn ask(socket: &socket2::Socket, level: i32, option: i32, buffer: &mut [u8]) -> io::Result<()> {
+    let mut length = buffer.len() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` octets, which is the size of the buffer.
+    let result =
+        unsafe { libc::getsockopt(socket.as_raw_fd(), level, option, buffer.as_mut_ptr().cast(), &raw mut length) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+fn u32_at(octets: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_ne_bytes(*octets.get(at..)?.first_chunk()?))
+}
+
+fn u16_at(octets: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_ne_bytes(*octets.get(at..)?.first_chunk()?))
+}
+
+fn name(octets: &[u8]) -> String {
+    let end = octets.iter().position(|octet| *octet == 0).unwrap_or(octets.len());
+    String::from_utf8_lossy(&octets[..end]).into_owned()
+}
+
+/// One entry, cut out.
+struct Entry<'a> {
+    at: usize,
+    octets: &'a [u8],
+    /// Where in it the target is.
+    target: usize,
+}
+
+impl Entry<'_> {
+    fn target_name(&self) -> String {
+        name(self.octets.get(self.target + 2..self.target + 31).unwrap_or_default())
+    }
+
+    fn target_data(&self) -> &[u8] {
+        self.octets.get(self.target + 32..).unwrap_or_default()
+    }
+}
+
+/// What is damaged ends the table.
+fn parse(shape: &Shape, info: &[u8], table: &[u8]) -> Vec<Chain> {
+    let (mut entries, mut at) = (Vec::new(), 0);
+    while let Some(octets) = table.get(at..) {
+        let (Some(target), Some(next)) = (u16_at(octets, shape.target), u16_at(octets, shape.target + 2)) else {
+            break;
+        };
+        let (target, next) = (usize::from(target), usize::from(next));
+        let Some(octets) = octets.get(..next).filter(|_| next > target && target >= shape.head) else { break };
+        entries.push(Entry { at, octets, target });
+        at += next;
+        if entries.len() > MAX_RULES {
+            break;
+        }
+    }
+    let valid = u32_at(info, 32).unwrap_or_default();
+    let place = |from: usize, hook: usize| u32_at(info, from + 4 * hook).map(|at| at as usize);
+    // Chains by where they begin: those that the kernel calls, and those that a named entry is the head of.
+    let mut begins: Vec<(usize, String, Option<usize>)> = (0..HOOKS.len())
+        .filter(|hook| valid >> hook & 1 == 1)
+        .filter_map(|hook| Some((place(36, hook)?, HOOKS[hook].to_owned(), place(56, hook))))
+        .collect();
+    let heads = entries.iter().filter(|entry| entry.target_name() == "ERROR");
+    begins.extend(heads.map(|entry| (entry.at + entry.octets.len(), name(entry.target_data()), None)));
+    begins.sort();
+    let names: Vec<(usize, String)> = begins.iter().map(|(at, name, _)| (*at, name.clone())).collect();
+    let mut chains = Vec::new();
+    for (index, (begin, chain, policy)) in begins.iter().enumerate() {
+        let end = begins.get(index + 1).map_or(table.len(), |(at, ..)| *at);
+        let own = entries.iter().filter(|entry| (*begin..end).contains(&entry.at));
+        let mut rules: Vec<Rule> = Vec::new();
+        let mut hook = None;
+        for entry in own {
+            if entry.target_name() == "ERROR" {
+                break;
+            }
+            let rule = rule(shape, entry, &names);
+            if *policy == Some(entry.at) {
+                let output = HOOKS[OUTPUT] == chain;
+                hook = Some(Hook { output, priority: 0, drops: rule.does == Does::Drop });
+                break;
+            }
+            rules.push(rule);
+        }
+        // After the last user chain comes one entry that is the end of the table.
+        if policy.is_some() || *begin < table.len() {
+            let (family, table) = (shape.family, "filter".to_owned());
+            chains.push(Chain { backend: Backend::Legacy, family, table, name: chain.clone(), hook, rules });
+        }
+    }
+    chains
+}
+
+fn rule(shape: &Shape, entry: &Entry<'_>, chains: &[(usize, String)]) -> Rule {
+    const NOT_LINK: u8 = 2;
+    const NOT_IN: u8 = 1;
+    const NOT_FROM: u8 = 8;
+    const NOT_TO: u8 = 16;
+    const NOT_PROTO: u8 = 64;
+    let octets = entry.octets;
+    let inverted = octets.get(shape.inverted).copied().unwrap_or_default();
+    let mut conditions = Vec::new();
+    let mut add = |of: Of, flag: u8| conditions.push(Condition { of, not: inverted & flag != 0 });
+    let part = |at: usize, length: usize| octets.get(at..at + length).unwrap_or_default();
+    let link = |which: usize| {
+        let (text, mask) = (name(part(shape.links + 16 * which, 16)), part(shape.links + 32 + 16 * which, 16));
+        // A mask that ends before the zero is about the beginning of a name, which iptables writes with a `+` that does not count.
+        let whole = mask.get(text.len()).is_some_and(|octet| *octet != 0);
+        let beginning = || format!("{}+", text.strip_suffix('+').unwrap_or(&text));
+        (!text.is_empty()).then(|| if whole { text.clone() } else { beginning() })
+    };
+    if let Some(from) = link(0) {
+        add(Of::Other(format!("iifname {from}")), NOT_IN);
+    }
+    if let Some(to) = link(1) {
+        add(Of::Link(to), NOT_LINK);
+    }
+    let size = shape.address;
+    for (index, flag, to) in [(0, NOT_FROM, false), (1, NOT_TO, true)] {
+        let mask = part(size * (2 + index), size);
+        if mask.iter().all(|octet| *octet == 0) {
+            continue;
+        }
+        let net = address(part(size * index, size)).zip(address(mask)).and_then(|(ip, mask)| masked(ip, mask));
+        add(
+            match net {
+                Some(net) if to => Of::To(net),
+                Some(net) => Of::From(net),
+                None => Of::Other("an address by some of its bits".to_owned()),
+            },
+            flag,
+        );
+    }
+    let proto = u16_at(octets, shape.proto).unwrap_or_default();
+    if let Some(number) = u8::try_from(proto).ok().filter(|number| *number != 0) {
+        add(Of::Protocol(number), NOT_PROTO);
+    }
+    let mut at = shape.head;
+    while at < entry.target {
+        let size = usize::from(u16_at(octets, at).unwrap_or_default());
+        let Some(one) = octets.get(at..at + size).filter(|one| one.len() >= 32) else { break };
+        conditions.extend(matched(&name(&one[2..31]), one[31].into(), &one[32..]));
+        at += size;
+    }
+    Rule { conditions, does: does(entry, chains) }
+}
+
+fn does(entry: &Entry<'_>, chains: &[(usize, String)]) -> Does {
+    match entry.target_name().as_str() {
+        // Below zero a verdict of the kernel, less one; else where to go on.
+        "" => match u32_at(entry.target_data(), 0).map(u32::cast_signed) {
+            Some(-1) => Does::Drop,
+            Some(-2) => Does::Accept,
+            Some(-5) => Does::Return,
+            Some(to) if to >= 0 => {
+                let called = chains.iter().find(|(at, _)| *at == to.cast_unsigned() as usize);
+                called.map_or(Does::Nothing, |(_, name)| Does::Jump(name.clone()))
+            }
+            _ => Does::Nothing,
+        },
+        "REJECT" => Does::Drop,
+        _ => Does::Nothing,
+    }
+}
+
+fn address(octets: &[u8]) -> Option<IpAddr> {
+    match octets.len() {
+        4 => Some(Ipv4Addr::from(<[u8; 4]>::try_from(octets).ok()?).into()),
+        _ => Some(Ipv6Addr::from(<[u8; 16]>::try_from(octets).ok()?).into()),
+    }
+}
+
+/// One of iptables' matches, by name, revision and data (linux/netfilter/xt_*.h). What is not known keeps its name.
+pub fn matched(name: &str, revision: u32, info: &[u8]) -> Vec<Condition> {
+    let other = || vec![Condition { of: Of::Other(format!("xt {name}")), not: false }];
+    let byte = |at: usize| info.get(at).copied().unwrap_or_default();
+    let read = match (name, revision) {
+        ("comment", _) => Some(Vec::new()),
+        ("tcp" | "udp", 0) => ports(info, name == "tcp"),
+        ("mark", 1) => u32_at(info, 0)
+            .zip(u32_at(info, 4))
+            .map(|(value, mask)| vec![Condition { of: Of::Mark { value, mask }, not: byte(8) != 0 }]),
+        // Only where the user is all that it asks for.
+        ("owner", 1) if byte(16) == 1 => u32_at(info, 0)
+            .zip(u32_at(info, 4))
+            .map(|(low, high)| vec![Condition { of: Of::User(low, high), not: byte(17) & 1 != 0 }]),
+        _ => None,
+    };
+    read.unwrap_or_else(other)
+}
+
+/// `struct xt_tcp` and `struct xt_udp`.
+fn ports(info: &[u8], tcp: bool) -> Option<Vec<Condition>> {
+    let at = |index: usize| u16_at(info, 2 * index);
+    let (from, to) = ((at(0)?, at(1)?), (at(2)?, at(3)?));
+    let inverted = *info.get(if tcp { 11 } else { 8 })?;
+    let mut conditions = Vec::new();
+    for (range, flag, of) in [(from, 1, Of::FromPorts as fn(u16, u16) -> Of), (to, 2, Of::ToPorts)] {
+        if range != (0, u16::MAX) {
+            conditions.push(Condition { of: of(range.0, range.1), not: inverted & flag != 0 });
+        }
+    }
+    // Options and flags of TCP, such as --syn.
+    if tcp && (info.get(8..10)? != [0, 0] || inverted & !3 != 0) {
+        conditions.push(Condition { of: Of::Other("TCP flags".to_owned()), not: false });
+    }
+    Some(conditions)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn put(octets: &mut [u8], at: usize, value: &[u8]) {
+        octets[at..at + value.len()].copy_from_slice(value);
+    }
+
+    /// An entry for IPv4 with these matches' octets and this target.
+    fn entry(matches: &[u8], target: &str, data: &[u8], build: impl FnOnce(&mut [u8])) -> Vec<u8> {
+        let start = 112 + matches.len();
+        let length = (start + 32 + data.len()).next_multiple_of(8);
+        let mut octets = vec![0; length];
+        build(&mut octets);
+        put(&mut octets, 88, &(start as u16).to_ne_bytes());
+        put(&mut octets, 90, &(length as u16).to_ne_bytes());
+        put(&mut octets, 112, matches);
+        put(&mut octets, start, &((length - start) as u16).to_ne_bytes());
+        put(&mut octets, start + 2, target.as_bytes());
+        put(&mut octets, start + 32, data);
+        octets
+    }
+
+    #[test]
+    fn a_table_is_read() {
+        let verdict = |number: i32| number.to_ne_bytes();
+        let mut udp = vec![0; 48];
+        put(&mut udp, 0, &48_u16.to_ne_bytes());
+        put(&mut udp, 2, b"udp");
+        for (index, port) in [0, u16::MAX, 53, 53].into_iter().enumerate() {
+            put(&mut udp, 32 + 2 * index, &port.to_ne_bytes());
+        }
+        let accept = entry(&udp, "", &verdict(-2), |octets| {
+            put(octets, 4, &[8, 8, 8, 8]);
+            put(octets, 12, &[255; 4]);
+            put(octets, 32, b"eth+\0");
+            put(octets, 64, &[255; 3]);
+            put(octets, 80, &17_u16.to_ne_bytes());
+            put(octets, 83, &[2]);
+        });
+        let drop = entry(&[], "", &verdict(-1), |_| {});
+        let head = |name: &str| {
+            let mut named = vec![0; 30];
+            put(&mut named, 0, name.as_bytes());
+            entry(&[], "ERROR", &named, |_| {})
+        };
+        // OUTPUT: jump, policy; the user chain `vpn`: accept, return.
+        let length = drop.len();
+        let begin = 2 * length + head("vpn").len();
+        let jump = entry(&[], "", &verdict(begin as i32), |_| {});
+        let back = entry(&[], "", &verdict(-5), |_| {});
+        let table = [jump, drop, head("vpn"), accept, back, head("ERROR")].concat();
+        let mut info = vec![0; INFO_SIZE];
+        put(&mut info, 32, &(1_u32 << OUTPUT).to_ne_bytes());
+        put(&mut info, 56 + 4 * OUTPUT, &(length as u32).to_ne_bytes());
+        let chains = parse(&SHAPES[0], &info, &table);
+        let text: Vec<String> = chains
+            .iter()
+            .map(|chain| {
+                let rules: Vec<String> = chain.rules.iter().map(ToString::to_string).collect();
+                format!("{chain}: {}", rules.join("; "))
+            })
+            .collect();
+        assert_eq!(
+            text,
+            [
+                "iptables-legacy ip filter OUTPUT, policy drop: jump vpn",
+                "iptables-legacy ip filter vpn: not oifname eth+ daddr 8.8.8.8 udp dport 53 accept; return",
+            ]
+        );
+    }
+
+    /// In a namespace of its own. Without the right to make one, or in a kernel without legacy tables, there is nothing to read.
+    #[test]
+    fn the_kernels_own_table_is_read() {
+        let read = std::thread::spawn(|| {
+            let netns = crate::net::netns::Netns::create().ok()?;
+            netns.enter().ok()?;
+            assert!(chains().0.is_empty(), "nothing is made by looking");
+            // Asking for a table makes it.
+            SHAPES.iter().all(|shape| entries(shape).is_ok()).then(chains)
+        });
+        let Some((chains, problems)) = read.join().unwrap() else { return };
+        let text: Vec<String> = chains.iter().map(ToString::to_string).collect();
+        let of = |family: &str, name: &str| format!("iptables-legacy {family} filter {name}, policy accept");
+        let expected: Vec<String> = ["ip", "ip6"]
+            .iter()
+            .flat_map(|family| ["INPUT", "FORWARD", "OUTPUT"].map(|name| of(family, name)))
+            .collect();
+        assert_eq!((text, problems), (expected, Vec::new()));
+    }
+
+    proptest! {
+        #[test]
+        fn any_table_is_read(info in proptest::collection::vec(any::<u8>(), 84), table in proptest::collection::vec(any::<u8>(), 0..600)) {
+            for shape in &SHAPES {
+                let _ = parse(shape, &info, &table);
+            }
+        }
+    }
+}
