@@ -7,6 +7,7 @@ mod exit;
 #[cfg(test)]
 mod fixture;
 mod gateway;
+mod inbound;
 mod law;
 mod local;
 mod local_resolvers;
@@ -105,6 +106,7 @@ pub fn judge(case: &Case<'_>) -> Ruling {
         Expectation::GoesDark => dark::judge(case),
         Expectation::LocalReachable => local::judge(case),
         Expectation::Served => served::judge(case),
+        Expectation::NoStrangerAnswered => inbound::judge(case),
         Expectation::LocalForbidden => served::judge_forbidden(case),
         Expectation::WireQuiet => wire::judge(case),
     };

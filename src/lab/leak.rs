@@ -197,6 +197,16 @@ pub enum Action {
         /// The address that it tells.
         external: std::net::Ipv4Addr,
     },
+    /// A torrent client in the stack: takes connections, and answers its peers' DHT questions.
+    TorrentClient {
+        /// Where it listens, over TCP and UDP.
+        listen: SocketAddr,
+    },
+    /// The home lets peers in by a port of its public address, as Docker's `ports` and a router's port forwarding do.
+    Publish {
+        /// The port, over TCP and UDP, at home and in the stack.
+        port: u16,
+    },
     /// Removes the policy rules of that priority.
     Unrule {
         /// Their place in the order.

@@ -363,8 +363,14 @@ fn start_stack(realm: &Realm, config: GluetunConfig, journal: &Journal) -> Resul
         let mut addresses: Vec<IpAddr> = vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
         addresses.extend(uplink.addresses.iter().map(IpNet::addr));
         let mut servers = stack::serve(&gluetun, services, &addresses)?;
+        let peers = journal.clone();
         let page = HttpWitness::page("stack web", journal, "qBittorrent");
         servers.http(&page, (Ipv6Addr::UNSPECIFIED, 8080).into(), None)?;
+        for action in leak.iter().flat_map(Leak::actions) {
+            if let Action::TorrentClient { listen } = action {
+                servers.torrent_client(*listen, peers.clone())?;
+            }
+        }
         Ok((gluetun, servers))
     })?
 }
@@ -376,6 +382,10 @@ fn start_outside(topology: &Topology, leak: Option<&Leak>, journal: &Journal) ->
         if let Action::PortMapper { listen, external } = action {
             let (listen, external) = (*listen, *external);
             all.push(topology.home.call(move || port_mapper::serve(listen, external))??);
+        }
+        if let Action::Publish { port } = action {
+            let port = *port;
+            topology.home.call(move || topology::publish(port).map_err(TopologyError::from))??;
         }
         let Action::OutsideResolver { at, listen, upstream } = action else { continue };
         let (listen, upstream) = (*listen, *upstream);

@@ -10,6 +10,7 @@ pub mod format;
 mod gateway;
 mod heard;
 mod http;
+mod inbound;
 mod listen;
 mod local_names;
 mod local_resolvers;
@@ -45,6 +46,7 @@ pub use exit_http::{ask_exits, exit_in};
 pub use forced_dns::question;
 pub use heard::Heard;
 pub use http::{ask, chain, trust};
+pub use inbound::{ARRIVALS, INBOUND, source_port};
 pub use listen::LISTEN;
 pub use local_targets::{FORBIDDEN, FROM_OUTSIDE, Target, reach, reach_local, targets};
 pub use names::lookup_marked;
@@ -156,6 +158,8 @@ pub const TECHNIQUES: &[&dyn Technique] = &[
     &local_targets::LocalTargets,
     &local_targets::Forbidden,
     &listen::Listen,
+    &inbound::Inbound,
+    &inbound::Arrivals,
 ];
 
 /// The technique of probes that are asked in an outage alone: their evidence is the outage itself.

@@ -55,6 +55,10 @@ enum Sign {
     UserUnbound(u32, &'static str),
     /// The stack's own server there does not answer the home.
     NotServed(&'static str),
+    /// The stack's own server there answers the home.
+    Served(&'static str),
+    /// Somebody on the internet can connect to there.
+    PeerConnects(&'static str),
     /// The stack's programs can connect to there.
     Connects(&'static str),
     /// A gateway answers there over NAT-PMP, with that external address.
@@ -157,6 +161,8 @@ const SIGNS: &[(&str, &[Sign])] = &[
     ),
     ("specific-route", &[Sign::UnboundTcp("93.184.215.14:443")]),
     ("tcp-443", &[Sign::BoundTcp("1.1.1.1:443")]),
+    ("torrent-open", &[Sign::Served("172.18.0.10:6881")]),
+    ("torrent-published", &[Sign::PeerConnects("203.0.113.10:6881"), Sign::Served("172.18.0.10:6881")]),
     ("tracker-direct", &[Sign::UnboundUdp("93.158.213.92:1337"), Sign::UnboundTcp("93.158.213.92:1337")]),
     ("udp-all", &[Sign::UnboundUdp("74.125.250.129:19302"), Sign::UnboundUdp("10.64.0.1:53")]),
     ("udp-direct", &[Sign::UnboundUdp("74.125.250.129:19302"), Sign::UnboundUdp("[2001:4860:4864:5:8000::1]:19302")]),
@@ -256,6 +262,12 @@ fn shows(lab: &Lab, sign: &Sign) -> Result<bool> {
         Sign::UserUnbound(id, to) => {
             let id = *id;
             on_wire(UDP, to.parse()?, || send_as(lab, id, None, to))?
+        }
+        Sign::Served(at) => std::net::TcpStream::connect_timeout(&at.parse()?, Duration::from_millis(300)).is_ok(),
+        Sign::PeerConnects(at) => {
+            let at: SocketAddr = at.parse()?;
+            let connect = move || std::net::TcpStream::connect_timeout(&at, Duration::from_millis(300)).is_ok();
+            lab.topology().internet.call(connect)?
         }
         Sign::NotServed(at) => std::net::TcpStream::connect_timeout(&at.parse()?, Duration::from_millis(300)).is_err(),
         Sign::Connects(at) => {

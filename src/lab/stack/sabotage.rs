@@ -274,6 +274,8 @@ impl Hand {
             Action::NoTunnel {}
             | Action::Outbound { .. }
             | Action::PortMapper { .. }
+            | Action::TorrentClient { .. }
+            | Action::Publish { .. }
             | Action::OutsideResolver { .. }
             | Action::DeadResolver {}
             | Action::LocalNames { .. }
@@ -313,6 +315,8 @@ impl Hand {
             | Action::NoTunnel {}
             | Action::Outbound { .. }
             | Action::PortMapper { .. }
+            | Action::TorrentClient { .. }
+            | Action::Publish { .. }
             | Action::OutsideResolver { .. }
             | Action::DeadResolver {}
             | Action::LocalNames { .. }
