@@ -6,6 +6,7 @@ mod dark;
 mod exit;
 #[cfg(test)]
 mod fixture;
+mod forwarding;
 mod gateway;
 mod inbound;
 mod law;
@@ -107,6 +108,7 @@ pub fn judge(case: &Case<'_>) -> Ruling {
         Expectation::LocalReachable => local::judge(case),
         Expectation::Served => served::judge(case),
         Expectation::NoStrangerAnswered => inbound::judge(case),
+        Expectation::NothingForwarded => forwarding::judge(case),
         Expectation::LocalForbidden => served::judge_forbidden(case),
         Expectation::WireQuiet => wire::judge(case),
     };

@@ -207,6 +207,8 @@ pub enum Action {
         /// The port, over TCP and UDP, at home and in the stack.
         port: u16,
     },
+    /// The stack's kernel carries packets of others on, as it does in Docker's containers.
+    Forwarding {},
     /// Removes the policy rules of that priority.
     Unrule {
         /// Their place in the order.

@@ -58,10 +58,10 @@ pub(super) fn ask(
     };
     let ports: BTreeSet<(Proto, u16)> =
         evidence.stimuli.iter().map(|stimulus| (stimulus.proto, stimulus.to.port())).collect();
-    let numbers: BTreeSet<u16> = ports.iter().map(|(_, port)| *port).collect();
+    let targets: BTreeSet<SocketAddr> = evidence.stimuli.iter().map(|stimulus| stimulus.to).collect();
     let stimuli = &mut evidence.stimuli;
     let (watched, tried) = scope(|scope| {
-        let params = json!({ "watch_ms": WATCH_MS, "ports": numbers });
+        let params = json!({ "watch_ms": WATCH_MS, "to": targets });
         let watcher = scope.spawn(move || run(session, trial, ARRIVALS, params));
         sleep(HEAD_START);
         for _ in 0..ROUNDS {
@@ -94,7 +94,7 @@ pub(super) fn ask(
     Ok(evidence)
 }
 
-fn run(session: &Session, trial: &str, technique: &str, params: Value) -> Result<Evidence, String> {
+pub(super) fn run(session: &Session, trial: &str, technique: &str, params: Value) -> Result<Evidence, String> {
     let request = Request::Run { trial: trial.to_owned(), technique: technique.to_owned(), params };
     match session.request(request)? {
         Reply::Evidence(evidence) => Ok(evidence),

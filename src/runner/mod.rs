@@ -2,6 +2,7 @@
 //! asked and in which order is decided here; what it means is decided by the judge.
 
 mod error;
+mod forwarding;
 mod inbound;
 mod outside;
 mod phase;

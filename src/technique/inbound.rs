@@ -151,7 +151,7 @@ fn waiting() -> io::Result<Vec<(Proto, SocketAddr)>> {
     Ok(found)
 }
 
-/// What comes in by the uplinks while the runner asks from outside.
+/// What comes in while the runner asks from outside.
 pub struct Arrivals;
 
 #[derive(Deserialize)]
@@ -159,8 +159,8 @@ pub struct Arrivals;
 struct Watch {
     /// How long.
     watch_ms: u64,
-    /// For which ports.
-    ports: Vec<u16>,
+    /// For what is sent to there.
+    to: Vec<SocketAddr>,
 }
 
 impl Technique for Arrivals {
@@ -175,11 +175,10 @@ impl Technique for Arrivals {
     fn run<'a>(&'a self, cx: &'a Context, _trial: Arc<str>, params: Value) -> Work<'a> {
         Box::pin(async move {
             let mut evidence = Evidence { from_ms: cx.clock.now_ms(), ..Evidence::default() };
-            let own: Vec<IpAddr> = cx.uplinks().flat_map(|link| link.addresses.iter().map(|net| net.addr())).collect();
-            let clock = cx.clock.clone();
+            let clock = cx.clock;
             match read::<Watch>(&params) {
                 Ok(params) => {
-                    let watched = tokio::task::spawn_blocking(move || watch(&clock, &own, &params)).await;
+                    let watched = tokio::task::spawn_blocking(move || watch(&clock, &params)).await;
                     match watched.map_err(io::Error::other).and_then(|watched| watched) {
                         Ok(answers) => evidence.answers = answers,
                         Err(error) => evidence.problems.push(format!("what comes in could not be seen: {error}")),
@@ -193,7 +192,7 @@ impl Technique for Arrivals {
     }
 }
 
-fn watch(clock: &Clock, own: &[IpAddr], params: &Watch) -> io::Result<Vec<Answer>> {
+fn watch(clock: &Clock, params: &Watch) -> io::Result<Vec<Answer>> {
     // A packet socket of one EtherType is given incoming packets alone.
     let protocol = Protocol::from(i32::from(ETHERTYPE_IPV4.to_be()));
     let socket = Socket::new(Domain::PACKET, Type::DGRAM, Some(protocol))?;
@@ -217,7 +216,7 @@ fn watch(clock: &Clock, own: &[IpAddr], params: &Watch) -> io::Result<Vec<Answer
             _ => false,
         };
         let (proto, from, to) = (packet.proto, packet.src, packet.dst);
-        if begins && own.contains(&to.ip()) && params.ports.contains(&to.port()) && seen.insert((proto, from, to)) {
+        if begins && params.to.contains(&to) && seen.insert((proto, from, to)) {
             let said = Said::Arrived { proto, from, to, published: false };
             answers.push(Answer { at_ms: clock.now_ms(), witness: format!("{proto} {to}"), said });
         }

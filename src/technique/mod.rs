@@ -7,6 +7,7 @@ mod exit_stun;
 mod exit_tracker;
 mod forced_dns;
 pub mod format;
+mod forwarding;
 mod gateway;
 mod heard;
 mod http;
@@ -44,6 +45,7 @@ use crate::sensor::ledger::Ledger;
 
 pub use exit_http::{ask_exits, exit_in};
 pub use forced_dns::question;
+pub use forwarding::FORWARDING;
 pub use heard::Heard;
 pub use http::{ask, chain, trust};
 pub use inbound::{ARRIVALS, INBOUND, source_port};
@@ -158,6 +160,7 @@ pub const TECHNIQUES: &[&dyn Technique] = &[
     &local_targets::LocalTargets,
     &local_targets::Forbidden,
     &listen::Listen,
+    &forwarding::Forwarding,
     &inbound::Inbound,
     &inbound::Arrivals,
 ];

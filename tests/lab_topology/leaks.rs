@@ -6,8 +6,10 @@ use super::tools::{
     set_tunnel,
 };
 use anyhow::{Result, bail, ensure};
+use ipnet::IpNet;
 use leakcheck::lab::{Lab, LabSpec, Leak, PrivateDir, leak};
 use leakcheck::net::nft::{Batch, Chain, HookPoint, Match, Nft, Policy, Rule, Table, TableFamily, Verdict};
+use leakcheck::net::route::{RouteSpec, Rtnetlink};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
@@ -55,6 +57,8 @@ enum Sign {
     UserUnbound(u32, &'static str),
     /// The stack's own server there does not answer the home.
     NotServed(&'static str),
+    /// What a neighbour has the stack carry on to there leaves by that link of the stack's.
+    Forwards(&'static str, &'static str),
     /// The stack's own server there answers the home.
     Served(&'static str),
     /// Somebody on the internet can connect to there.
@@ -103,6 +107,8 @@ const SIGNS: &[(&str, &[Sign])] = &[
             Sign::Hole { to: "[2001:db8:99::9]:9", from: 0, within: 50, lasts: 10_000 },
         ],
     ),
+    ("forward-accept", &[Sign::Forwards("tun0", "192.0.2.99:443")]),
+    ("forward-direct", &[Sign::Forwards("eth0", "192.0.2.99:6881")]),
     ("forced-tcp", &[Sign::BoundTcp("8.8.8.8:53")]),
     ("forced-udp", &[Sign::BoundUdp("8.8.8.8:53"), Sign::BoundUdp("[2001:4860:4860::8888]:53")]),
     ("hole", &[Sign::Hole { to: "192.0.2.99:9", from: 0, within: 30, lasts: 90 }]),
@@ -263,6 +269,7 @@ fn shows(lab: &Lab, sign: &Sign) -> Result<bool> {
             let id = *id;
             on_wire(UDP, to.parse()?, || send_as(lab, id, None, to))?
         }
+        Sign::Forwards(link, to) => forwards(lab, link, to.parse()?)?,
         Sign::Served(at) => std::net::TcpStream::connect_timeout(&at.parse()?, Duration::from_millis(300)).is_ok(),
         Sign::PeerConnects(at) => {
             let at: SocketAddr = at.parse()?;
@@ -347,6 +354,31 @@ fn shows(lab: &Lab, sign: &Sign) -> Result<bool> {
             exit(lab, false).is_err()
         }
     })
+}
+
+/// Whether the stack sends by `link` what a neighbour hands it for `to`.
+fn forwards(lab: &Lab, link: &'static str, to: SocketAddr) -> Result<bool> {
+    const MANY: u64 = 64;
+    let sent = || -> Result<u64> {
+        let table = lab.topology().stack.call(|| std::fs::read_to_string("/proc/thread-self/net/dev"))??;
+        // Eight columns of what came in stand before what went out; the second of each eight counts packets, the first octets.
+        let row = table.lines().find_map(|row| row.trim().strip_prefix(link)?.strip_prefix(':'));
+        let packets = row.and_then(|row| row.split_whitespace().nth(9)?.parse().ok());
+        packets.ok_or_else(|| anyhow::anyhow!("{link} has no counters"))
+    };
+    let before = sent()?;
+    lab.topology().neighbour.call(move || -> Result<()> {
+        let mut netlink = Rtnetlink::open()?;
+        let route = RouteSpec::via(IpNet::from(to.ip()), "172.18.0.10".parse()?).dev("eth0");
+        netlink.add_route(&route)?;
+        let socket = UdpSocket::bind("0.0.0.0:0")?;
+        for _ in 0..MANY {
+            socket.send_to(b"carry me on", to)?;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+        Ok(netlink.delete_route(&route)?)
+    })??;
+    Ok(sent()? - before >= MANY)
 }
 
 fn local(lab: &Lab) -> usize {

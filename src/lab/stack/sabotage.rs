@@ -10,6 +10,7 @@ use crate::lab::plan;
 use crate::net::netlink::{Client, Message, NetlinkError};
 use crate::net::nft::{Nft, Verdict};
 use crate::net::route::{Family, RouteSpec, Rtnetlink, RuleSpec, Snapshot, link_event};
+use crate::net::sysctl;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -270,6 +271,7 @@ impl Hand {
                 set_nameservers(&self.resolv_conf, nameservers)?;
             }
             Action::Unrule { priority } => self.unrule(*priority)?,
+            Action::Forwarding {} => set("ipv4/ip_forward", "1")?,
             // Done where the tunnel, the servers, the provider, the wires or the programs are started.
             Action::NoTunnel {}
             | Action::Outbound { .. }
@@ -311,6 +313,7 @@ impl Hand {
                         .map_err(|e| StackError::ResolvConf(self.resolv_conf.clone(), e))?;
                 }
             }
+            Action::Forwarding {} => set("ipv4/ip_forward", "0")?,
             Action::Unrule { .. }
             | Action::NoTunnel {}
             | Action::Outbound { .. }
@@ -346,6 +349,10 @@ impl Hand {
         }
         Ok(())
     }
+}
+
+fn set(name: &str, value: &str) -> Result<(), StackError> {
+    sysctl::set(name, value).map_err(|error| StackError::Sabotage(io::Error::other(error)))
 }
 
 fn comment(index: usize) -> String {
