@@ -207,8 +207,18 @@ pub enum Action {
         /// The port, over TCP and UDP, at home and in the stack.
         port: u16,
     },
-    /// The stack's kernel carries packets of others on, as it does in Docker's containers.
-    Forwarding {},
+    /// Sets a kernel setting of the stack's namespace.
+    Setting {
+        /// Below `/proc/sys/net`, with slashes.
+        name: String,
+        /// What it is set to.
+        value: String,
+    },
+    /// A router of the home says to the stack over and over that it is the way to everywhere (RFC 4861, section 4.2).
+    RouterAdvertisement {
+        /// How often, in milliseconds.
+        every_ms: u64,
+    },
     /// Removes the policy rules of that priority.
     Unrule {
         /// Their place in the order.

@@ -1,5 +1,6 @@
 //! A whole lab, from its wires to its servers, sealed or broken by a leak.
 
+use super::advertisement;
 use super::gluetun::Version;
 use super::internet::{self, InternetConfig, ServerError, Servers};
 use super::leak::{Action, Leak, Place};
@@ -386,6 +387,11 @@ fn start_outside(topology: &Topology, leak: Option<&Leak>, journal: &Journal) ->
         if let Action::Publish { port } = action {
             let port = *port;
             topology.home.call(move || topology::publish(port).map_err(TopologyError::from))??;
+        }
+        if let Action::RouterAdvertisement { every_ms } = action {
+            let every = Duration::from_millis(*every_ms);
+            let to = topology.stack.call(|| advertisement::link_local(plan::UPLINK))?.map_err(TopologyError::from)?;
+            all.push(topology.home.call(move || advertisement::serve("br0", to, every))??);
         }
         let Action::OutsideResolver { at, listen, upstream } = action else { continue };
         let (listen, upstream) = (*listen, *upstream);

@@ -205,6 +205,11 @@ const SETTINGS: &[(&str, &str)] = &[
     ("ipv6/conf/default/dad_transmits", "0"),
     ("ipv6/conf/default/disable_ipv6", "0"),
     ("ipv6/conf/all/disable_ipv6", "0"),
+    // Nobody on the network makes routes of the stack.
+    ("ipv4/conf/default/accept_redirects", "0"),
+    ("ipv4/conf/all/accept_redirects", "0"),
+    ("ipv6/conf/default/accept_redirects", "0"),
+    ("ipv6/conf/default/accept_ra", "0"),
     // A strict host would drop WireGuard's packets: by the unmarked route their sender is behind the tunnel.
     ("ipv4/conf/all/rp_filter", "0"),
     ("ipv4/conf/default/rp_filter", "0"),

@@ -53,7 +53,10 @@ pub use listen::LISTEN;
 pub use local_targets::{FORBIDDEN, FROM_OUTSIDE, Target, reach, reach_local, targets};
 pub use names::lookup_marked;
 pub use names::{NoAnswer, addresses, lookup, nameservers, resolver_at};
-pub use routes::{CONTROL as ROUTE_CONTROL, INSIDE as ROUTE_INSIDE, LEARNED as ROUTE_LEARNED, PUBLIC as ROUTE_PUBLIC};
+pub use routes::{
+    CONTROL as ROUTE_CONTROL, INSIDE as ROUTE_INSIDE, LEARNED as ROUTE_LEARNED, OPEN as ROUTE_OPEN,
+    PUBLIC as ROUTE_PUBLIC,
+};
 pub use send::{Outcome, Sender, echo_octets, fate_of, open, syn_octets};
 pub use user::User;
 

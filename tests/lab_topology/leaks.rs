@@ -9,9 +9,9 @@ use anyhow::{Result, bail, ensure};
 use ipnet::IpNet;
 use leakcheck::lab::{Lab, LabSpec, Leak, PrivateDir, leak};
 use leakcheck::net::nft::{Batch, Chain, HookPoint, Match, Nft, Policy, Rule, Table, TableFamily, Verdict};
-use leakcheck::net::route::{RouteSpec, Rtnetlink};
+use leakcheck::net::route::{RouteSpec, Rtnetlink, Snapshot};
 use socket2::{Domain, Protocol, Socket, Type};
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 const UDP: u8 = 17;
@@ -59,6 +59,10 @@ enum Sign {
     NotServed(&'static str),
     /// What a neighbour has the stack carry on to there leaves by that link of the stack's.
     Forwards(&'static str, &'static str),
+    /// An advertisement made a route of the stack's.
+    Advertised,
+    /// After a redirect from its router the stack sends what is for there to a neighbour, who does not carry it on.
+    Redirected(&'static str),
     /// The stack's own server there answers the home.
     Served(&'static str),
     /// Somebody on the internet can connect to there.
@@ -155,6 +159,8 @@ const SIGNS: &[(&str, &[Sign])] = &[
     ("resolver-extra", &[Sign::IspAsks(None, "example.com")]),
     ("resolver-gateway", &[Sign::IspAsks(None, "example.com")]),
     ("resolver-isp", &[Sign::IspAsks(None, "example.com")]),
+    ("icmp-redirect", &[Sign::Redirected("192.168.1.50:80")]),
+    ("router-advertisement", &[Sign::Advertised]),
     ("rule-missing", &[Sign::Exit(false, "203.0.113.10"), Sign::Exit(true, "2001:db8:18::10")]),
     ("rule-order", &[Sign::Exit(false, "203.0.113.10"), Sign::Exit(true, "2001:db8:18::10")]),
     ("rule-order-closed", &[Sign::NothingResolves]),
@@ -270,6 +276,13 @@ fn shows(lab: &Lab, sign: &Sign) -> Result<bool> {
             on_wire(UDP, to.parse()?, || send_as(lab, id, None, to))?
         }
         Sign::Forwards(link, to) => forwards(lab, link, to.parse()?)?,
+        Sign::Advertised => {
+            const BY_ADVERTISEMENT: u8 = 9;
+            std::thread::sleep(Duration::from_millis(700));
+            let now = lab.topology().stack.call(Snapshot::take)??;
+            now.routes.iter().any(|route| route.protocol == BY_ADVERTISEMENT && route.gateway.is_some())
+        }
+        Sign::Redirected(to) => redirected(lab, to.parse()?)?,
         Sign::Served(at) => std::net::TcpStream::connect_timeout(&at.parse()?, Duration::from_millis(300)).is_ok(),
         Sign::PeerConnects(at) => {
             let at: SocketAddr = at.parse()?;
@@ -379,6 +392,41 @@ fn forwards(lab: &Lab, link: &'static str, to: SocketAddr) -> Result<bool> {
         Ok(netlink.delete_route(&route)?)
     })??;
     Ok(sent()? - before >= MANY)
+}
+
+/// Sends the stack away from its router on its way to `to`, and tells whether it went.
+fn redirected(lab: &Lab, to: SocketAddr) -> Result<bool> {
+    let connects = || -> Result<bool> {
+        let connect = move || std::net::TcpStream::connect_timeout(&to, Duration::from_millis(500)).is_ok();
+        Ok(lab.topology().stack.call(connect)?)
+    };
+    ensure!(connects()?, "{to} cannot be reached to begin with");
+    let (stack, IpAddr::V4(target)) = (Ipv4Addr::new(172, 18, 0, 10), to.ip()) else { bail!("{to} is not IPv4") };
+    // RFC 792: type 5, code 1, the better gateway, and how the packet began: an echo request of the stack's.
+    let mut packet = vec![5, 1, 0, 0, 172, 18, 0, 20];
+    let mut began = vec![0x45, 0, 0, 28, 0, 1, 0, 0, 64, 1, 0, 0];
+    began.extend(stack.octets());
+    began.extend(target.octets());
+    let sum = checksum(&began);
+    began[10..12].copy_from_slice(&sum.to_be_bytes());
+    packet.extend(began);
+    packet.extend([8, 0, 0xf7, 0xff, 0, 0, 0, 0]);
+    let sum = checksum(&packet);
+    packet[2..4].copy_from_slice(&sum.to_be_bytes());
+    let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4))?;
+    for _ in 0..4 {
+        // The first may only have the stack ask for the neighbour's hardware address.
+        socket.send_to(&packet, &SocketAddr::from((stack, 0)).into())?;
+        std::thread::sleep(Duration::from_millis(60));
+    }
+    Ok(!connects()?)
+}
+
+/// The internet's checksum (RFC 1071) of an even number of octets.
+fn checksum(octets: &[u8]) -> u16 {
+    let sum: u32 = octets.chunks_exact(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    !(((folded & 0xffff) + (folded >> 16)) as u16)
 }
 
 fn local(lab: &Lab) -> usize {

@@ -46,6 +46,7 @@ impl Sabotage {
             tunnel: config.tunnel.clone(),
             resolv_conf: config.resolv_conf.clone(),
             nameservers: Vec::new(),
+            settings: Vec::new(),
         };
         let mut sabotage = Self { stop: Arc::default(), threads: Vec::new() };
         let mut plan = Plan { changes: leak.changes.clone(), due: Vec::new() };
@@ -246,6 +247,8 @@ struct Hand {
     tunnel: String,
     resolv_conf: PathBuf,
     nameservers: Vec<String>,
+    /// Names of settings, and what they were.
+    settings: Vec<(String, String)>,
 }
 
 impl Hand {
@@ -271,12 +274,17 @@ impl Hand {
                 set_nameservers(&self.resolv_conf, nameservers)?;
             }
             Action::Unrule { priority } => self.unrule(*priority)?,
-            Action::Forwarding {} => set("ipv4/ip_forward", "1")?,
+            Action::Setting { name, value } => {
+                let before = std::fs::read_to_string(format!("/proc/sys/net/{name}")).map_err(StackError::Sabotage)?;
+                self.settings.push((name.clone(), before.trim().to_owned()));
+                set(name, value)?;
+            }
             // Done where the tunnel, the servers, the provider, the wires or the programs are started.
             Action::NoTunnel {}
             | Action::Outbound { .. }
             | Action::PortMapper { .. }
             | Action::TorrentClient { .. }
+            | Action::RouterAdvertisement { .. }
             | Action::Publish { .. }
             | Action::OutsideResolver { .. }
             | Action::DeadResolver {}
@@ -313,12 +321,18 @@ impl Hand {
                         .map_err(|e| StackError::ResolvConf(self.resolv_conf.clone(), e))?;
                 }
             }
-            Action::Forwarding {} => set("ipv4/ip_forward", "0")?,
+            Action::Setting { name, .. } => {
+                if let Some(place) = self.settings.iter().rposition(|(known, _)| known == name) {
+                    let (name, before) = self.settings.remove(place);
+                    set(&name, &before)?;
+                }
+            }
             Action::Unrule { .. }
             | Action::NoTunnel {}
             | Action::Outbound { .. }
             | Action::PortMapper { .. }
             | Action::TorrentClient { .. }
+            | Action::RouterAdvertisement { .. }
             | Action::Publish { .. }
             | Action::OutsideResolver { .. }
             | Action::DeadResolver {}
