@@ -17,6 +17,8 @@ use super::engine::{Bench, available, joined, label, with_bench};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 const NET_RAW: u64 = 1 << 13;
+/// To send as the users of the stack's programs.
+const SET_USER: u64 = 1 << 6 | 1 << 7;
 const NET_ADMIN: u64 = 1 << 12;
 
 pub fn trials() -> Vec<Trial> {
@@ -84,7 +86,7 @@ async fn setns_enters_the_namespace(bench: &Bench) {
 async fn a_container_enters_with_few_rights(bench: &Bench) {
     bench.start("vpn", |_| {}).await;
     let target = find(bench, "vpn").await.expect("found");
-    for (admin, capabilities) in [(false, NET_RAW), (true, NET_RAW | NET_ADMIN)] {
+    for (admin, capabilities) in [(false, NET_RAW | SET_USER), (true, NET_RAW | SET_USER | NET_ADMIN)] {
         let (agent, seen) = launch(&target, Enter::Container, admin).await;
         assert_eq!((agent.how, seen.capabilities), ("container", capabilities));
         assert!(seen.no_new_privileges && seen.root_is_read_only, "{seen:?}");
