@@ -217,9 +217,11 @@ fn answer_line(answer: &Answer) -> EvidenceLine {
         }
         Said::Exit { ip, .. } => (format!("{witness} saw {ip}"), json!({ "witness": witness, "ip": ip })),
         Said::Reached { how } => (format!("{witness}: {how}"), json!({ "witness": witness, "how": how })),
-        Said::Routed { .. } | Said::Setting { .. } | Said::Holds { .. } | Said::Mapper { .. } => {
-            (format!("{witness}: an answer of another kind"), json!({ "witness": witness }))
-        }
+        Said::Routed { .. }
+        | Said::Setting { .. }
+        | Said::Holds { .. }
+        | Said::Mapper { .. }
+        | Said::Arrived { .. } => (format!("{witness}: an answer of another kind"), json!({ "witness": witness })),
     };
     line(answer.at_ms, what, fields)
 }

@@ -234,6 +234,18 @@ pub enum Said {
         /// What makes it a part of the VPN itself, where it is one.
         vpn: Option<String>,
     },
+    /// A packet that begins something came in by an uplink.
+    Arrived {
+        /// Protocol.
+        proto: Proto,
+        /// Who sent it.
+        from: SocketAddr,
+        /// Where to.
+        to: SocketAddr,
+        /// Whether it came by a port that somebody outside of the stack has published for it.
+        #[serde(default)]
+        published: bool,
+    },
     /// A local target answered.
     Reached {
         /// How, e.g. `HTTP 200` or `connected`.
