@@ -20,8 +20,9 @@ use crate::technique::open;
 const PATIENCE: Duration = Duration::from_millis(2500);
 /// Time between tries.
 const AGAIN: Duration = Duration::from_millis(250);
-/// Payload sizes; 28 octets of IPv4 and UDP come on top. Not multiples of 16 apart, so that WireGuard's padding shows.
-const SIZES: [usize; 4] = [331, 597, 863, 489];
+/// Payload sizes; 28 octets of IPv4 and UDP come on top. Not multiples of 16 apart, so that WireGuard's padding shows, and each longer than
+/// the one before, so that no implementation makes one giant of them.
+const SIZES: [usize; 4] = [331, 489, 597, 863];
 const HEADERS: usize = 28;
 /// Where they go: inside the tunnel, no further than its first router.
 const TO: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 9)), 9);
@@ -38,11 +39,17 @@ pub fn observe(links: &[Link], local: &[IpNet]) -> io::Result<Option<Endpoint>> 
     let allow = AllowList { endpoints: Vec::new(), local: local.to_vec() };
     ring.filter(&filter::compile(&allow, &loopback, &[tunnel.index]))?;
     ring.listen()?;
-    let mut flows: HashMap<(SocketAddr, SocketAddr, Proto), Vec<Outer>> = HashMap::new();
+    let mut flows = Flows::new();
     let deadline = Instant::now() + PATIENCE;
     let mut next = Instant::now();
+    let mut burst = 0;
     while Instant::now() < deadline {
         if Instant::now() >= next {
+            // Others may send by chance what one overhead explains: it counts when a whole burst had its time and WireGuard did not show.
+            if let Some(endpoint) = choose(&flows, overhead) {
+                return Ok(Some(endpoint));
+            }
+            burst += 1;
             send(&tunnel.name);
             next = Instant::now() + AGAIN;
         }
@@ -57,16 +64,24 @@ pub fn observe(links: &[Link], local: &[IpNet]) -> io::Result<Option<Endpoint>> 
                         Proto::Udp => looks_like_openvpn(packet.payload, packet.payload_length),
                         _ => looks_like_openvpn(packet.payload.get(2..).unwrap_or_default(), length),
                     };
-                    flows.entry((packet.src, packet.dst, packet.proto)).or_default().push(Outer { length, openvpn });
+                    flows.entry((packet.src, packet.dst, packet.proto)).or_default().push(Outer {
+                        length,
+                        openvpn,
+                        burst,
+                    });
                 }
             })
             .is_some()
         {}
-        if let Some(endpoint) = flows.iter().find_map(|((from, to, proto), seen)| recognise(*from, *to, *proto, seen)) {
+        if let Some(endpoint) = choose(&flows, padded) {
             return Ok(Some(endpoint));
         }
     }
-    Ok(None)
+    Ok(choose(&flows, overhead))
+}
+
+fn choose(flows: &Flows, known: impl Fn(&Flow, &[Outer]) -> Option<Endpoint>) -> Option<Endpoint> {
+    flows.iter().find_map(|(flow, seen)| known(flow, seen))
 }
 
 fn send(tunnel: &str) {
@@ -85,39 +100,95 @@ struct Outer {
     length: usize,
     /// Whether it looks like OpenVPN's.
     openvpn: bool,
+    /// How often everything had been sent by then.
+    burst: usize,
 }
 
-/// Whether `seen` holds all sizes that were sent, as WireGuard's (padded to 16, 32 more) or with one overhead for all.
-fn recognise(from: SocketAddr, to: SocketAddr, proto: Proto, seen: &[Outer]) -> Option<Endpoint> {
-    let flow = (proto == Proto::Tcp).then_some(from.port());
-    let found = |shape: Shape| Some(Endpoint { address: to, proto, shape, flow });
-    let has = |length: usize| seen.iter().any(|outer| outer.length == length);
-    if proto == Proto::Udp && SIZES.iter().all(|size| has((size + HEADERS).next_multiple_of(16) + 32)) {
-        return found(Shape::Wireguard);
-    }
-    let overhead = (20..160).find(|overhead| SIZES.iter().all(|size| has(size + HEADERS + overhead)))?;
-    let ours = |outer: &&Outer| SIZES.iter().any(|size| outer.length == size + HEADERS + overhead);
-    found(if seen.iter().filter(ours).all(|outer| outer.openvpn) { Shape::Openvpn } else { Shape::Unknown })
+/// Source, destination and protocol.
+type Flow = (SocketAddr, SocketAddr, Proto);
+type Flows = HashMap<Flow, Vec<Outer>>;
+
+/// The packets of one burst that have the lengths that `outer` makes of [`SIZES`], in their order.
+fn in_order(seen: &[Outer], outer: impl Fn(usize) -> usize) -> Option<Vec<Outer>> {
+    let mut bursts: Vec<usize> = seen.iter().map(|outer| outer.burst).collect();
+    bursts.dedup();
+    bursts.into_iter().find_map(|burst| {
+        let mut of_it = seen.iter().filter(|outer| outer.burst == burst);
+        SIZES.iter().map(|size| of_it.find(|seen| seen.length == outer(size + HEADERS)).copied()).collect()
+    })
+}
+
+/// Whether it is WireGuard's: each packet padded to 16, 32 octets more.
+fn padded(&(_, to, proto): &Flow, seen: &[Outer]) -> Option<Endpoint> {
+    in_order(seen, |size| size.next_multiple_of(16) + 32).filter(|_| proto == Proto::Udp)?;
+    Some(Endpoint { address: to, proto, shape: Shape::Wireguard, flow: None })
+}
+
+/// Whether one overhead explains all packets.
+fn overhead(&(from, to, proto): &Flow, seen: &[Outer]) -> Option<Endpoint> {
+    let ours = (20..160).find_map(|overhead| in_order(seen, |size| size + overhead))?;
+    let shape = if ours.iter().all(|outer| outer.openvpn) { Shape::Openvpn } else { Shape::Unknown };
+    Some(Endpoint { address: to, proto, shape, flow: (proto == Proto::Tcp).then_some(from.port()) })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn flow(proto: Proto) -> Flow {
+        ("172.18.0.10:4000".parse().unwrap(), "198.51.100.2:51820".parse().unwrap(), proto)
+    }
+
+    fn seen(lengths: &[usize], openvpn: bool, burst: usize) -> Vec<Outer> {
+        lengths.iter().map(|length| Outer { length: *length, openvpn, burst }).collect()
+    }
+
+    fn wireguard() -> Vec<usize> {
+        SIZES.iter().map(|size| (size + 28).next_multiple_of(16) + 32).collect()
+    }
+
+    fn constant() -> Vec<usize> {
+        SIZES.iter().map(|size| size + 28 + 41).collect()
+    }
+
     #[test]
     fn tunnels_are_known_by_their_sizes_and_by_their_looks() {
         let of = |proto: Proto, lengths: &[usize], openvpn: bool| {
-            let seen: Vec<Outer> = lengths.iter().map(|length| Outer { length: *length, openvpn }).collect();
-            recognise("172.18.0.10:4000".parse().unwrap(), "198.51.100.2:51820".parse().unwrap(), proto, &seen)
-                .map(|endpoint| (endpoint.shape, endpoint.flow))
+            let (flow, seen) = (flow(proto), seen(lengths, openvpn, 1));
+            let found = padded(&flow, &seen).or_else(|| overhead(&flow, &seen));
+            found.map(|endpoint| (endpoint.shape, endpoint.flow))
         };
-        let wireguard: Vec<usize> = SIZES.iter().map(|size| (size + 28).next_multiple_of(16) + 32).collect();
-        assert_eq!(of(Proto::Udp, &wireguard, false), Some((Shape::Wireguard, None)));
-        let constant: Vec<usize> = SIZES.iter().map(|size| size + 28 + 41).collect();
-        assert_eq!(of(Proto::Udp, &constant, true), Some((Shape::Openvpn, None)));
-        assert_eq!(of(Proto::Tcp, &constant, true), Some((Shape::Openvpn, Some(4000))));
-        assert_eq!(of(Proto::Udp, &constant, false), Some((Shape::Unknown, None)));
-        assert_eq!(of(Proto::Udp, &wireguard[1..], false), None);
+        assert_eq!(of(Proto::Udp, &wireguard(), false), Some((Shape::Wireguard, None)));
+        assert_eq!(of(Proto::Udp, &constant(), true), Some((Shape::Openvpn, None)));
+        assert_eq!(of(Proto::Tcp, &constant(), true), Some((Shape::Openvpn, Some(4000))));
+        assert_eq!(of(Proto::Udp, &constant(), false), Some((Shape::Unknown, None)));
+        assert_eq!(of(Proto::Udp, &wireguard()[1..], false), None);
         assert_eq!(of(Proto::Udp, &[1400, 1400, 92, 148], false), None);
+        assert_eq!(of(Proto::Tcp, &wireguard(), false), None);
+    }
+
+    /// Among other packets, but in their order, and not gathered from here and there.
+    #[test]
+    fn sizes_count_only_in_order_and_within_a_burst() {
+        let mut among: Vec<usize> = wireguard().into_iter().flat_map(|length| [1452, length, 96]).collect();
+        assert!(padded(&flow(Proto::Udp), &seen(&among, false, 1)).is_some());
+        among.reverse();
+        assert!(padded(&flow(Proto::Udp), &seen(&among, false, 1)).is_none());
+        for lengths in [wireguard(), constant()] {
+            let torn: Vec<Outer> =
+                [seen(&lengths[..2], false, 1), seen(&lengths[2..], false, 2)].into_iter().flatten().collect();
+            assert!(padded(&flow(Proto::Udp), &torn).is_none() && overhead(&flow(Proto::Udp), &torn).is_none());
+            let again = [torn, seen(&lengths, false, 3)].concat();
+            assert!(padded(&flow(Proto::Udp), &again).or_else(|| overhead(&flow(Proto::Udp), &again)).is_some());
+        }
+    }
+
+    #[test]
+    fn wireguards_padding_goes_before_an_overhead_elsewhere() {
+        let other = ("172.18.0.10:5000".parse().unwrap(), "8.8.8.8:443".parse().unwrap(), Proto::Udp);
+        let flows =
+            Flows::from([(other, seen(&constant(), false, 1)), (flow(Proto::Udp), seen(&wireguard(), false, 1))]);
+        let found = choose(&flows, padded).or_else(|| choose(&flows, overhead)).unwrap();
+        assert_eq!((found.address, found.shape), (flow(Proto::Udp).1, Shape::Wireguard));
     }
 }

@@ -112,7 +112,8 @@ async fn listen(root: Option<PathBuf>) -> io::Result<()> {
                 Ok(Some(Envelope { id, body })) => {
                     let (state, replies, aborted) = (Rc::clone(&state), replies.clone(), aborted.clone());
                     tasks.spawn_local(async move {
-                        let body = work(&state, body, aborted, &replies).await;
+                        let sender = replies.clone();
+                        let body = answered(async move { work(&state, body, aborted, &sender).await }).await;
                         let _ = replies.send(Envelope { id, body });
                     });
                 }
@@ -133,6 +134,20 @@ async fn listen(root: Option<PathBuf>) -> io::Result<()> {
     drop(replies);
     let _ = writer.await;
     result
+}
+
+/// What `work` answers. A panic in it is an answer too: nobody shall wait for one that never comes.
+async fn answered(work: impl Future<Output = Reply> + 'static) -> Reply {
+    spawn_local(work).await.unwrap_or_else(|error| {
+        let why = match error.try_into_panic() {
+            Ok(panic) => {
+                let text = panic.downcast_ref::<String>().map(String::as_str);
+                text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no reason given").to_owned()
+            }
+            Err(error) => error.to_string(),
+        };
+        Reply::Failed { what: format!("the agent's work on the request broke off: {why}"), help: None }
+    })
 }
 
 async fn work(state: &State, request: Request, aborted: watch::Receiver<bool>, replies: &Replies) -> Reply {
@@ -439,5 +454,16 @@ mod tests {
         assert!(
             told[0].contains("192.0.2.1 by a host route") && told[1].contains("198.51.100.2:51821 by configuration")
         );
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_an_answer() {
+        let tasks = LocalSet::new();
+        let broken = async { panic!("no such {}", "thing") };
+        match tasks.run_until(answered(broken)).await {
+            Reply::Failed { what, .. } => assert!(what.contains("no such thing"), "{what}"),
+            other => panic!("{other:?}"),
+        }
+        assert!(matches!(tasks.run_until(answered(async { Reply::Done })).await, Reply::Done));
     }
 }

@@ -22,7 +22,7 @@ pub use error::ConfigError;
 pub use secret::Secret;
 use text::{many, maybe, one};
 use value::{Address, AddressPort, Canary, HttpUrl, LocalNet, Name, Net, PublicIp, Span};
-pub use value::{ForcedPolicy, HostPort, Local, OutageMethod, Provider, Tracker, parse_duration};
+pub use value::{ForcedPolicy, HostPort, Local, OutageMethod, Provider, Tracker, parse_duration, shown};
 
 /// The whole configuration. Every key is optional.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]

@@ -117,8 +117,21 @@ impl FromStr for HostPort {
     }
 }
 
-/// Something local that must, or must not, be reachable past the tunnel.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+/// A URL as reports and logs show it: what a query asks for may be a key.
+pub fn shown(url: &Url) -> String {
+    match (url.query(), url.fragment()) {
+        (None, None) => url.to_string(),
+        (query, _) => {
+            let mut bare = url.clone();
+            bare.set_query(None);
+            bare.set_fragment(None);
+            format!("{bare}{}", if query.is_some() { "?…" } else { "" })
+        }
+    }
+}
+
+/// Something local that must, or must not, be reachable past the tunnel. Its query may hold a key, so neither `Display` nor `Debug` shows it.
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub enum Local {
     /// An HTTP answer of any status, `http` or `https`.
     Http(Url),
@@ -138,12 +151,26 @@ impl Local {
             Local::Tcp(target) => target.clone(),
         }
     }
+
+    /// All of it, for the agent, which has to ask it. Not to be shown.
+    pub fn stated(&self) -> String {
+        match self {
+            Local::Http(url) => url.to_string(),
+            Local::Tcp(_) => self.to_string(),
+        }
+    }
+}
+
+impl fmt::Debug for Local {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
 }
 
 impl fmt::Display for Local {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Local::Http(url) => write!(f, "{url}"),
+            Local::Http(url) => f.write_str(&shown(url)),
             Local::Tcp(target) => write!(f, "tcp://{target}"),
         }
     }

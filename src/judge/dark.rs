@@ -1,5 +1,7 @@
 //! `goes-dark`: what happens while the tunnel is down on purpose, and whether it comes back.
 
+use std::net::{IpAddr, Ipv4Addr};
+
 use serde_json::json;
 
 use super::{Case, Ruling, count, law, line, sighting_line};
@@ -11,6 +13,8 @@ use crate::model::verdict::FailKind;
 const MAX_GAP_MS: f64 = 500.0;
 /// Samples come about this often; a longer gap is told as the resolution that was reached.
 const FINE_MS: f64 = 2.0;
+/// Docker's resolver in a container's namespace.
+const DOCKER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 11));
 
 pub(super) fn judge(case: &Case<'_>) -> Ruling {
     let Some(outage) = case.outage else {
@@ -78,6 +82,14 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
         );
     }
     doubts.extend(law::sensor_doubts(case));
+    // A resolver inside the namespace cannot ask anybody but by its links, where nothing was seen, and may deduce from what it knows of a
+    // signed zone that a name does not exist (RFC 8198): names of many labels would not change that.
+    for answer in outage.resolved_while_down.iter().filter(|answer| denied(answer) && may_deduce(answer)) {
+        doubts.push(format!(
+            "{} said of a fresh name that it does not exist, which it may have deduced without asking anybody",
+            answer.witness
+        ));
+    }
     if outage.down_proof.is_some() && outage.blackhole_ms.is_none() && outage.problems.is_empty() {
         doubts.push("packets went through the tunnel all the time, so it never was down".to_owned());
     }
@@ -129,9 +141,18 @@ fn ended_early(outage: &OutageEvidence) -> bool {
 fn answered(answer: &Answer) -> bool {
     match &answer.said {
         Said::Resolved { .. } => true,
-        Said::Refused { rcode } => rcode.contains("Non-Existent") || rcode.contains("No Error"),
+        Said::Refused { rcode } => rcode.contains("No Error") || denied(answer) && !may_deduce(answer),
         _ => false,
     }
+}
+
+fn denied(answer: &Answer) -> bool {
+    matches!(&answer.said, Said::Refused { rcode } if rcode.contains("Non-Existent"))
+}
+
+/// Whether it is a resolver inside the namespace. Docker's is reached there, but asks from outside of it, where nobody watches.
+fn may_deduce(answer: &Answer) -> bool {
+    answer.witness.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback() && ip != DOCKER)
 }
 
 fn lines(outage: &OutageEvidence) -> Vec<EvidenceLine> {

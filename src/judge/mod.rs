@@ -8,7 +8,9 @@ mod exit;
 mod firewall;
 #[cfg(test)]
 mod fixture;
+mod forwarding;
 mod gateway;
+mod inbound;
 mod law;
 mod local;
 mod local_resolvers;
@@ -111,6 +113,8 @@ pub fn judge(case: &Case<'_>) -> Ruling {
         Expectation::GoesDark => dark::judge(case),
         Expectation::LocalReachable => local::judge(case),
         Expectation::Served => served::judge(case),
+        Expectation::NoStrangerAnswered => inbound::judge(case),
+        Expectation::NothingForwarded => forwarding::judge(case),
         Expectation::LocalForbidden => served::judge_forbidden(case),
         Expectation::WireQuiet => wire::judge(case),
     };

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use serde_json::json;
 
 use super::{Case, Ruling, law, line, sighting_line};
@@ -60,6 +61,18 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
             answer_line(answer),
             summary,
             "the resolver that asks in the end stands at the home's side of the tunnel",
+        );
+    }
+    // A public resolver asks from addresses of its own, whoever asks it: home and stack may use the same one. It tells for whom it asks.
+    let told = answers.iter().find_map(|answer| match &answer.said {
+        Said::ClientSubnet { net, .. } if is_of_home(net, facts) => Some((answer, net)),
+        _ => None,
+    });
+    if let Some((answer, net)) = told {
+        return leak(
+            answer_line(answer),
+            format!("the authority is told that {net} asks, which is the home's"),
+            "the resolver was asked from the home's side of the tunnel",
         );
     }
     if let Some((answer, ip)) =
@@ -144,6 +157,15 @@ fn is_homes(ip: IpAddr, facts: &super::Facts) -> bool {
         || known.into_iter().any(|home| neighbours(*home, ip)) && !facts.exit.iter().any(|net| net.contains(&ip))
 }
 
+/// Whether `net` holds an address of the home's, or is as near to one as its neighbours are.
+fn is_of_home(net: &IpNet, facts: &super::Facts) -> bool {
+    // A subnet of everybody says that nothing was told (RFC 7871, section 7.1.2).
+    net.prefix_len() > 0
+        && !facts.exit.iter().any(|exit| exit.contains(&net.network()))
+        && (facts.uplink_nets.iter().any(|uplink| uplink.contains(&net.network()))
+            || facts.home.iter().any(|home| net.contains(home) || neighbours(*home, net.network())))
+}
+
 fn neighbours(a: IpAddr, b: IpAddr) -> bool {
     let length = if a.is_ipv4() { NEIGHBOURS_V4 } else { NEIGHBOURS_V6 };
     ipnet::IpNet::new(a, length).is_ok_and(|net| net.contains(&b))
@@ -187,14 +209,19 @@ fn answer_line(answer: &Answer) -> EvidenceLine {
                 json!({ "witness": witness, "resolver": resolver, "ip": ip, "of_provider": of_provider }),
             )
         }
+        Said::ClientSubnet { resolver, net } => {
+            (format!("{witness}: asked for {net}"), json!({ "witness": witness, "resolver": resolver, "net": net }))
+        }
         Said::Nothing { error } => {
             (format!("{witness} said nothing: {error}"), json!({ "witness": witness, "error": error }))
         }
         Said::Exit { ip, .. } => (format!("{witness} saw {ip}"), json!({ "witness": witness, "ip": ip })),
         Said::Reached { how } => (format!("{witness}: {how}"), json!({ "witness": witness, "how": how })),
-        Said::Routed { .. } | Said::Setting { .. } | Said::Holds { .. } | Said::Mapper { .. } => {
-            (format!("{witness}: an answer of another kind"), json!({ "witness": witness }))
-        }
+        Said::Routed { .. }
+        | Said::Setting { .. }
+        | Said::Holds { .. }
+        | Said::Mapper { .. }
+        | Said::Arrived { .. } => (format!("{witness}: an answer of another kind"), json!({ "witness": witness })),
     };
     line(answer.at_ms, what, fields)
 }

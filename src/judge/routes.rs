@@ -7,7 +7,7 @@ use super::{Case, Ruling, law, line, sighting_line};
 use crate::model::evidence::{Answer, Class, Fate, Role, Said};
 use crate::model::report::EvidenceLine;
 use crate::model::verdict::FailKind;
-use crate::technique::{ROUTE_CONTROL, ROUTE_INSIDE, ROUTE_LEARNED, ROUTE_PUBLIC};
+use crate::technique::{ROUTE_CONTROL, ROUTE_INSIDE, ROUTE_LEARNED, ROUTE_OPEN, ROUTE_PUBLIC};
 
 pub(super) fn judge(case: &Case<'_>) -> Ruling {
     let Some(evidence) = case.evidence else {
@@ -62,6 +62,10 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
     if let Some(Answer { said: Said::Setting { text }, .. }) = of(ROUTE_LEARNED).next() {
         let reason = "others on the network can make routes of the stack; the tunnel's still go before them".to_owned();
         return Ruling::warn(format!("a route was learned: {text}"), reason, lines);
+    }
+    if let Some(Answer { said: Said::Setting { text }, .. }) = of(ROUTE_OPEN).next() {
+        let reason = "a neighbour can make or change routes by that link; the tunnel's still go before them".to_owned();
+        return Ruling::warn(text.clone(), reason, lines);
     }
     let tunnelled: u64 = of(ROUTE_PUBLIC).filter(|answer| has_role(answer, Role::Tunnel)).map(number).sum();
     let summary = format!("of {asked} answers {tunnelled} were the tunnel, {} that there is no way", asked - tunnelled);

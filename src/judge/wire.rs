@@ -1,16 +1,19 @@
 //! `wire-quiet`: the second oracle, everything on the uplinks that no probe sent and the allow-list does not name.
 
 use super::{Case, Ruling, UNWATCHED_OUTAGE, count, law, sighting_line};
-use crate::model::evidence::{Class, Sighting};
+use crate::model::evidence::{Class, Proto, Sighting};
 use crate::model::probe::Phase;
 use crate::model::verdict::FailKind;
+use crate::sensor::allow::{DNS_PORTS, is_private};
 
 pub(super) fn judge(case: &Case<'_>) -> Ruling {
     let sightings = case.wire.map(|wire| wire.sightings.as_slice()).unwrap_or_default();
     let of = |class: Class| -> Vec<&Sighting> {
         sightings.iter().filter(|sighting| unclaimed(sighting) && sighting.class == class).collect()
     };
-    let offences = of(Class::Offence);
+    let mut offences = of(Class::Offence);
+    // Private space that is not local may be the ISP's, and its resolver asks the world.
+    offences.extend(of(Class::Nearby).into_iter().filter(|sighting| is_question(sighting)));
     let mut doubts = law::sensor_doubts(case);
     match case.evidence {
         Some(evidence) => doubts.extend(evidence.problems.clone()),
@@ -70,6 +73,13 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
         return Ruling::warn(summary, reason, asked.iter().map(|sighting| sighting_line(sighting)).collect());
     }
     Ruling::pass("only the tunnel and local subnets".to_owned(), Vec::new())
+}
+
+/// Whether it goes to a resolver in private space, as far as its port tells.
+fn is_question(sighting: &Sighting) -> bool {
+    matches!(sighting.proto, Proto::Tcp | Proto::Udp)
+        && DNS_PORTS.contains(&sighting.dst.port())
+        && is_private(sighting.dst.ip())
 }
 
 /// Whether no probe answers for these packets. Those of an outage that no probe watches belong to nobody else.

@@ -188,6 +188,26 @@ impl Servers {
         Ok(())
     }
 
+    /// What of a torrent client strangers can reach: it takes connections and waits for their handshake, and answers DHT questions.
+    ///
+    /// # Errors
+    /// When the port cannot be taken.
+    pub fn torrent_client(&mut self, at: SocketAddr, journal: Journal) -> Result<(), ServerError> {
+        let (datagrams, connections) = (udp(at)?, tcp(at)?);
+        self.task(async move { dht::serve(datagrams, "torrent client", journal).await });
+        self.task(async move {
+            let mut open = std::collections::VecDeque::new();
+            while let Ok((stream, _)) = connections.accept().await {
+                open.push_back(stream);
+                // A client says nothing before the handshake of its peer; the oldest make room.
+                if open.len() > 64 {
+                    open.pop_front();
+                }
+            }
+        });
+        Ok(())
+    }
+
     /// Whatever else is to run as long.
     pub fn task(&mut self, task: impl Future<Output = ()> + Send + 'static) {
         self.0.spawn(task);

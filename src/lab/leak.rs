@@ -197,6 +197,28 @@ pub enum Action {
         /// The address that it tells.
         external: std::net::Ipv4Addr,
     },
+    /// A torrent client in the stack: takes connections, and answers its peers' DHT questions.
+    TorrentClient {
+        /// Where it listens, over TCP and UDP.
+        listen: SocketAddr,
+    },
+    /// The home lets peers in by a port of its public address, as Docker's `ports` and a router's port forwarding do.
+    Publish {
+        /// The port, over TCP and UDP, at home and in the stack.
+        port: u16,
+    },
+    /// Sets a kernel setting of the stack's namespace.
+    Setting {
+        /// Below `/proc/sys/net`, with slashes.
+        name: String,
+        /// What it is set to.
+        value: String,
+    },
+    /// A router of the home says to the stack over and over that it is the way to everywhere (RFC 4861, section 4.2).
+    RouterAdvertisement {
+        /// How often, in milliseconds.
+        every_ms: u64,
+    },
     /// Removes the policy rules of that priority.
     Unrule {
         /// Their place in the order.
@@ -301,6 +323,10 @@ pub struct Packets {
     pub mark: Option<u32>,
     /// Of sockets of that user.
     pub user: Option<u32>,
+    /// Messages of that type; needs `proto = "icmp"`.
+    pub icmp_type: Option<u8>,
+    /// Packets of that many octets and more, headers included.
+    pub longer: Option<u32>,
     /// One of so many, at random.
     pub one_in: Option<u32>,
     /// Of which family.

@@ -4,6 +4,7 @@
 //! It needs no root, no Docker and no program beside this one: everything lives in network namespaces of an
 //! unprivileged user namespace, held by threads of the one process, and ends with it.
 
+pub mod advertisement;
 pub mod gluetun;
 pub mod internet;
 pub mod leak;

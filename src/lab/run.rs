@@ -1,5 +1,6 @@
 //! A whole lab, from its wires to its servers, sealed or broken by a leak.
 
+use super::advertisement;
 use super::gluetun::Version;
 use super::internet::{self, InternetConfig, ServerError, Servers};
 use super::leak::{Action, Capability, Leak, Place};
@@ -384,8 +385,14 @@ fn start_stack(realm: &Realm, config: GluetunConfig, journal: &Journal) -> Resul
         let mut addresses: Vec<IpAddr> = vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
         addresses.extend(uplink.addresses.iter().map(IpNet::addr));
         let mut servers = stack::serve(&gluetun, services, &addresses)?;
+        let peers = journal.clone();
         let page = HttpWitness::page("stack web", journal, "qBittorrent");
         servers.http(&page, (Ipv6Addr::UNSPECIFIED, 8080).into(), None)?;
+        for action in leak.iter().flat_map(Leak::actions) {
+            if let Action::TorrentClient { listen } = action {
+                servers.torrent_client(*listen, peers.clone())?;
+            }
+        }
         Ok((gluetun, servers))
     })?
 }
@@ -397,6 +404,15 @@ fn start_outside(topology: &Topology, leak: Option<&Leak>, journal: &Journal) ->
         if let Action::PortMapper { listen, external } = action {
             let (listen, external) = (*listen, *external);
             all.push(topology.home.call(move || port_mapper::serve(listen, external))??);
+        }
+        if let Action::Publish { port } = action {
+            let port = *port;
+            topology.home.call(move || topology::publish(port).map_err(TopologyError::from))??;
+        }
+        if let Action::RouterAdvertisement { every_ms } = action {
+            let every = Duration::from_millis(*every_ms);
+            let to = topology.stack.call(|| advertisement::link_local(plan::UPLINK))?.map_err(TopologyError::from)?;
+            all.push(topology.home.call(move || advertisement::serve("br0", to, every))??);
         }
         let Action::OutsideResolver { at, listen, upstream } = action else { continue };
         let (listen, upstream) = (*listen, *upstream);

@@ -9,7 +9,7 @@
 use super::plan::{self, End};
 use super::realm::{Realm, RealmError};
 use crate::net::netns::{Netns, NetnsError};
-use crate::net::nft::{Batch, Chain, Match, Nft, NftError, Rule, Table, TableFamily, Verdict};
+use crate::net::nft::{Batch, Chain, HookPoint, Match, Nft, NftError, Rule, Table, TableFamily, Verdict};
 use crate::net::route::{Family, RouteError, RouteSpec, Rtnetlink, wait_ready};
 use crate::net::sysctl::{self, SysctlError};
 use std::net::IpAddr;
@@ -205,6 +205,11 @@ const SETTINGS: &[(&str, &str)] = &[
     ("ipv6/conf/default/dad_transmits", "0"),
     ("ipv6/conf/default/disable_ipv6", "0"),
     ("ipv6/conf/all/disable_ipv6", "0"),
+    // Nobody on the network makes routes of the stack.
+    ("ipv4/conf/default/accept_redirects", "0"),
+    ("ipv4/conf/all/accept_redirects", "0"),
+    ("ipv6/conf/default/accept_redirects", "0"),
+    ("ipv6/conf/default/accept_ra", "0"),
     // A strict host would drop WireGuard's packets: by the unmarked route their sender is behind the tunnel.
     ("ipv4/conf/all/rp_filter", "0"),
     ("ipv4/conf/default/rp_filter", "0"),
@@ -258,6 +263,27 @@ pub fn translate(line: &str) -> Result<(), NftError> {
     batch.add_chain(&table, &Chain::source_nat("nat"));
     for network in [plan::BRIDGE_NET, plan::LAN_NET] {
         masquerade(&mut batch, network, line);
+    }
+    Nft::open()?.commit(batch)
+}
+
+/// Hands what comes for that port of the home's address to the stack, in the calling thread's namespace; its own packets too.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn publish(port: u16) -> Result<(), NftError> {
+    let table = Table::new(TableFamily::Ip, "published");
+    let mut batch = Batch::new();
+    batch.add_table(&table);
+    for (chain, hook) in [("from-outside", HookPoint::Prerouting), ("from-here", HookPoint::Output)] {
+        batch.add_chain(&table, &Chain::destination_nat(chain, hook));
+        for protocol in [libc::IPPROTO_TCP, libc::IPPROTO_UDP] {
+            let rule = Rule::new(Verdict::DestinationNat(plan::ip(plan::STACK)))
+                .when(Match::Destination(plan::ip(plan::HOME).into()))
+                .when(Match::Protocol(protocol as u8))
+                .when(Match::DestinationPorts(port, port));
+            batch.append_rule(&table, chain, &rule);
+        }
     }
     Nft::open()?.commit(batch)
 }

@@ -193,6 +193,13 @@ pub enum Said {
         /// Whether the witness says that it belongs to the VPN, where it says anything about it.
         of_provider: Option<bool>,
     },
+    /// The authority was told for whom the question is asked (EDNS Client Subnet, RFC 7871).
+    ClientSubnet {
+        /// Which resolver had been asked.
+        resolver: String,
+        /// The subnet that it told.
+        net: IpNet,
+    },
     /// By which link the kernel would send to some addresses.
     Routed {
         /// Name of the link; `None`: it would refuse.
@@ -226,6 +233,18 @@ pub enum Said {
         capabilities: Vec<String>,
         /// What makes it a part of the VPN itself, where it is one.
         vpn: Option<String>,
+    },
+    /// A packet that begins something came in by an uplink.
+    Arrived {
+        /// Protocol.
+        proto: Proto,
+        /// Who sent it.
+        from: SocketAddr,
+        /// Where to.
+        to: SocketAddr,
+        /// Whether it came by a port that somebody outside of the stack has published for it.
+        #[serde(default)]
+        published: bool,
     },
     /// A local target answered.
     Reached {

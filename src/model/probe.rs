@@ -70,6 +70,10 @@ pub enum Expectation {
     LocalReachable,
     /// Every target of `local.must_serve` answers from outside of the stack.
     Served,
+    /// No program that listens answers a public address by an uplink: one that is published leaks, any other is a hardening finding.
+    NoStrangerAnswered,
+    /// The stack is no router: what a neighbour has it carry on leaves by no uplink; that it takes the tunnel is a hardening finding.
+    NothingForwarded,
     /// No target of `local.must_not_reach` answers, though they are there.
     LocalForbidden,
     /// Nothing that the allow-list does not name leaves by an uplink, whoever sent it.

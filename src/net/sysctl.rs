@@ -26,3 +26,11 @@ pub fn set(name: &str, value: &str) -> Result<(), SysctlError> {
     }
     fs::write(&path, value).map_err(|source| SysctlError { path, value: value.to_owned(), source })
 }
+
+/// The value of `/proc/sys/net/NAME`.
+///
+/// # Errors
+/// When there is no such setting, or it may not be read.
+pub fn get(name: &str) -> io::Result<String> {
+    Ok(fs::read_to_string(PathBuf::from("/proc/sys/net").join(name))?.trim().to_owned())
+}

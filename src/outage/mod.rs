@@ -24,5 +24,5 @@ pub use journal::{Entry, Journal, JournalError};
 pub use keeper::keep;
 pub use method::{Armed, Available, available};
 pub use namespace_lock::NamespaceLock;
-pub use run::run;
+pub use run::{PUT_BACK_AT_MOST, run};
 pub use undo::Recipe;

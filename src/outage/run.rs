@@ -27,6 +27,9 @@ const HEALTH_PATIENCE: Duration = Duration::from_secs(12);
 /// Tries at putting back before it counts as failed, and time between them.
 const TRIES: usize = 8;
 const TRY_EVERY: Duration = Duration::from_millis(400);
+/// How long all tries together may take, those at putting back and those at making sure of it. After that the keeper goes on trying, and the
+/// journal tells the next run. Whoever ends an agent has to wait for longer.
+pub const PUT_BACK_AT_MOST: Duration = Duration::from_secs(60);
 
 /// Makes one outage. `abort` ends it early; `note` is told what happens for the progress line.
 pub async fn run(
@@ -114,7 +117,9 @@ pub async fn run(
     evidence.up_ms = Some(since(up));
     events.push(Event { at_ms: since(up), what: "the tunnel is told to come back".to_owned() });
     note(format!("{}: the tunnel is being put back", order.method));
-    put_back(&mut armed, &mut evidence).await;
+    if timeout(PUT_BACK_AT_MOST / 2, put_back(&mut armed, &mut evidence)).await.is_err() {
+        evidence.problems.push("the tunnel could not be put back in time".to_owned());
+    }
     if !*abort.borrow() {
         let limit = Duration::from_millis(order.recovery_ms);
         let recovered = tokio::select! {
@@ -134,7 +139,8 @@ pub async fn run(
             evidence.gave_up = Some(what);
         }
     }
-    if let Err(why) = settle(&mut armed).await {
+    let settled = timeout(PUT_BACK_AT_MOST / 2, settle(&mut armed)).await;
+    if let Err(why) = settled.unwrap_or_else(|_| Err("it could not be looked at in time".to_owned())) {
         evidence.restored = false;
         evidence.problems.push(format!("the stack is not as it was: {why}"));
     }

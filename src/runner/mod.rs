@@ -2,6 +2,8 @@
 //! asked and in which order is decided here; what it means is decided by the judge.
 
 mod error;
+mod forwarding;
+mod inbound;
 mod outside;
 mod phase;
 mod put_back;
@@ -207,6 +209,7 @@ fn audit(
         clock,
         must_serve: options.config.local.must_serve.clone(),
         must_not_reach: options.config.local.must_not_reach.clone(),
+        open_ports: open_ports(options, target),
         extra_ca: extra_ca.clone(),
     });
     let setup = setup(options, target, extra_ca, api_key, clock);
@@ -315,12 +318,19 @@ fn setup(
         mullvad: config.vpn.provider == Provider::Mullvad,
         forced: config.dns.forced.clone(),
         canary: config.dns.canary.clone(),
-        must_reach: config.local.must_reach.iter().map(ToString::to_string).collect(),
-        must_not_reach: config.local.must_not_reach.iter().map(ToString::to_string).collect(),
+        must_reach: config.local.must_reach.iter().map(crate::config::Local::stated).collect(),
+        must_not_reach: config.local.must_not_reach.iter().map(crate::config::Local::stated).collect(),
         users: users(target),
         control_server: control,
         api_key,
     }
+}
+
+/// Ports of the stack that its owner means to be reached.
+fn open_ports(options: &Options<'_>, target: &Target) -> Vec<u16> {
+    let stated = target.gluetun.as_ref().and_then(|gluetun| gluetun.env.get("FIREWALL_INPUT_PORTS"));
+    let stated = stated.into_iter().flat_map(|text| text.split(',')).filter_map(|port| port.trim().parse().ok());
+    options.config.local.must_serve.iter().map(|local| local.host_port().port).chain(stated).collect()
 }
 
 /// As whom the containers' settings say that the stack's programs run.

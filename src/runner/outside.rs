@@ -35,6 +35,8 @@ pub(super) struct Asker {
     pub must_serve: Vec<Local>,
     /// Must not be reached from the stack; that they are there at all is seen from here.
     pub must_not_reach: Vec<Local>,
+    /// Ports of the stack that are meant to be reached.
+    pub open_ports: Vec<u16>,
     /// PEM text of more certificate authorities.
     pub extra_ca: Option<String>,
 }

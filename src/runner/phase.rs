@@ -5,6 +5,8 @@ use std::time::Instant;
 
 use libtest_mimic::{Arguments, ColorSetting, Failed, Trial as TestTrial};
 
+use super::forwarding;
+use super::inbound;
 use super::outside::Asker;
 use super::put_back::Notebook;
 use super::result;
@@ -199,6 +201,13 @@ impl Shared {
             let answers = self.session.block_on(self.asker.served());
             let to_ms = self.now_ms(&asking.name)?;
             return Ok(Some(Evidence { from_ms, to_ms, answers, ..Evidence::default() }));
+        }
+        if asking.probe.technique == technique::INBOUND {
+            let (home, near) = (&self.facts.home, &self.facts.uplink_nets);
+            return inbound::ask(&self.session, &asking.name, home, &self.asker.open_ports, near).map(Some);
+        }
+        if asking.probe.technique == technique::FORWARDING {
+            return forwarding::ask(&self.session, &asking.name, &self.facts.uplink_nets).map(Some);
         }
         let params = serde_json::to_value(&asking.probe.params).map_err(|error| error.to_string())?;
         let request = Request::Run { trial: asking.name.clone(), technique: asking.probe.technique.clone(), params };

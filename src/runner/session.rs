@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::RunError;
 use crate::agent::protocol::{Envelope, OutageOrder, Reply, Request, Setup, Stack, read_frame, write_frame};
+use crate::outage::PUT_BACK_AT_MOST;
 use crate::report::progress::Progress;
 use crate::target::{AgentHandle, AgentProcess};
 
@@ -19,7 +20,9 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(120);
 /// What an outage may take beyond its window and its recovery: proving health before, and all tries at putting back.
 const OUTAGE_GRACE: Duration = Duration::from_secs(120);
 /// How long the agent may take to put everything back when it is told to end.
-const LAST_PATIENCE: Duration = Duration::from_secs(20);
+const LAST_PATIENCE: Duration = PUT_BACK_AT_MOST.saturating_add(LAST_GRACE);
+/// What it may take beyond that: a request to take the tunnel down that is still under way, the tries at proving health, the keeper's end.
+const LAST_GRACE: Duration = Duration::from_secs(45);
 
 /// A session with one agent.
 pub(super) struct Session {

@@ -35,6 +35,11 @@ pub fn list() -> Vec<Listed> {
     all
 }
 
+/// Where programs wait for others, among `listed`: sockets with no other end.
+pub fn waiting(listed: &[Listed]) -> impl Iterator<Item = (Proto, SocketAddr)> + '_ {
+    listed.iter().filter(|socket| socket.remote.port() == 0).map(|socket| (socket.proto, socket.local))
+}
+
 /// Connections among `listed`, by protocol and both ends.
 pub fn connections(listed: &[Listed]) -> HashSet<(Proto, SocketAddr, SocketAddr)> {
     let connected = listed.iter().filter(|socket| socket.remote.port() != 0);

@@ -13,6 +13,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{Context, NoParams, Technique, Work, heard, http, names, read};
+use crate::config::shown;
 use crate::model::evidence::{Answer, Evidence, Said};
 
 /// How long a witness may take.
@@ -68,7 +69,9 @@ async fn witness(cx: &Context, tls: &ClientConfig, servers: &[IpAddr], url: &str
     let addresses = match names::addresses(servers, parsed.host_str().unwrap_or_default()).await {
         Ok(addresses) => addresses,
         Err(error) => {
-            return vec![cx.answer(url, Said::Nothing { error: format!("its name could not be resolved: {error}") })];
+            return vec![
+                cx.answer(shown(&parsed), Said::Nothing { error: format!("its name could not be resolved: {error}") }),
+            ];
         }
     };
     let v4 = addresses.iter().find(|address| address.is_ipv4());
@@ -84,7 +87,7 @@ async fn echo(cx: &Context, tls: &ClientConfig, url: &Url, address: IpAddr) -> A
         Ok((status, _)) => Said::Nothing { error: format!("it answered with HTTP status {status}") },
         Err(error) => Said::Nothing { error },
     };
-    cx.answer(format!("{url} ({family})"), said)
+    cx.answer(format!("{} ({family})", shown(url)), said)
 }
 
 /// The shape of am.i.mullvad.net and of ipify; all other keys are of no interest.

@@ -1,6 +1,7 @@
 //! Techniques: each sends one kind of stimulus from inside the namespace and returns evidence. None decides anything.
 
 mod capabilities;
+mod craft;
 mod exit_all;
 mod exit_dht;
 mod exit_http;
@@ -8,9 +9,11 @@ mod exit_stun;
 mod exit_tracker;
 mod forced_dns;
 pub mod format;
+mod forwarding;
 mod gateway;
 mod heard;
 mod http;
+mod inbound;
 mod listen;
 mod local_names;
 mod local_resolvers;
@@ -44,13 +47,18 @@ use crate::sensor::ledger::Ledger;
 
 pub use exit_http::{ask_exits, exit_in};
 pub use forced_dns::question;
+pub use forwarding::FORWARDING;
 pub use heard::Heard;
 pub use http::{ask, chain, trust};
+pub use inbound::{ARRIVALS, INBOUND, source_port};
 pub use listen::LISTEN;
 pub use local_targets::{FORBIDDEN, FROM_OUTSIDE, Target, reach, reach_local, targets};
 pub use names::lookup_marked;
 pub use names::{NoAnswer, addresses, lookup, nameservers, resolver_at};
-pub use routes::{CONTROL as ROUTE_CONTROL, INSIDE as ROUTE_INSIDE, LEARNED as ROUTE_LEARNED, PUBLIC as ROUTE_PUBLIC};
+pub use routes::{
+    CONTROL as ROUTE_CONTROL, INSIDE as ROUTE_INSIDE, LEARNED as ROUTE_LEARNED, OPEN as ROUTE_OPEN,
+    PUBLIC as ROUTE_PUBLIC,
+};
 pub use send::{Outcome, Sender, echo_octets, fate_of, open, syn_octets};
 pub use user::User;
 
@@ -158,6 +166,9 @@ pub const TECHNIQUES: &[&dyn Technique] = &[
     &local_targets::LocalTargets,
     &local_targets::Forbidden,
     &listen::Listen,
+    &forwarding::Forwarding,
+    &inbound::Inbound,
+    &inbound::Arrivals,
 ];
 
 /// The technique of probes that are asked in an outage alone: their evidence is the outage itself.

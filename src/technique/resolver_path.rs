@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hickory_proto::rr::RecordType;
+use ipnet::IpNet;
 use reqwest::Url;
 use rustls::ClientConfig;
 use serde::Deserialize;
@@ -80,18 +81,20 @@ async fn ask_server(cx: &Context, trial: &Arc<str>, server: IpAddr) -> Vec<Answe
     let (canary, _) = tokio::join!(lookup_marked(server, &cx.setup.canary), lookup_marked(server, &marked));
     answers.push(cx.answer(&who, canary));
     for name in &cx.setup.echo_dns {
-        answers.push(asker(cx, &resolver, &who, name).await);
+        answers.extend(asker(cx, &resolver, &who, name).await);
     }
     answers
 }
 
-/// Who the authority of an echo name saw asking: the name's A record, or an address in its TXT record.
-async fn asker(cx: &Context, resolver: &hickory_resolver::TokioResolver, who: &str, name: &str) -> Answer {
+/// Who the authority of an echo name saw asking: the name's A record, or an address in its TXT record; and for whom, where it was told.
+async fn asker(cx: &Context, resolver: &hickory_resolver::TokioResolver, who: &str, name: &str) -> Vec<Answer> {
     let witness = format!("{name} by {who}");
+    let mut subnet = None;
     let said = match lookup(resolver, name, RecordType::A).await {
         Ok(found) if !found.addresses.is_empty() => Ok(found.addresses[0]),
         Ok(_) | Err(NoAnswer::Refused(_)) => match lookup(resolver, name, RecordType::TXT).await {
             Ok(found) => {
+                subnet = found.texts.iter().find_map(|text| client_subnet(text));
                 let word = found
                     .texts
                     .iter()
@@ -103,13 +106,17 @@ async fn asker(cx: &Context, resolver: &hickory_resolver::TokioResolver, who: &s
         },
         Err(NoAnswer::Nothing(why)) => Err(why),
     };
-    cx.answer(
-        witness,
-        match said {
-            Ok(ip) => Said::Asker { resolver: who.to_owned(), ip, of_provider: None },
-            Err(error) => Said::Nothing { error },
-        },
-    )
+    let said = match said {
+        Ok(ip) => Said::Asker { resolver: who.to_owned(), ip, of_provider: None },
+        Err(error) => Said::Nothing { error },
+    };
+    let told = subnet.map(|net| Said::ClientSubnet { resolver: who.to_owned(), net });
+    [Some(said), told].into_iter().flatten().map(|said| cx.answer(witness.clone(), said)).collect()
+}
+
+/// What Google's echo name says of EDNS Client Subnet, e.g. `edns0-client-subnet 203.0.113.0/24`.
+fn client_subnet(text: &str) -> Option<IpNet> {
+    text.trim_matches('"').strip_prefix("edns0-client-subnet ")?.trim().parse().ok()
 }
 
 /// One entry of what `https://<label>.dnsleak.am.i.mullvad.net/` answers.
@@ -146,5 +153,19 @@ async fn dnsleak(cx: &Context, tls: &ClientConfig, trial: &Arc<str>, servers: &[
         },
         Ok((status, _)) => nothing(format!("it answered with HTTP status {status}")),
         Err(error) => nothing(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_clients_subnet_is_told_by_one_line_only() {
+        assert_eq!(client_subnet("edns0-client-subnet 203.0.113.0/24"), Some("203.0.113.0/24".parse().unwrap()));
+        assert_eq!(client_subnet("edns0-client-subnet 2001:db8:18::/56"), Some("2001:db8:18::/56".parse().unwrap()));
+        for other in ["172.253.1.2", "edns0-client-subnet", "edns0-client-subnet x", ""] {
+            assert_eq!(client_subnet(other), None, "{other}");
+        }
     }
 }

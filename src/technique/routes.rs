@@ -20,6 +20,7 @@ use super::volley::{Guise, Shot, Volley};
 use super::{Context, NoParams, Technique, Work, read};
 use crate::model::evidence::{Evidence, Link, Role, Said, Via};
 use crate::net::route::{self as net, Flow, Lookup, Object, Route, RouteError, Snapshot, Way};
+use crate::net::sysctl;
 
 /// What evidence calls the sweep.
 pub const PUBLIC: &str = "public addresses";
@@ -29,6 +30,10 @@ pub const CONTROL: &str = "the uplink's own neighbours";
 pub const INSIDE: &str = "the VPN's own addresses";
 /// What evidence calls routes that somebody on the network made.
 pub const LEARNED: &str = "learned routes";
+/// What evidence calls how an uplink takes what others say of routes.
+pub const SETTINGS: &str = "the uplink's settings";
+/// The same, where a neighbour can make routes by it.
+pub const OPEN: &str = "routes by neighbours";
 /// Mullvad's resolver, and the networks of its options (see <https://mullvad.net/help/dns-over-https-and-dns-over-tls>).
 const MULLVAD: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 64, 0, 1));
 /// `RTPROT_REDIRECT` and `RTPROT_RA` of linux/rtnetlink.h.
@@ -133,7 +138,43 @@ fn look(ground: &Ground) -> Result<Findings, String> {
         findings.said.extend(ground.sort(INSIDE, &inside, &ways, &Flow::default(), &snapshot).0);
     }
     findings.said.extend(ground.learned(&snapshot).map(|text| (LEARNED, Said::Setting { text })));
+    for link in ground.links.iter().filter(|link| link.role == Role::Uplink) {
+        let settings = settings(|name| sysctl::get(&name.replace("LINK", &link.name)).ok());
+        findings.said.extend(settings.into_iter().map(|(open, text)| {
+            let text = format!("{}: {text}", link.name);
+            (if open { OPEN } else { SETTINGS }, Said::Setting { text })
+        }));
+    }
     Ok(findings)
+}
+
+/// What a link does with redirects and router advertisements, and whether a neighbour can make routes by it; see ip-sysctl in the
+/// kernel's documentation. `read` knows the settings, in which `LINK` stands for the link.
+fn settings(read: impl Fn(&str) -> Option<String>) -> Vec<(bool, String)> {
+    let number = |name: &str| read(name).and_then(|value| value.trim().parse::<i32>().ok());
+    let mut found = Vec::new();
+    let four = ["forwarding", "accept_redirects"].map(|name| number(&format!("ipv4/conf/LINK/{name}")));
+    if let ([Some(forwarding), Some(own)], Some(all)) = (four, number("ipv4/conf/all/accept_redirects")) {
+        let open = if forwarding != 0 { own != 0 && all != 0 } else { own != 0 || all != 0 };
+        let taken = if open { "redirects are taken" } else { "redirects are not taken" };
+        found.push((open, format!("{taken} over IPv4 (accept_redirects={own}, all {all}, forwarding={forwarding})")));
+    }
+    let six = ["disable_ipv6", "forwarding", "accept_redirects", "accept_ra"]
+        .map(|name| number(&format!("ipv6/conf/LINK/{name}")));
+    match six {
+        [Some(off), ..] if off != 0 => found.push((false, "IPv6 is off".to_owned())),
+        [_, Some(forwarding), Some(redirects), Some(ra)] => {
+            let open = redirects != 0 && forwarding == 0;
+            let taken = if open { "redirects are taken" } else { "redirects are not taken" };
+            found.push((open, format!("{taken} over IPv6 (accept_redirects={redirects}, forwarding={forwarding})")));
+            let open = ra == 2 || (ra == 1 && forwarding == 0);
+            let taken = if open { "router advertisements are taken" } else { "router advertisements are not taken" };
+            found.push((open, format!("{taken} (accept_ra={ra}, forwarding={forwarding})")));
+        }
+        // No IPv6 in this kernel, or nothing to be read: what cannot be told is not claimed.
+        _ => {}
+    }
+    found
 }
 
 /// An error with its causes in one line.
@@ -386,6 +427,27 @@ mod tests {
         assert!(hit("93.184.0.0/16", &four) && hit("223.255.0.0/16", &four) && hit("1.0.0.0/16", &four));
         let six = sweep(true, 77);
         assert!(hit("2a03::/16", &six) && hit("3fff::/16", &six) && !hit("4000::/16", &six));
+    }
+
+    #[test]
+    fn redirects_and_advertisements_are_taken_as_the_kernel_has_it() {
+        let open = |set: &[(&str, &str)]| {
+            let found = settings(|name| {
+                let known = set.iter().find(|(known, _)| name.ends_with(known));
+                Some(known.map_or("0", |(_, value)| value).to_owned())
+            });
+            found.into_iter().filter(|(open, _)| *open).map(|(_, text)| text).collect::<Vec<_>>()
+        };
+        assert_eq!(open(&[]), Vec::<String>::new());
+        let one = open(&[("ipv4/conf/all/accept_redirects", "1")]);
+        assert!(one.len() == 1 && one[0].contains("over IPv4"), "{one:?}");
+        // Docker's containers forward, and the kernel then sets the one for all to 0.
+        assert!(open(&[("ipv4/conf/LINK/forwarding", "1"), ("ipv4/conf/LINK/accept_redirects", "1")]).is_empty());
+        assert_eq!(open(&[("accept_ra", "1")]), ["router advertisements are taken (accept_ra=1, forwarding=0)"]);
+        assert!(open(&[("accept_ra", "1"), ("ipv6/conf/LINK/forwarding", "1")]).is_empty());
+        assert_eq!(open(&[("accept_ra", "2"), ("ipv6/conf/LINK/forwarding", "1")]).len(), 1);
+        assert!(open(&[("accept_ra", "2"), ("disable_ipv6", "1")]).is_empty());
+        assert!(settings(|_| None).is_empty());
     }
 
     #[test]

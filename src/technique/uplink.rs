@@ -2,15 +2,17 @@
 //! some of its packets: of one port, one protocol, one mark, one user, one packet in twenty.
 //! Procedure: marked packets with TTL 1 to addresses from all corners of the address space, some of them other ones in each run, by the
 //! default route, bound to each uplink and from each of its addresses. By the spread: UDP, TCP and ICMP over many ports; marks; protocols
-//! that are none of these; users; multicast and broadcast. Each kind of packet is sent at least 92 times past the tunnel, so that a rule
+//! that are none of these; users; multicast and broadcast; looks (length, class, flags, type, fragments, options, ports all over), of which
+//! one packet is as good as a hundred. Each other kind of packet is sent at least 92 times past the tunnel, so that a rule
 //! that lets through one in twenty is missed less than once in a hundred runs; marks and protocols that nobody uses, a few times.
 //! To the VPN server's own address plain packets go on its port and another, and datagrams inside IP-in-IP, 6in4 and GRE to one address.
 //! Limits: a rule for one other port or one other address can be missed.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde::Deserialize;
@@ -18,6 +20,7 @@ use serde_json::Value;
 use socket2::Socket;
 use tokio::task::spawn_blocking;
 
+use super::craft::{self, Craft};
 use super::send::ENCAPSULATIONS;
 use super::user::{self, User};
 use super::volley::{Guise, Shot, Volley};
@@ -27,6 +30,8 @@ use crate::sensor::allow::is_private;
 
 /// Times that everything is sent to all addresses, in as many moments.
 const ROUNDS: usize = 4;
+/// How long something is sent again and again, a little longer than a second: a rule may let pass one packet in each.
+const DRIP: Duration = Duration::from_millis(1050);
 /// Time between rounds and for the last packets to reach the wire.
 const PAUSE: Duration = Duration::from_millis(60);
 /// Public addresses that everybody uses.
@@ -49,6 +54,8 @@ const WELL_KNOWN: [u8; 12] = [4, 33, 41, 47, 50, 51, 89, 103, 112, 115, 132, 136
 const EXTENSIONS: [u8; 11] = [0, 43, 44, 50, 51, 59, 60, 135, 139, 140, 253];
 /// Users that containers run their programs as, beside those that are found.
 const COMMON_USERS: [u32; 8] = [0, 99, 100, 568, 911, 1000, 1001, 65_534];
+/// Types of service that programs and routers use: minimum delay, throughput and cost, CS1, AF21, AF41, EF, CS6 (RFC 791, RFC 4594).
+const CLASSES: [u8; 8] = [0x10, 0x08, 0x02, 0x20, 0x48, 0x88, 0xb8, 0xc0];
 /// Local service discovery (BEP 14), SSDP, mDNS, LLMNR, all hosts, broadcast.
 const GROUPS4: [([u8; 4], u16); 6] = [
     ([239, 192, 152, 143], 6771),
@@ -63,6 +70,7 @@ const GROUPS6: [(&str, u16); 5] =
 
 /// A port of the VPN server that is none of the tunnel's.
 const OTHER_PORT: u16 = 40_002;
+const DNS: u16 = 53;
 
 /// See the head of this file.
 pub struct Uplink;
@@ -92,6 +100,7 @@ enum Spread {
     Protocols,
     Users,
     Multicast,
+    Shapes,
 }
 
 impl Technique for Uplink {
@@ -161,11 +170,17 @@ async fn send_all(cx: &Context, trial: Arc<str>, params: &Params, evidence: &mut
                 as_users(&mut volley, &ways, &corners, &found);
             }
             Spread::Multicast => groups(&mut volley, &ways, v6),
+            Spread::Shapes => shapes(&mut volley, &ways, &corners, &cx.local, cx.setup.nonce),
         }
     }
     let mut volley = Some(volley);
     let mut open = Vec::new();
-    for round in 0..ROUNDS {
+    let began = Instant::now();
+    for round in 0.. {
+        let dripping = params.spread == Spread::Shapes && began.elapsed() < DRIP;
+        if round >= ROUNDS && !dripping {
+            break;
+        }
         if params.spread == Spread::Ports {
             open = connections(cx, &trial, params.family, evidence);
         }
@@ -359,6 +374,69 @@ fn groups(volley: &mut Volley, ways: &[Via], v6: bool) {
             volley.aim(Shot::Datagram(*port), &guise, &vec![*group; TIMES].into(), ROUNDS);
         }
     }
+}
+
+/// Packets that differ from others by their looks: class, length, flags, type, fragments, options, ports all over. And such as go to private
+/// space past the subnets that are local, where an ISP has its resolvers.
+fn shapes(volley: &mut Volley, ways: &[Via], to: &Arc<[IpAddr]>, local: &[IpNet], nonce: u32) {
+    let v6 = to.first().is_some_and(IpAddr::is_ipv6);
+    let port = FEW_PORTS[1];
+    let few = first(to, 2);
+    let (messages, options): (&[u8], &[u8]) =
+        if v6 { (&craft::MESSAGES6, &craft::OPTIONS6) } else { (&craft::MESSAGES4, &craft::OPTIONS4) };
+    let lengths = craft::LENGTHS.into_iter().map(Some).chain([None]);
+    let mut crafts: Vec<Craft> =
+        lengths.flat_map(|length| [Craft::Long(length, port), Craft::LongEcho(length)]).collect();
+    crafts.extend(craft::SEGMENTS.map(|flags| Craft::Segment(flags, FEW_PORTS[0])));
+    crafts.extend(messages.iter().map(|kind| Craft::Message(*kind)));
+    crafts.extend(craft::FRAGMENTED.map(Craft::Later));
+    crafts.extend(options.iter().map(|number| Craft::Option(*number, port)));
+    crafts.push(Craft::First(port));
+    for via in ways {
+        let guise = Guise::from(via.clone());
+        let past = *via != Via::Default;
+        for craft in &crafts {
+            volley.aim(Shot::Craft(*craft), &guise, &few, if past { 2 } else { 1 });
+        }
+        for class in (0..64).map(|point| point << 2).chain([0x02]) {
+            let guise = Guise { tos: Some(class), ..guise.clone() };
+            let (to, rounds) =
+                if CLASSES.contains(&class) { (&few, if past { 2 } else { 1 }) } else { (&first(to, 1), 1) };
+            volley.aim(Shot::Datagram(port), &guise, to, rounds);
+            if CLASSES.contains(&class) {
+                volley.aim(Shot::Syn(FEW_PORTS[0]), &guise, to, rounds);
+                volley.aim(Shot::Echo, &guise, to, rounds);
+            }
+        }
+        let private = private(v6, local, nonce);
+        volley.aim(Shot::Datagram(DNS), &guise, &private, 2);
+        volley.aim(Shot::Syn(DNS), &guise, &private, 2);
+        if let Via::Device(_) = via {
+            volley.aim(Shot::Datagram(port), &guise, &first(to, 1), usize::MAX);
+            let swept: Arc<[IpAddr]> = vec![to[0]; craft::SWEEP].into();
+            for (tcp, from) in [(false, false), (false, true), (true, false), (true, true)] {
+                volley.aim(Shot::Craft(Craft::Sweep { tcp, from }), &guise, &swept, 1);
+            }
+        }
+    }
+}
+
+/// Where carriers and ISPs have resolvers of their own, and no local subnet is (RFC 1918, RFC 6598).
+fn private(v6: bool, local: &[IpNet], nonce: u32) -> Arc<[IpAddr]> {
+    if v6 {
+        return Arc::default();
+    }
+    let mut random = StdRng::seed_from_u64(u64::from(nonce));
+    let mut all: Vec<IpAddr> = [[10, 0, 0, 1], [10, 0, 0, 53], [100, 64, 0, 1], [100, 100, 100, 100], [172, 16, 0, 1]]
+        .map(IpAddr::from)
+        .to_vec();
+    for _ in 0..4 {
+        let [a, b, c]: [u8; 3] = random.random();
+        all.push([10, a, b, c].into());
+        all.push([100, 64 | a & 63, b, c].into());
+    }
+    all.retain(|ip| !local.iter().any(|net| net.contains(ip)));
+    all.into()
 }
 
 #[cfg(test)]

@@ -5,13 +5,16 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::mem::size_of;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use pnet::packet::udp::{MutableUdpPacket, ipv4_checksum, ipv6_checksum};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
+use super::craft::Craft;
 use super::send::{echo_octets, fate_of, syn_octets, unspecified};
 use super::user::{self, User};
 use crate::clock::Clock;
@@ -32,11 +35,13 @@ pub struct Guise {
     pub mark: Option<u32>,
     /// Owner of the socket.
     pub user: Option<User>,
+    /// Type of service, or traffic class (RFC 2474).
+    pub tos: Option<u8>,
 }
 
 impl From<Via> for Guise {
     fn from(via: Via) -> Self {
-        Guise { via, mark: None, user: None }
+        Guise { via, mark: None, user: None, tos: None }
     }
 }
 
@@ -55,6 +60,8 @@ pub enum Shot {
     Echo,
     /// A packet of another protocol, by its IANA number.
     Protocol(u8),
+    /// A packet made by hand from the IP header on.
+    Craft(Craft),
 }
 
 /// RFC 4302.
@@ -70,6 +77,7 @@ impl Shot {
             Shot::Echo if v6 => Proto::Icmpv6,
             Shot::Echo => Proto::Icmp,
             Shot::Protocol(number) => Proto::Ip(number),
+            Shot::Craft(craft) => craft.proto(v6),
         }
     }
 
@@ -82,26 +90,30 @@ impl Shot {
             Shot::Echo if v6 => (Type::RAW, libc::IPPROTO_ICMPV6),
             Shot::Echo => (Type::RAW, libc::IPPROTO_ICMP),
             Shot::Protocol(number) => (Type::RAW, i32::from(number)),
+            Shot::Craft(_) => (Type::RAW, libc::IPPROTO_RAW),
         }
     }
 
     fn port(self) -> u16 {
         match self {
             Shot::Datagram(port) | Shot::Syn(port) | Shot::DatagramFrom(_, port) | Shot::SynFrom(_, port) => port,
+            Shot::Craft(craft) => craft.port(),
             Shot::Echo | Shot::Protocol(_) => 0,
         }
     }
 
-    fn name(self) -> &'static str {
+    fn name(self, v6: bool) -> String {
         match self {
-            Shot::Datagram(_) | Shot::DatagramFrom(..) => "datagram",
-            Shot::Syn(_) | Shot::SynFrom(..) => "SYN",
-            Shot::Echo => "echo request",
-            Shot::Protocol(_) => "packet",
+            Shot::Datagram(_) | Shot::DatagramFrom(..) => "datagram".to_owned(),
+            Shot::Syn(_) | Shot::SynFrom(..) => "SYN".to_owned(),
+            Shot::Echo => "echo request".to_owned(),
+            Shot::Protocol(_) => "packet".to_owned(),
+            Shot::Craft(craft) => craft.name(v6),
         }
     }
 
-    fn octets(self, entry: &Entry, from: IpAddr, to: SocketAddr) -> io::Result<Vec<u8>> {
+    /// Of the `number`th packet of that kind, which is sent from `from` on a way that carries `mtu` octets.
+    fn octets(self, entry: &Entry, from: IpAddr, to: SocketAddr, mtu: usize, number: usize) -> io::Result<Vec<u8>> {
         Ok(match self {
             Shot::Datagram(_) => entry.marker().into_bytes(),
             Shot::DatagramFrom(port, _) => datagram_octets(SocketAddr::new(from, port), to, entry.marker().as_bytes())?,
@@ -116,6 +128,7 @@ impl Shot {
                 octets
             }
             Shot::Protocol(_) => entry.marker().into_bytes(),
+            Shot::Craft(craft) => craft.octets(entry, from, to, mtu, number)?,
         })
     }
 }
@@ -145,7 +158,7 @@ pub struct Volley {
     trial: Arc<str>,
     aims: Vec<Aim>,
     lanes: HashMap<(i32, bool, Guise), Result<Socket, Fate>>,
-    sources: HashMap<(Guise, IpAddr), Result<IpAddr, Fate>>,
+    sources: HashMap<(Guise, IpAddr), Result<(IpAddr, usize), Fate>>,
 }
 
 struct Aim {
@@ -154,6 +167,7 @@ struct Aim {
     to: Arc<[IpAddr]>,
     rounds: usize,
     entry: Entry,
+    sent: usize,
     first_ms: Option<f64>,
     fate: Option<Fate>,
 }
@@ -171,7 +185,7 @@ impl Volley {
         }
         let entry = self.ledger.enter(&self.trial);
         let (guise, to) = (guise.clone(), Arc::clone(to));
-        self.aims.push(Aim { shot, guise, to, rounds, entry, first_ms: None, fate: None });
+        self.aims.push(Aim { shot, guise, to, rounds, entry, sent: 0, first_ms: None, fate: None });
     }
 
     /// Sends everything of that round, counted from zero.
@@ -184,6 +198,7 @@ impl Volley {
                     Ok(()) => Fate::Sent,
                     Err(fate) => fate,
                 };
+                aim.sent += 1;
                 aim.fate = Some(worse(aim.fate.take(), fate));
             }
         }
@@ -209,11 +224,13 @@ impl Volley {
     }
 
     fn send(&mut self, aim: &Aim, to: SocketAddr) -> Result<(), Fate> {
-        let from = match aim.shot {
-            Shot::DatagramFrom(..) | Shot::Syn(_) | Shot::SynFrom(..) => self.source(&aim.guise, to.ip())?,
-            Shot::Datagram(_) | Shot::Echo | Shot::Protocol(_) => unspecified(to.ip()),
+        let (from, mtu) = match aim.shot {
+            Shot::DatagramFrom(..) | Shot::Syn(_) | Shot::SynFrom(..) | Shot::Craft(_) => {
+                self.source(&aim.guise, to.ip())?
+            }
+            Shot::Datagram(_) | Shot::Echo | Shot::Protocol(_) => (unspecified(to.ip()), 0),
         };
-        let octets = aim.shot.octets(&aim.entry, from, to).map_err(|error| fate_of(&error))?;
+        let octets = aim.shot.octets(&aim.entry, from, to, mtu, aim.sent).map_err(|error| fate_of(&error))?;
         let v6 = to.is_ipv6();
         let (kind, protocol) = aim.shot.socket(v6);
         // A raw socket and another of the same protocol differ; UDP alone has both.
@@ -226,16 +243,13 @@ impl Volley {
         put(lane, &octets, to)
     }
 
-    /// The address that the kernel would send from.
-    fn source(&mut self, guise: &Guise, to: IpAddr) -> Result<IpAddr, Fate> {
-        if let Via::Source(address) = guise.via {
-            return Ok(address);
-        }
+    /// The address that the kernel would send from, and how long a packet may be on that way.
+    fn source(&mut self, guise: &Guise, to: IpAddr) -> Result<(IpAddr, usize), Fate> {
         let known = self.sources.entry((guise.clone(), to)).or_insert_with(|| {
             let socket = open(guise, to.is_ipv6(), Type::DGRAM, libc::IPPROTO_UDP)?;
-            let address = |socket: UdpSocket| -> io::Result<IpAddr> {
+            let address = |socket: UdpSocket| -> io::Result<(IpAddr, usize)> {
                 socket.connect((to, DISCARD))?;
-                Ok(socket.local_addr()?.ip())
+                Ok((socket.local_addr()?.ip(), mtu(&socket, to.is_ipv6())?))
             };
             address(socket.into()).map_err(|error| fate_of(&error))
         });
@@ -244,13 +258,16 @@ impl Volley {
 }
 
 fn describe(aim: &Aim) -> String {
-    let name = aim.shot.name();
-    let mut text = if aim.to.len() == 1 { name.to_owned() } else { format!("{name} to {} addresses", aim.to.len()) };
+    let name = aim.shot.name(aim.to[0].is_ipv6());
+    let mut text = if aim.to.len() == 1 { name } else { format!("{name} to {} addresses", aim.to.len()) };
     if let Shot::DatagramFrom(from, _) | Shot::SynFrom(from, _) = aim.shot {
         text.push_str(&format!(" from port {from}"));
     }
     if let Some(mark) = aim.guise.mark {
         text.push_str(&format!(" with mark {mark:#x}"));
+    }
+    if let Some(tos) = aim.guise.tos {
+        text.push_str(&format!(" of class {tos:#04x}"));
     }
     if let Some(user) = &aim.guise.user {
         text.push_str(&format!(" as {user}"));
@@ -299,6 +316,14 @@ fn open(guise: &Guise, v6: bool, kind: Type, protocol: i32) -> Result<Socket, Fa
     if let Some(mark) = guise.mark {
         socket.set_mark(mark).map_err(|error| unset("the mark (which needs CAP_NET_ADMIN)", &error))?;
     }
+    if let Some(tos) = guise.tos {
+        let set = if v6 { socket.set_tclass_v6(tos.into()) } else { socket.set_tos_v4(tos.into()) };
+        set.map_err(|error| unset("the class", &error))?;
+    }
+    if protocol == libc::IPPROTO_RAW && !v6 {
+        // Fragments are to meet the firewall as they are, and not what they might be put together to.
+        set_number(&socket, libc::IPPROTO_IP, libc::IP_NODEFRAG, 1).map_err(|error| unset("no reassembly", &error))?;
+    }
     match &guise.via {
         Via::Default => {}
         Via::Device(link) => {
@@ -309,6 +334,23 @@ fn open(guise: &Guise, v6: bool, kind: Type, protocol: i32) -> Result<Socket, Fa
         }
     }
     Ok(socket)
+}
+
+/// How long a packet may be on the way of a connected socket.
+fn mtu(socket: &UdpSocket, v6: bool) -> io::Result<usize> {
+    let (level, name) = if v6 { (libc::IPPROTO_IPV6, libc::IPV6_MTU) } else { (libc::IPPROTO_IP, libc::IP_MTU) };
+    let mut value: libc::c_int = 0;
+    let mut length = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: value and length are ours, and the kernel writes no more than the octets that length says.
+    let result = unsafe { libc::getsockopt(socket.as_raw_fd(), level, name, (&raw mut value).cast(), &raw mut length) };
+    if result == 0 { Ok(usize::try_from(value).unwrap_or_default()) } else { Err(io::Error::last_os_error()) }
+}
+
+fn set_number(socket: &Socket, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    let length = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the kernel reads as many octets as the number has.
+    let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), length) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 fn put(socket: &Socket, octets: &[u8], to: SocketAddr) -> Result<(), Fate> {
@@ -354,7 +396,7 @@ mod tests {
         for shot in shots {
             let entry = ledger.enter(&trial);
             let (from, to): (IpAddr, SocketAddr) = ("172.18.0.10".parse().unwrap(), "8.8.8.8:443".parse().unwrap());
-            let mut octets = shot.octets(&entry, from, to).unwrap();
+            let mut octets = shot.octets(&entry, from, to, 1500, 0).unwrap();
             if let Shot::Datagram(_) = shot {
                 octets = datagram_octets("172.18.0.10:4000".parse().unwrap(), to, &octets).unwrap();
             }
@@ -375,7 +417,7 @@ mod tests {
         let to: SocketAddr = "[2001:4860:4860::8888]:0".parse().unwrap();
         for number in super::super::uplink::protocols(true) {
             let entry = ledger.enter(&trial);
-            let octets = Shot::Protocol(number).octets(&entry, to.ip(), to).unwrap();
+            let octets = Shot::Protocol(number).octets(&entry, to.ip(), to, 1500, 0).unwrap();
             let mut packet = vec![0x60, 0, 0, 0, 0, octets.len() as u8, number, 1];
             packet.extend_from_slice(&[0x20; 32]);
             packet.extend_from_slice(&octets);

@@ -6,10 +6,12 @@ use super::tools::{
     set_tunnel,
 };
 use anyhow::{Result, bail, ensure};
+use ipnet::IpNet;
 use leakcheck::lab::{Lab, LabSpec, Leak, PrivateDir, leak};
 use leakcheck::net::nft::{Batch, Chain, HookPoint, Match, Nft, Policy, Rule, Table, TableFamily, Verdict};
+use leakcheck::net::route::{RouteSpec, Rtnetlink, Snapshot};
 use socket2::{Domain, Protocol, Socket, Type};
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::unix::fs::MetadataExt as _;
 use std::time::{Duration, Instant};
 
@@ -20,6 +22,8 @@ const TCP: u8 = 6;
 enum Sign {
     /// A datagram bound to the uplink gets out to there.
     BoundUdp(&'static str),
+    /// A datagram of a thousand octets, bound to the uplink, gets out to there.
+    LongUdp(&'static str),
     /// A connection bound to the uplink gets out to there.
     BoundTcp(&'static str),
     /// A ping bound to the uplink gets out to there.
@@ -56,6 +60,16 @@ enum Sign {
     UserUnbound(u32, &'static str),
     /// The stack's own server there does not answer the home.
     NotServed(&'static str),
+    /// What a neighbour has the stack carry on to there leaves by that link of the stack's.
+    Forwards(&'static str, &'static str),
+    /// An advertisement made a route of the stack's.
+    Advertised,
+    /// After a redirect from its router the stack sends what is for there to a neighbour, who does not carry it on.
+    Redirected(&'static str),
+    /// The stack's own server there answers the home.
+    Served(&'static str),
+    /// Somebody on the internet can connect to there.
+    PeerConnects(&'static str),
     /// The stack's programs can connect to there.
     Connects(&'static str),
     /// A program in the stack's network holds the capability of that bit.
@@ -102,6 +116,8 @@ const SIGNS: &[(&str, &[Sign])] = &[
             Sign::Hole { to: "[2001:db8:99::9]:9", from: 0, within: 50, lasts: 10_000 },
         ],
     ),
+    ("forward-accept", &[Sign::Forwards("tun0", "192.0.2.99:443")]),
+    ("forward-direct", &[Sign::Forwards("eth0", "192.0.2.99:6881")]),
     ("forced-tcp", &[Sign::BoundTcp("8.8.8.8:53")]),
     ("forced-udp", &[Sign::BoundUdp("8.8.8.8:53"), Sign::BoundUdp("[2001:4860:4860::8888]:53")]),
     ("hole", &[Sign::Hole { to: "192.0.2.99:9", from: 0, within: 30, lasts: 90 }]),
@@ -111,6 +127,9 @@ const SIGNS: &[(&str, &[Sign])] = &[
     ("local-names", &[Sign::IspAsks(Some("127.0.0.1:53"), "nas")]),
     ("open-router", &[Sign::IspAsks(Some("192.168.1.1:53"), "example.com")]),
     ("management-reached", &[Sign::Connects("10.99.0.1:22")]),
+    ("long-packets", &[Sign::LongUdp("8.8.8.8:6881"), Sign::LongUdp("[2001:4860:4860::8888]:6881")]),
+    ("icmp-reply", &[Sign::BoundRaw(1, "8.8.8.8")]),
+    ("resolver-private", &[Sign::BoundUdp("100.64.0.53:53")]),
     ("mark", &[Sign::Marked(0xca6c, "8.8.8.8:9")]),
     ("mark-bit", &[Sign::MarkedBound(0x2f_4e11, "8.8.8.8:9")]),
     ("multicast", &[Sign::Unasked("239.192.152.143")]),
@@ -149,6 +168,8 @@ const SIGNS: &[(&str, &[Sign])] = &[
     ("resolver-extra", &[Sign::IspAsks(None, "example.com")]),
     ("resolver-gateway", &[Sign::IspAsks(None, "example.com")]),
     ("resolver-isp", &[Sign::IspAsks(None, "example.com")]),
+    ("icmp-redirect", &[Sign::Redirected("192.168.1.50:80")]),
+    ("router-advertisement", &[Sign::Advertised]),
     ("rule-missing", &[Sign::Exit(false, "203.0.113.10"), Sign::Exit(true, "2001:db8:18::10")]),
     ("rule-order", &[Sign::Exit(false, "203.0.113.10"), Sign::Exit(true, "2001:db8:18::10")]),
     ("rule-order-closed", &[Sign::NothingResolves]),
@@ -161,6 +182,8 @@ const SIGNS: &[(&str, &[Sign])] = &[
     ),
     ("specific-route", &[Sign::UnboundTcp("93.184.215.14:443")]),
     ("tcp-443", &[Sign::BoundTcp("1.1.1.1:443")]),
+    ("torrent-open", &[Sign::Served("172.18.0.10:6881")]),
+    ("torrent-published", &[Sign::PeerConnects("203.0.113.10:6881"), Sign::Served("172.18.0.10:6881")]),
     ("tracker-direct", &[Sign::UnboundUdp("93.158.213.92:1337"), Sign::UnboundTcp("93.158.213.92:1337")]),
     ("udp-all", &[Sign::UnboundUdp("74.125.250.129:19302"), Sign::UnboundUdp("10.64.0.1:53")]),
     ("udp-direct", &[Sign::UnboundUdp("74.125.250.129:19302"), Sign::UnboundUdp("[2001:4860:4864:5:8000::1]:19302")]),
@@ -228,6 +251,7 @@ fn sealed(world: &PrivateDir) -> Result<()> {
 fn shows(lab: &Lab, sign: &Sign) -> Result<bool> {
     Ok(match sign {
         Sign::BoundUdp(to) => on_wire(UDP, to.parse()?, || send_bound(lab, "eth0", to, b"marked").map(|_| ()))?,
+        Sign::LongUdp(to) => on_wire(UDP, to.parse()?, || send_bound(lab, "eth0", to, &[0; 1000]).map(|_| ()))?,
         Sign::BoundTcp(to) => on_wire(TCP, to.parse()?, || connect_bound(lab, Some("eth0"), to))?,
         Sign::BoundPing(to) => {
             let protocol = if to.contains(':') { 58 } else { 1 };
@@ -273,6 +297,20 @@ fn shows(lab: &Lab, sign: &Sign) -> Result<bool> {
         Sign::UserUnbound(id, to) => {
             let id = *id;
             on_wire(UDP, to.parse()?, || send_as(lab, id, None, to))?
+        }
+        Sign::Forwards(link, to) => forwards(lab, link, to.parse()?)?,
+        Sign::Advertised => {
+            const BY_ADVERTISEMENT: u8 = 9;
+            std::thread::sleep(Duration::from_millis(700));
+            let now = lab.topology().stack.call(Snapshot::take)??;
+            now.routes.iter().any(|route| route.protocol == BY_ADVERTISEMENT && route.gateway.is_some())
+        }
+        Sign::Redirected(to) => redirected(lab, to.parse()?)?,
+        Sign::Served(at) => std::net::TcpStream::connect_timeout(&at.parse()?, Duration::from_millis(300)).is_ok(),
+        Sign::PeerConnects(at) => {
+            let at: SocketAddr = at.parse()?;
+            let connect = move || std::net::TcpStream::connect_timeout(&at, Duration::from_millis(300)).is_ok();
+            lab.topology().internet.call(connect)?
         }
         Sign::NotServed(at) => std::net::TcpStream::connect_timeout(&at.parse()?, Duration::from_millis(300)).is_err(),
         Sign::Connects(at) => {
@@ -353,6 +391,66 @@ fn shows(lab: &Lab, sign: &Sign) -> Result<bool> {
             exit(lab, false).is_err()
         }
     })
+}
+
+/// Whether the stack sends by `link` what a neighbour hands it for `to`.
+fn forwards(lab: &Lab, link: &'static str, to: SocketAddr) -> Result<bool> {
+    const MANY: u64 = 64;
+    let sent = || -> Result<u64> {
+        let table = lab.topology().stack.call(|| std::fs::read_to_string("/proc/thread-self/net/dev"))??;
+        // Eight columns of what came in stand before what went out; the second of each eight counts packets, the first octets.
+        let row = table.lines().find_map(|row| row.trim().strip_prefix(link)?.strip_prefix(':'));
+        let packets = row.and_then(|row| row.split_whitespace().nth(9)?.parse().ok());
+        packets.ok_or_else(|| anyhow::anyhow!("{link} has no counters"))
+    };
+    let before = sent()?;
+    lab.topology().neighbour.call(move || -> Result<()> {
+        let mut netlink = Rtnetlink::open()?;
+        let route = RouteSpec::via(IpNet::from(to.ip()), "172.18.0.10".parse()?).dev("eth0");
+        netlink.add_route(&route)?;
+        let socket = UdpSocket::bind("0.0.0.0:0")?;
+        for _ in 0..MANY {
+            socket.send_to(b"carry me on", to)?;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+        Ok(netlink.delete_route(&route)?)
+    })??;
+    Ok(sent()? - before >= MANY)
+}
+
+/// Sends the stack away from its router on its way to `to`, and tells whether it went.
+fn redirected(lab: &Lab, to: SocketAddr) -> Result<bool> {
+    let connects = || -> Result<bool> {
+        let connect = move || std::net::TcpStream::connect_timeout(&to, Duration::from_millis(500)).is_ok();
+        Ok(lab.topology().stack.call(connect)?)
+    };
+    ensure!(connects()?, "{to} cannot be reached to begin with");
+    let (stack, IpAddr::V4(target)) = (Ipv4Addr::new(172, 18, 0, 10), to.ip()) else { bail!("{to} is not IPv4") };
+    // RFC 792: type 5, code 1, the better gateway, and how the packet began: an echo request of the stack's.
+    let mut packet = vec![5, 1, 0, 0, 172, 18, 0, 20];
+    let mut began = vec![0x45, 0, 0, 28, 0, 1, 0, 0, 64, 1, 0, 0];
+    began.extend(stack.octets());
+    began.extend(target.octets());
+    let sum = checksum(&began);
+    began[10..12].copy_from_slice(&sum.to_be_bytes());
+    packet.extend(began);
+    packet.extend([8, 0, 0xf7, 0xff, 0, 0, 0, 0]);
+    let sum = checksum(&packet);
+    packet[2..4].copy_from_slice(&sum.to_be_bytes());
+    let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4))?;
+    for _ in 0..4 {
+        // The first may only have the stack ask for the neighbour's hardware address.
+        socket.send_to(&packet, &SocketAddr::from((stack, 0)).into())?;
+        std::thread::sleep(Duration::from_millis(60));
+    }
+    Ok(!connects()?)
+}
+
+/// The internet's checksum (RFC 1071) of an even number of octets.
+fn checksum(octets: &[u8]) -> u16 {
+    let sum: u32 = octets.chunks_exact(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    !(((folded & 0xffff) + (folded >> 16)) as u16)
 }
 
 fn local(lab: &Lab) -> usize {

@@ -183,6 +183,12 @@ pub(super) fn insert(nft: &mut Nft, packets: &Packets, verdict: Verdict, comment
         if let Some(user) = packets.user {
             rule = rule.when(Match::User(user));
         }
+        if let Some(kind) = packets.icmp_type {
+            rule = rule.when(Match::IcmpType(kind));
+        }
+        if let Some(least) = packets.longer {
+            rule = rule.when(Match::Length(least, u16::MAX.into()));
+        }
         if let Some(number) = packets.one_in {
             rule = rule.when(Match::OneIn(number));
         }

@@ -10,6 +10,7 @@ use crate::lab::plan;
 use crate::net::netlink::{Client, Message, NetlinkError};
 use crate::net::nft::{Nft, Verdict};
 use crate::net::route::{Family, RouteSpec, Rtnetlink, RuleSpec, Snapshot, link_event};
+use crate::net::sysctl;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -45,6 +46,7 @@ impl Sabotage {
             tunnel: config.tunnel.clone(),
             resolv_conf: config.resolv_conf.clone(),
             nameservers: Vec::new(),
+            settings: Vec::new(),
         };
         let mut sabotage = Self { stop: Arc::default(), threads: Vec::new() };
         let mut plan = Plan { changes: leak.changes.clone(), due: Vec::new() };
@@ -245,6 +247,8 @@ struct Hand {
     tunnel: String,
     resolv_conf: PathBuf,
     nameservers: Vec<String>,
+    /// Names of settings, and what they were.
+    settings: Vec<(String, String)>,
 }
 
 impl Hand {
@@ -270,10 +274,18 @@ impl Hand {
                 set_nameservers(&self.resolv_conf, nameservers)?;
             }
             Action::Unrule { priority } => self.unrule(*priority)?,
+            Action::Setting { name, value } => {
+                let before = std::fs::read_to_string(format!("/proc/sys/net/{name}")).map_err(StackError::Sabotage)?;
+                self.settings.push((name.clone(), before.trim().to_owned()));
+                set(name, value)?;
+            }
             // Done where the tunnel, the servers, the provider, the wires or the programs are started.
             Action::NoTunnel {}
             | Action::Outbound { .. }
             | Action::PortMapper { .. }
+            | Action::TorrentClient { .. }
+            | Action::RouterAdvertisement { .. }
+            | Action::Publish { .. }
             | Action::OutsideResolver { .. }
             | Action::DeadResolver {}
             | Action::LocalNames { .. }
@@ -310,10 +322,19 @@ impl Hand {
                         .map_err(|e| StackError::ResolvConf(self.resolv_conf.clone(), e))?;
                 }
             }
+            Action::Setting { name, .. } => {
+                if let Some(place) = self.settings.iter().rposition(|(known, _)| known == name) {
+                    let (name, before) = self.settings.remove(place);
+                    set(&name, &before)?;
+                }
+            }
             Action::Unrule { .. }
             | Action::NoTunnel {}
             | Action::Outbound { .. }
             | Action::PortMapper { .. }
+            | Action::TorrentClient { .. }
+            | Action::RouterAdvertisement { .. }
+            | Action::Publish { .. }
             | Action::OutsideResolver { .. }
             | Action::DeadResolver {}
             | Action::LocalNames { .. }
@@ -344,6 +365,10 @@ impl Hand {
         }
         Ok(())
     }
+}
+
+fn set(name: &str, value: &str) -> Result<(), StackError> {
+    sysctl::set(name, value).map_err(|error| StackError::Sabotage(io::Error::other(error)))
 }
 
 fn comment(index: usize) -> String {

@@ -118,15 +118,17 @@ fn verdict(verdict: Verdict, out: &mut Vec<Expressions>) {
             out.push(other("reject", vec![number(1, ICMPX), DefaultNla::new(2, vec![PORT_UNREACHABLE])]));
         }
         Verdict::Masquerade => out.push(other("masq", vec![])),
-        Verdict::SourceNat(to) => {
+        Verdict::SourceNat(to) | Verdict::DestinationNat(to) => {
             const SOURCE: u32 = 0;
+            const DESTINATION: u32 = 1;
+            let side = if matches!(verdict, Verdict::SourceNat(_)) { SOURCE } else { DESTINATION };
             let (protocol, bytes) = match to {
                 IpAddr::V4(ip) => (libc::NFPROTO_IPV4, ip.octets().to_vec()),
                 IpAddr::V6(ip) => (libc::NFPROTO_IPV6, ip.octets().to_vec()),
             };
             let value = Immediate::Data(DataAttribute::Value(bytes));
             out.push(Expressions::Immediate(vec![Immediate::DestinationRegister(R1), value]));
-            let fields = [(1, SOURCE), (2, protocol as u32), (3, R1.into()), (4, R1.into())];
+            let fields = [(1, side), (2, protocol as u32), (3, R1.into()), (4, R1.into())];
             out.push(other("nat", fields.map(|(kind, value)| number(kind, value)).to_vec()));
         }
         Verdict::Count => {}

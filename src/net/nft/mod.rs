@@ -141,6 +141,12 @@ impl Chain {
         Self { name: name.to_owned(), kind: ChainKind::Filter, hook, priority: 0, policy }
     }
 
+    /// A destination NAT chain, before routing or for what this namespace sends itself.
+    #[must_use]
+    pub fn destination_nat(name: &str, hook: HookPoint) -> Self {
+        Self { name: name.to_owned(), kind: ChainKind::Nat, hook, priority: -100, policy: Policy::Accept }
+    }
+
     /// A source NAT chain.
     #[must_use]
     pub fn source_nat(name: &str) -> Self {
@@ -207,6 +213,8 @@ pub enum Verdict {
     Masquerade,
     /// Replace the source by this address.
     SourceNat(IpAddr),
+    /// Replace the destination by this address.
+    DestinationNat(IpAddr),
     /// Nothing: the rule only counts.
     Count,
 }

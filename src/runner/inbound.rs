@@ -1,0 +1,213 @@
+//! Asks the stack's open ports from outside, as a stranger would who comes by the home's line, and finds out whether they are published.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::thread::{scope, sleep};
+use std::time::Duration;
+
+use etherparse::PacketBuilder;
+use ipnet::IpNet;
+use serde_json::{Value, json};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+use super::session::Session;
+use crate::agent::protocol::{Reply, Request};
+use crate::model::evidence::{Evidence, Fate, Proto, Said, Stimulus};
+use crate::sensor::allow::is_private;
+use crate::technique::format::krpc;
+use crate::technique::{ARRIVALS, INBOUND, source_port};
+
+/// How long the agent gets to open its packet socket.
+const HEAD_START: Duration = Duration::from_millis(250);
+/// How often each port is asked, and how long it is waited after each time.
+const ROUNDS: usize = 3;
+const PAUSE: Duration = Duration::from_millis(200);
+/// How long somebody outside gets to hand a question on to the stack.
+const HANDED_ON: Duration = Duration::from_millis(500);
+/// How long the agent watches: all of the above and some.
+const WATCH_MS: u64 = 1700;
+/// The stack is one hop away; what goes astray gets no further.
+const TTL: u8 = 1;
+const WINDOW: u16 = 64_240;
+
+/// Asks. `home` are the addresses of the home line, `leave` ports that are meant to be reached, `near` the uplinks' networks.
+///
+/// # Errors
+/// Why there is no evidence.
+pub(super) fn ask(
+    session: &Session,
+    trial: &str,
+    home: &[IpAddr],
+    leave: &[u16],
+    near: &[IpNet],
+) -> Result<Evidence, String> {
+    let home = home.iter().find_map(|ip| match ip {
+        IpAddr::V4(v4) if !is_private(*ip) => Some(*v4),
+        _ => None,
+    });
+    let mut evidence = run(session, trial, INBOUND, json!({ "from": home, "leave": leave }))?;
+    let Some(home) = home.filter(|_| !evidence.stimuli.is_empty()) else { return Ok(evidence) };
+    let raw = match raw() {
+        Ok(raw) => raw,
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            let why = "leakcheck may not send raw packets from outside of the stack: run it as root";
+            return Ok(Evidence::unasked(evidence.to_ms, why));
+        }
+        Err(error) => return Err(format!("a raw socket could not be made: {error}")),
+    };
+    let ports: BTreeSet<(Proto, u16)> =
+        evidence.stimuli.iter().map(|stimulus| (stimulus.proto, stimulus.to.port())).collect();
+    let targets: BTreeSet<SocketAddr> = evidence.stimuli.iter().map(|stimulus| stimulus.to).collect();
+    let stimuli = &mut evidence.stimuli;
+    let (watched, tried) = scope(|scope| {
+        let params = json!({ "watch_ms": WATCH_MS, "to": targets });
+        let watcher = scope.spawn(move || run(session, trial, ARRIVALS, params));
+        sleep(HEAD_START);
+        for _ in 0..ROUNDS {
+            for stimulus in stimuli.iter_mut() {
+                stimulus.fate = send(&raw, home, stimulus);
+            }
+            sleep(PAUSE);
+        }
+        let tried = knock(home, &ports);
+        (watcher.join(), tried)
+    });
+    for stimulus in evidence.stimuli.iter().filter(|stimulus| stimulus.proto == Proto::Tcp) {
+        // What answered is not left waiting. That it does not come is none of the audit's business.
+        let _ = packet(home, stimulus, true).map(|octets| transmit(&raw, stimulus.to, &octets));
+    }
+    let watched = watched.map_err(|_| "the thread that watches broke off".to_owned())??;
+    let published = |from: SocketAddr| !is_near(from.ip(), near) || tried.contains(&from.port());
+    for mut answer in watched.answers {
+        if let Said::Arrived { proto, from, to, published: is } = &mut answer.said {
+            let ours = evidence.stimuli.iter().any(|stimulus| {
+                (stimulus.proto, stimulus.to) == (*proto, *to)
+                    && *from == SocketAddr::from((home, source_port(stimulus.id)))
+            });
+            *is = !ours && published(*from);
+        }
+        evidence.answers.push(answer);
+    }
+    evidence.problems.extend(watched.problems);
+    evidence.to_ms = evidence.to_ms.max(watched.to_ms);
+    Ok(evidence)
+}
+
+pub(super) fn run(session: &Session, trial: &str, technique: &str, params: Value) -> Result<Evidence, String> {
+    let request = Request::Run { trial: trial.to_owned(), technique: technique.to_owned(), params };
+    match session.request(request)? {
+        Reply::Evidence(evidence) => Ok(evidence),
+        Reply::Failed { what, .. } => Err(what),
+        other => Err(format!("the agent gave an answer that does not fit: {other:?}")),
+    }
+}
+
+fn is_near(ip: IpAddr, near: &[IpNet]) -> bool {
+    is_private(ip) || near.iter().any(|net| net.contains(&ip))
+}
+
+/// A socket for whole IPv4 packets.
+fn raw() -> io::Result<Socket> {
+    Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(libc::IPPROTO_RAW)))
+}
+
+fn send(raw: &Socket, home: Ipv4Addr, stimulus: &Stimulus) -> Fate {
+    match packet(home, stimulus, false).and_then(|octets| transmit(raw, stimulus.to, &octets)) {
+        Ok(()) => Fate::Sent,
+        // The refusal is the runner's own firewall's, not the stack's.
+        Err(error) => Fate::NotSent { reason: format!("outside of the stack: {error}") },
+    }
+}
+
+fn transmit(raw: &Socket, to: SocketAddr, octets: &[u8]) -> io::Result<()> {
+    raw.send_to(octets, &SockAddr::from(SocketAddr::new(to.ip(), 0))).map(drop)
+}
+
+/// The stimulus as a packet from `home`, or what takes it back.
+fn packet(home: Ipv4Addr, stimulus: &Stimulus, back: bool) -> io::Result<Vec<u8>> {
+    let IpAddr::V4(to) = stimulus.to.ip() else { return Err(io::ErrorKind::InvalidInput.into()) };
+    let (from, port) = (source_port(stimulus.id), stimulus.to.port());
+    let builder = PacketBuilder::ipv4(home.octets(), to.octets(), TTL);
+    let mut octets = Vec::new();
+    let written = match (stimulus.proto, back) {
+        (Proto::Tcp, false) => builder.tcp(from, port, stimulus.id, WINDOW).syn().write(&mut octets, &[]),
+        (Proto::Tcp, true) => {
+            builder.tcp(from, port, stimulus.id.wrapping_add(1), WINDOW).rst().write(&mut octets, &[])
+        }
+        _ => builder.udp(from, port).write(&mut octets, &question()),
+    };
+    written.map(|()| octets).map_err(io::Error::other)
+}
+
+/// What any DHT node answers.
+fn question() -> Vec<u8> {
+    krpc::ping(&rand::random(), &rand::random())
+}
+
+/// Tries the ports at the home's address and at this machine's own, and tells from which ports it did: where they are published, the
+/// question comes to the stack.
+fn knock(home: Ipv4Addr, ports: &BTreeSet<(Proto, u16)>) -> BTreeSet<u16> {
+    let towards = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).and_then(|socket| {
+        socket.connect((home, 9))?;
+        socket.local_addr()
+    });
+    let places: BTreeSet<IpAddr> =
+        towards.into_iter().map(|own| own.ip()).filter(|ip| !ip.is_loopback()).chain([home.into()]).collect();
+    let sockets: Vec<Socket> = places
+        .iter()
+        .flat_map(|ip| ports.iter().map(|(proto, port)| (*proto, SocketAddr::new(*ip, *port))))
+        .filter_map(|(proto, to)| begin(proto, to).ok())
+        .collect();
+    sleep(HANDED_ON);
+    sockets.iter().filter_map(|socket| Some(socket.local_addr().ok()?.as_socket()?.port())).collect()
+}
+
+fn begin(proto: Proto, to: SocketAddr) -> io::Result<Socket> {
+    let kind = if proto == Proto::Tcp { Type::STREAM } else { Type::DGRAM };
+    let socket = Socket::new(Domain::IPV4, kind, None)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&SockAddr::from(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))))?;
+    match socket.connect(&SockAddr::from(to)) {
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
+        _ => {}
+    }
+    if proto == Proto::Udp {
+        socket.send(&question())?;
+    }
+    Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::evidence::Via;
+    use crate::sensor::decode::{ETHERTYPE_IPV4, Packet, RST, SYN};
+
+    #[test]
+    fn a_question_claims_to_come_from_home_and_dies_one_hop_away() {
+        let home = Ipv4Addr::new(203, 0, 113, 10);
+        for (proto, back, flags) in [(Proto::Tcp, false, SYN), (Proto::Tcp, true, RST), (Proto::Udp, false, 0)] {
+            let stimulus = Stimulus {
+                id: 7,
+                at_ms: 0.0,
+                proto,
+                to: "172.18.0.10:6881".parse().unwrap(),
+                via: Via::Source(home.into()),
+                what: String::new(),
+                fate: Fate::Sent,
+            };
+            let octets = packet(home, &stimulus, back).unwrap();
+            let packet = Packet::decode(ETHERTYPE_IPV4, &octets);
+            assert_eq!((packet.proto, packet.ttl, packet.flags, packet.dst), (proto, TTL, flags, stimulus.to));
+            assert_eq!(packet.src, SocketAddr::from((home, source_port(7))));
+        }
+    }
+
+    #[test]
+    fn strangers_are_those_from_afar() {
+        let near = ["203.0.113.0/24".parse().unwrap()];
+        assert!(is_near("192.168.1.5".parse().unwrap(), &near) && is_near("203.0.113.9".parse().unwrap(), &near));
+        assert!(!is_near("198.51.100.9".parse().unwrap(), &near));
+    }
+}
