@@ -389,3 +389,65 @@ fn short(net: &IpNet) -> String {
 pub fn masked(address: IpAddr, mask: IpAddr) -> Option<IpNet> {
     IpNet::with_netmask(address, mask).ok().map(|net| net.trunc())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(of: Of) -> Condition {
+        Condition { of, not: false }
+    }
+
+    fn chain(name: &str, hook: Option<Hook>, rules: Vec<Rule>) -> Chain {
+        let (family, table) = (Family::Ip, "filter".to_owned());
+        Chain { backend: Backend::Nftables, family, table, name: name.to_owned(), hook, rules }
+    }
+
+    fn server(link: &str, net: &str, mut more: Vec<Condition>) -> Rule {
+        let mut conditions =
+            vec![of(Of::To(net.parse().unwrap())), of(Of::Link(link.to_owned())), of(Of::Protocol(17))];
+        conditions.push(of(Of::ToPorts(51820, 51820)));
+        conditions.append(&mut more);
+        Rule { conditions, does: Does::Accept }
+    }
+
+    #[test]
+    fn a_server_is_named_by_a_rule_for_one_address_and_port_alone() {
+        let hook = Some(Hook { output: true, priority: 0, drops: true });
+        let rules = vec![
+            server("lo", "198.51.100.1/32", vec![]),
+            server("eth0", "198.51.100.2/32", vec![]),
+            server("eth0", "198.51.100.0/24", vec![]),
+            server("eth0", "198.51.100.4/32", vec![of(Of::User(0, 0))]),
+            server("eth0", "198.51.100.5/32", vec![Condition { of: Of::Protocol(6), not: true }]),
+            Rule { does: Does::Drop, ..server("eth0", "198.51.100.6/32", vec![]) },
+        ];
+        let text = FirewallText { chains: vec![chain("OUTPUT", hook, rules)], ..FirewallText::default() };
+        assert_eq!(text.endpoints(&["eth0"]), ["198.51.100.2:51820".parse().unwrap()]);
+        assert!(text.endpoints(&[]).is_empty());
+    }
+
+    #[test]
+    fn called_chains_are_followed_and_come_back() {
+        let jump = |to: &str| Rule { conditions: Vec::new(), does: Does::Jump(to.to_owned()) };
+        let hook = Some(Hook { output: true, priority: 0, drops: true });
+        let back = Rule { conditions: Vec::new(), does: Does::Return };
+        let text = FirewallText {
+            chains: vec![
+                chain("OUTPUT", hook, vec![jump("round"), jump("nowhere"), jump("early"), jump("vpn")]),
+                // It calls itself, which no kernel allows, and must not end the program.
+                chain("round", None, vec![jump("round")]),
+                chain("early", None, vec![back, server("eth0", "0.0.0.0/0", vec![])]),
+                chain("vpn", None, vec![server("eth0", "198.51.100.0/24", vec![])]),
+            ],
+            ..FirewallText::default()
+        };
+        let opinion = |dst: &str| {
+            let (src, dst) = ("172.18.0.10:1".parse().unwrap(), dst.parse().unwrap());
+            text.opinion(&text.chains[0], &Packet { link: "eth0", proto: Proto::Udp, src, dst })
+        };
+        let passes = opinion("198.51.100.9:51820");
+        assert!(passes.passes && passes.by.unwrap().starts_with("rule 1 of vpn, `daddr 198.51.100.0/24 oifname eth0"));
+        assert_eq!(opinion("8.8.8.8:51820"), Opinion { passes: false, by: None, perhaps: Vec::new() });
+    }
+}
