@@ -400,6 +400,7 @@ fn redirected(lab: &Lab, to: SocketAddr) -> Result<bool> {
         let connect = move || std::net::TcpStream::connect_timeout(&to, Duration::from_millis(500)).is_ok();
         Ok(lab.topology().stack.call(connect)?)
     };
+    lab.topology().neighbour.call(|| leakcheck::net::sysctl::set("ipv4/ip_forward", "0"))??;
     ensure!(connects()?, "{to} cannot be reached to begin with");
     let (stack, IpAddr::V4(target)) = (Ipv4Addr::new(172, 18, 0, 10), to.ip()) else { bail!("{to} is not IPv4") };
     // RFC 792: type 5, code 1, the better gateway, and how the packet began: an echo request of the stack's.
