@@ -424,9 +424,11 @@ fn redirected(lab: &Lab, to: SocketAddr) -> Result<bool> {
         let connect = move || std::net::TcpStream::connect_timeout(&to, Duration::from_millis(500)).is_ok();
         Ok(lab.topology().stack.call(connect)?)
     };
+    lab.topology().neighbour.call(|| leakcheck::net::sysctl::set("ipv4/ip_forward", "0"))??;
     ensure!(connects()?, "{to} cannot be reached to begin with");
     let (stack, IpAddr::V4(target)) = (Ipv4Addr::new(172, 18, 0, 10), to.ip()) else { bail!("{to} is not IPv4") };
-    // RFC 792: type 5, code 1, the better gateway, and how the packet began: an echo request of the stack's.
+    // RFC 792: type 5, code 1, the better gateway, and how the packet began: an echo reply of the stack's, the one kind of
+    // ping that the kernel learns from without a socket that fits.
     let mut packet = vec![5, 1, 0, 0, 172, 18, 0, 20];
     let mut began = vec![0x45, 0, 0, 28, 0, 1, 0, 0, 64, 1, 0, 0];
     began.extend(stack.octets());
@@ -434,7 +436,7 @@ fn redirected(lab: &Lab, to: SocketAddr) -> Result<bool> {
     let sum = checksum(&began);
     began[10..12].copy_from_slice(&sum.to_be_bytes());
     packet.extend(began);
-    packet.extend([8, 0, 0xf7, 0xff, 0, 0, 0, 0]);
+    packet.extend([0, 0, 0xff, 0xff, 0, 0, 0, 0]);
     let sum = checksum(&packet);
     packet[2..4].copy_from_slice(&sum.to_be_bytes());
     let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4))?;
