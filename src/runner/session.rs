@@ -253,3 +253,18 @@ pub(super) fn watch_signals(runtime: &Runtime, session: &Arc<Session>) {
         }
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Killed earlier, an agent would leave what it is putting back to its keeper, and the run would report a stack that it never looked at.
+    #[test]
+    fn an_agent_is_given_the_time_that_putting_back_takes() {
+        // Told to end in the middle of taking the tunnel down, it asks the control server twice, and dismisses its keeper last.
+        let before_and_after = Duration::from_secs(10) * 3;
+        for patience in [LAST_PATIENCE, OUTAGE_GRACE] {
+            assert!(patience > PUT_BACK_AT_MOST + before_and_after, "{patience:?}");
+        }
+    }
+}
