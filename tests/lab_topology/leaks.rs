@@ -108,6 +108,7 @@ const SIGNS: &[(&str, &[Sign])] = &[
     ),
     ("bind-device", &[Sign::BoundTcp("1.1.1.1:6881")]),
     ("bind-source", &[Sign::BoundUdp("8.8.8.8:6881"), Sign::BoundPing("8.8.8.8")]),
+    ("doh", &[Sign::BoundTcp("8.8.8.8:443"), Sign::BoundTcp("1.1.1.1:443")]),
     ("dot", &[Sign::BoundTcp("8.8.8.8:853")]),
     (
         "fallback",
