@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use pnet::datalink::{self, Channel, Config, DataLinkSender, MacAddr};
 use serde_json::json;
 
-use super::inbound::run;
+use super::inbound::{is_attached, run};
 use super::session::Session;
 use crate::model::evidence::{Evidence, Fate, Proto, Stimulus};
 use crate::technique::{ARRIVALS, FORWARDING, source_port};
@@ -46,7 +46,8 @@ pub(super) fn ask(session: &Session, trial: &str, uplinks: &[IpNet]) -> Result<E
         IpAddr::V4(ip) => Some(ip),
         IpAddr::V6(_) => None,
     });
-    let Some(neighbour) = uplinks.clone().find_map(|ip| find(ip).ok().flatten()) else {
+    let near = uplinks.filter(|ip| is_attached(IpAddr::V4(*ip)));
+    let Some(neighbour) = near.clone().find_map(|ip| find(ip).ok().flatten()) else {
         let why = "leakcheck is on no network with the stack, so that it cannot send as its neighbour";
         return Ok(Evidence::unasked(evidence.to_ms, why));
     };

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use etherparse::PacketBuilder;
 use ipnet::IpNet;
+use pnet::datalink;
 use serde_json::{Value, json};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
@@ -48,6 +49,11 @@ pub(super) fn ask(
     });
     let mut evidence = run(session, trial, INBOUND, json!({ "from": home, "leave": leave }))?;
     let Some(home) = home.filter(|_| !evidence.stimuli.is_empty()) else { return Ok(evidence) };
+    // From anywhere else the questions, and those to the home's own address, would go astray on somebody else's network.
+    if !evidence.stimuli.iter().all(|stimulus| is_attached(stimulus.to.ip())) {
+        let why = "leakcheck is on no network with the stack, so that it cannot ask as somebody outside of it would";
+        return Ok(Evidence::unasked(evidence.to_ms, why));
+    }
     let raw = match raw() {
         Ok(raw) => raw,
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
@@ -101,6 +107,11 @@ pub(super) fn run(session: &Session, trial: &str, technique: &str, params: Value
         Reply::Failed { what, .. } => Err(what),
         other => Err(format!("the agent gave an answer that does not fit: {other:?}")),
     }
+}
+
+/// Whether `ip` is on a network of this machine's that is up.
+pub(super) fn is_attached(ip: IpAddr) -> bool {
+    datalink::interfaces().iter().any(|link| link.is_up() && link.ips.iter().any(|net| net.contains(ip)))
 }
 
 fn is_near(ip: IpAddr, near: &[IpNet]) -> bool {
