@@ -51,6 +51,7 @@ impl Config {
                 entry.insert(key.clone(), value.clone());
             }
         }
+        leave_strangers_out(&mut table);
         // The file was checked by itself, and each variable too: what is wrong now comes from a variable.
         let config = Config::deserialize(table)
             .map_err(|e| ConfigError::Env { variable: format!("{PREFIX}*"), message: plain(e.message()) })?;
@@ -60,6 +61,18 @@ impl Config {
                 let variable = format!("{PREFIX}{}__{}", section.to_uppercase(), key.to_uppercase());
                 Err(ConfigError::Env { variable, message: message.to_owned() })
             }
+        }
+    }
+}
+
+/// Whoever names web witnesses of their own does not want the public ones of other protocols asked beside them, unless they are named
+/// too: a self-hosted set of witnesses stays among itself, and a stack without the internet is not inconclusive for lack of Google.
+fn leave_strangers_out(table: &mut Table) {
+    if let Some(Value::Table(echo)) = table.get_mut("echo")
+        && echo.contains_key("http")
+    {
+        for key in ["stun", "dht"] {
+            echo.entry(key).or_insert_with(|| Value::Array(Vec::new()));
         }
     }
 }

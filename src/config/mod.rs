@@ -112,7 +112,7 @@ pub struct Echo {
     /// Answer over HTTP with the address that asked.
     #[serde(deserialize_with = "many::<HttpUrl, _, _>")]
     pub http: Vec<Url>,
-    /// STUN servers (RFC 8489).
+    /// STUN servers (RFC 8489); where `http` is set and this is not: none.
     #[serde(deserialize_with = "many::<HostPort, _, _>")]
     pub stun: Vec<HostPort>,
     /// Nodes of the DHT (BEP 5) that tell the address that asked (BEP 42).

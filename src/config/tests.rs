@@ -55,6 +55,17 @@ fn each_invalid_file_is_refused_as_it_says() {
 }
 
 #[test]
+fn own_web_witnesses_leave_out_the_public_ones_of_other_protocols() {
+    let own = load("[echo]\nhttp = ['http://echo.example.com/json']\n", &[]).unwrap().echo;
+    assert!(own.stun.is_empty() && own.dht.is_empty() && !own.dns.is_empty());
+    let both =
+        load("[echo]\nhttp = ['http://echo.example.com/json']\nstun = ['stun.example.com:3478']\n", &[]).unwrap().echo;
+    assert!(both.stun.len() == 1 && both.dht.is_empty());
+    let neither = load("[echo]\ndns = ['whoami.example.com']\n", &[]).unwrap().echo;
+    assert_eq!((neither.stun, neither.dht), (Config::default().echo.stun, Config::default().echo.dht));
+}
+
+#[test]
 fn every_key_is_read() {
     let config = load(include_str!("../../fixtures/valid/every-key.toml"), &[]).unwrap();
     let public = |text: &str| text.parse::<IpAddr>().unwrap();
