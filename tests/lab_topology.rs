@@ -50,9 +50,18 @@ fn main() -> ExitCode {
     }
     let trials = names()
         .into_iter()
-        .map(|name| Trial::test(name.clone(), move || run(&name)).with_ignored_flag(ignored))
+        .map(|name| {
+            let ignored = ignored || needs_users(&name);
+            Trial::test(name.clone(), move || run(&name)).with_ignored_flag(ignored)
+        })
         .collect();
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+}
+
+/// Whether the trial needs more users than an ordinary user's lab has.
+fn needs_users(name: &str) -> bool {
+    let leak = name.strip_prefix("leak::").and_then(|id| leakcheck::lab::Leak::named(id).ok());
+    leak.is_some_and(|leak| leak.needs_users()) && !nix::unistd::geteuid().is_root()
 }
 
 /// Why no lab can be made here, found out by trying.

@@ -80,6 +80,16 @@ impl Leak {
         self.actions().any(|action| *action == Action::NoTunnel {})
     }
 
+    /// Whether it tells users apart, which takes a lab with more than one: root's.
+    #[must_use]
+    pub fn needs_users(&self) -> bool {
+        self.actions().any(|action| match action {
+            Action::Allow(packets) | Action::Forbid(packets) => packets.user.is_some(),
+            Action::Rule { user, .. } => user.is_some(),
+            _ => false,
+        })
+    }
+
     /// What is done, whenever it is done.
     pub fn actions(&self) -> impl Iterator<Item = &Action> {
         self.changes.iter().map(|change| &change.action)
