@@ -5,7 +5,7 @@ use serde_json::json;
 use super::{Case, Ruling, law, line};
 use crate::model::evidence::{Answer, OutageEvidence, Said};
 use crate::model::probe::Phase;
-use crate::model::report::EvidenceLine;
+use crate::model::report::{EvidenceLine, LocalReach};
 use crate::model::verdict::FailKind;
 
 /// What the technique calls a target that it found by itself.
@@ -57,6 +57,13 @@ fn judge_once(case: &Case<'_>) -> Ruling {
     Ruling::pass(format!("{} reachable", names.join(", ")), lines)
 }
 
+/// Whether a target was away for more than a moment: one slow answer among several is no more than that, on a busy machine or line.
+fn is_lost(reach: &LocalReach) -> bool {
+    let missed = reach.asked.saturating_sub(reach.answered);
+    let moment = missed <= 1 && reach.answered >= 3;
+    !moment && reach.answered * 10 < reach.asked * 9
+}
+
 fn judge_outage(case: &Case<'_>, outage: &OutageEvidence) -> Ruling {
     let lines: Vec<EvidenceLine> = outage
         .local
@@ -77,7 +84,7 @@ fn judge_outage(case: &Case<'_>, outage: &OutageEvidence) -> Ruling {
         let reasons = law::outage_doubts(case);
         return Ruling::inconclusive("not measured", &reasons, lines);
     }
-    let lost = outage.local.iter().zip(&lines).filter(|(reach, _)| reach.answered * 10 < reach.asked * 9);
+    let lost = outage.local.iter().zip(&lines).filter(|(reach, _)| is_lost(reach));
     let (found, stated): (Vec<_>, Vec<_>) = lost.partition(|(reach, _)| reach.target.starts_with(FOUND));
     if let Some((reach, first)) = stated.first() {
         let summary =
