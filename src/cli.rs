@@ -134,6 +134,9 @@ pub struct RunArgs {
     /// How to get into the namespace: setns needs root on this machine, container needs Docker, auto takes what there is
     #[arg(long, value_name = "WAY", default_value = ENTER[0].0, value_parser = ways())]
     pub enter: Enter,
+    /// Restart containers that share the stack's network and were left outside of it, as a restart of the VPN container leaves them
+    #[arg(long)]
+    pub restart_dependents: bool,
     /// Where to note what has to be put back; else /run/leakcheck, or the user's state folder
     #[arg(long, value_name = "DIR", env = STATE_DIR, hide_env = true)]
     pub state_dir: Option<PathBuf>,
@@ -149,15 +152,24 @@ pub struct DemoArgs {
     /// Break the stack in this way, see leakcheck lab list; else it is sealed
     #[arg(long, value_name = "CLASS")]
     pub leak: Option<String>,
+    /// Audit it under this condition, see leakcheck lab list; may be given several times
+    #[arg(long, value_name = "NAME")]
+    pub condition: Vec<String>,
     /// A home without IPv6
     #[arg(long)]
     pub ipv4_only: bool,
     /// The stack takes another VPN server when it is started again
     #[arg(long, hide = true)]
     pub another_server: bool,
+    /// Who keeps the stack's firewall in the kernel
+    #[arg(long, value_enum, default_value_t, hide = true, conflicts_with_all = ["leak", "another_server"])]
+    pub firewall: crate::lab::Backend,
     /// Let a witness of the lab misbehave
     #[arg(long, value_name = "HOST=BEHAVIOUR", hide = true)]
     pub odd_witness: Vec<crate::lab::OddWitness>,
+    /// Let the control server of the lab's stack do otherwise
+    #[arg(long, value_name = "WHAT=HOW", hide = true)]
+    pub odd_control: Vec<crate::lab::Habit>,
     /// The rest.
     #[command(flatten)]
     pub audit: AuditArgs,
@@ -203,7 +215,7 @@ pub struct ExplainArgs {
 #[cfg(feature = "lab")]
 #[derive(Debug, Clone, Subcommand)]
 pub enum LabCommand {
-    /// List the classes of leaks that --leak takes
+    /// List the classes of leaks that --leak takes, and the conditions that --condition takes
     List,
     /// Make the Docker image of fixtures/compose from this program
     Image {
@@ -217,6 +229,12 @@ pub enum LabCommand {
         /// Which part
         #[arg(value_enum, env = crate::lab::role::ROLE)]
         role: crate::lab::role::Role,
+    },
+    /// Start or stop the VPN of the stack in this network namespace: what the lab's outage.down and outage.up run
+    #[command(hide = true)]
+    Vpn {
+        /// What it shall be.
+        wish: crate::lab::Wish,
     },
 }
 

@@ -34,10 +34,13 @@ fn list_and_explain_tell_of_the_probes() {
 
 #[cfg(feature = "lab")]
 #[test]
-fn every_leak_of_the_lab_is_listed() {
+fn every_leak_and_condition_of_the_lab_is_listed() {
     let listed = leakcheck("lab list").assert().code(0).stderr_eq("");
     let text = String::from_utf8_lossy(&listed.get_output().stdout).into_owned();
-    for entry in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/leaks")).unwrap() {
+    let entries = ["leaks", "conditions"]
+        .into_iter()
+        .flat_map(|kind| std::fs::read_dir(format!("{}/fixtures/{kind}", env!("CARGO_MANIFEST_DIR"))).unwrap());
+    for entry in entries {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|ext| ext == "toml") {
             let class = format!("\n {} ", path.file_stem().unwrap().display());

@@ -6,6 +6,7 @@
 //! user namespaces are refused the trials are shown as ignored; with `LEAKCHECK_LAB=required` they fail.
 
 mod lab_topology {
+    pub mod conditions;
     pub mod kernel;
     pub mod leaks;
     pub mod sealed;
@@ -13,7 +14,7 @@ mod lab_topology {
     pub mod tools;
 }
 
-use lab_topology::{kernel, leaks, sealed, sensor};
+use lab_topology::{conditions, kernel, leaks, sealed, sensor};
 use libtest_mimic::{Arguments, Failed, Trial};
 use std::process::{Command, ExitCode};
 
@@ -23,10 +24,14 @@ const TRIAL: &str = "LEAKCHECK_LAB_TRIAL";
 /// What a trial does in its own lab's home.
 pub type Body = fn(leakcheck::lab::PrivateDir) -> anyhow::Result<()>;
 
+const UNKNOWN_WITNESS: &str = "conditions::unknown_witness";
+
 fn names() -> Vec<String> {
     let mut names: Vec<String> = sealed::TRIALS.iter().map(|(name, _)| (*name).to_owned()).collect();
     names.extend(kernel::TRIALS.iter().map(|(name, _)| (*name).to_owned()));
     names.extend(sensor::TRIALS.iter().map(|(name, _)| (*name).to_owned()));
+    names.extend(conditions::names());
+    names.push(UNKNOWN_WITNESS.to_owned());
     names.extend(leaks::names());
     names
 }
@@ -34,6 +39,8 @@ fn names() -> Vec<String> {
 fn body(name: &str, world: leakcheck::lab::PrivateDir) -> anyhow::Result<()> {
     match sealed::TRIALS.iter().chain(kernel::TRIALS).chain(sensor::TRIALS).find(|(known, _)| *known == name) {
         Some((_, body)) => body(world),
+        None if name == UNKNOWN_WITNESS => conditions::unknown_witness(world),
+        None if conditions::is_one(name) => conditions::run(name, world),
         None => leaks::run(name, world),
     }
 }
@@ -48,10 +55,14 @@ fn main() -> ExitCode {
     if let (Some(reason), true) = (&refused, ignored) {
         eprintln!("ignored: {reason}");
     }
+    let legacy = leakcheck::lab::has_legacy_tables();
+    if !legacy {
+        eprintln!("ignored: this kernel has no tables of iptables-legacy, or they are not loaded");
+    }
     let trials = names()
         .into_iter()
         .map(|name| {
-            let ignored = ignored || needs_users(&name);
+            let ignored = ignored || needs_users(&name) || needs_legacy(&name) && !required && !legacy;
             Trial::test(name.clone(), move || run(&name)).with_ignored_flag(ignored)
         })
         .collect();
@@ -62,6 +73,12 @@ fn main() -> ExitCode {
 fn needs_users(name: &str) -> bool {
     let leak = name.strip_prefix("leak::").and_then(|id| leakcheck::lab::Leak::named(id).ok());
     leak.is_some_and(|leak| leak.needs_users()) && !nix::unistd::geteuid().is_root()
+}
+
+/// Whether the trial needs the tables of iptables-legacy.
+fn needs_legacy(name: &str) -> bool {
+    let leak = name.strip_prefix("leak::").and_then(|id| leakcheck::lab::Leak::named(id).ok());
+    leak.is_some_and(|leak| leak.needs_legacy())
 }
 
 /// Why no lab can be made here, found out by trying.

@@ -1,6 +1,7 @@
 //! Putting back, whoever is killed and when: runs of the lab's stack are shot at random instants, and within five seconds links, addresses,
 //! routes, rules, firewall and resolv.conf have to be what they were. Once with the runner alone, with its process group, with the agent
-//! alone, and with both of them, when the keeper is the last one; and with the keeper too, when `leakcheck restore` has to do it.
+//! alone, and with both of them, when the keeper is the last one; and with the keeper too, when `leakcheck restore` has to do it. Then an
+//! agent and a runner that are not dead but stand still.
 //!
 //! `LEAKCHECK_PUTBACK_KILLS=200 cargo test --test putback` shoots 200 times per trial instead of a few. Every trial runs in a process of
 //! its own, as the lab demands; without the privilege they are shown as ignored, and with `LEAKCHECK_LAB=required` they fail.
@@ -30,17 +31,21 @@ const FEW: usize = 6;
 const LEAKCHECK: &str = env!("CARGO_BIN_EXE_leakcheck");
 /// The promise of the design.
 const GOAL: Duration = Duration::from_secs(5);
+/// After how long an agent that says nothing counts as one that stands still.
+const SILENCE: Duration = Duration::from_secs(3);
 
 /// A trial and what it is called.
 type Named = (&'static str, fn(&Range) -> Result<()>);
 
-const TRIALS: [Named; 8] = [
+const TRIALS: [Named; 10] = [
     ("killed::runner", |range| range.shoot(Victims::Runner)),
     ("killed::process_group", |range| range.shoot(Victims::Group)),
     ("killed::agent", |range| range.shoot(Victims::Agent)),
     ("killed::runner_and_agent", |range| range.shoot(Victims::RunnerAndAgent)),
     ("killed::all_of_it_then_restore", all_of_it_then_restore),
     ("killed::all_of_it_then_run", all_of_it_then_run),
+    ("frozen::agent", frozen_agent),
+    ("frozen::runner", frozen_runner),
     ("interrupted::puts_back_and_says_130", interrupted),
     ("locked::second_run_is_refused", second_run_is_refused),
 ];
@@ -120,11 +125,13 @@ struct State {
     network: Snapshot,
     firewall: Ruleset,
     resolv_conf: String,
+    /// Whether the VPN's process is stopped.
+    stopped: bool,
 }
 
 impl Range {
     fn new(world: &PrivateDir) -> Result<Self> {
-        let lab = Lab::start(world, LabSpec::sealed())?;
+        let lab = Lab::start(world, LabSpec { apart: Some(LEAKCHECK.into()), ..LabSpec::sealed() })?;
         let config = world.write("leakcheck.toml", &lab.config_toml())?;
         let before = State::settled(&lab)?;
         Ok(Self { lab, config, state: world.path().join("state"), before })
@@ -161,7 +168,7 @@ impl Range {
         let mut lengths = BTreeMap::new();
         let mut changed = 0;
         for shot in 0..kills() {
-            let method = OutageMethod::ALL[shot % OutageMethod::ALL.len()];
+            let method = methods()[shot % methods().len()];
             let length = match lengths.get(method.word()) {
                 Some(length) => *length,
                 None => *lengths.entry(method.word()).or_insert(self.undisturbed(method)?),
@@ -206,25 +213,35 @@ impl Range {
     }
 
     fn wait_until_as_before(&self, what: &str) -> Result<()> {
-        let end = Instant::now() + GOAL;
+        self.wait_as_long_as(GOAL, what)
+    }
+
+    fn wait_as_long_as(&self, goal: Duration, what: &str) -> Result<()> {
+        let end = Instant::now() + goal;
         loop {
             let differences = self.before.diff(&State::of(&self.lab)?);
             if differences.is_empty() {
                 return Ok(());
             }
-            ensure!(Instant::now() < end, "{what}: after {} s still {differences:#?}", GOAL.as_secs());
+            ensure!(Instant::now() < end, "{what}: after {} s still {differences:#?}", goal.as_secs());
             sleep(Duration::from_millis(20));
         }
     }
 
-    /// Begins an outage, and kills everybody who could put it back in the middle of it.
-    fn leave_changed(&self, method: OutageMethod) -> Result<()> {
-        let mut run = self.audit(method).env("LEAKCHECK_OUTAGE__WINDOW", "30s").spawn()?;
+    /// Begins an outage, and waits until it has changed something.
+    fn begin(&self, method: OutageMethod, window: &str) -> Result<Child> {
+        let mut run = self.audit(method).env("LEAKCHECK_OUTAGE__WINDOW", window).spawn()?;
         let end = Instant::now() + Duration::from_secs(20);
         while self.before.diff(&State::of(&self.lab)?).is_empty() {
             ensure!(Instant::now() < end && run.try_wait()?.is_none(), "{method} changes nothing");
             sleep(Duration::from_millis(10));
         }
+        Ok(run)
+    }
+
+    /// Begins an outage, and kills everybody who could put it back in the middle of it.
+    fn leave_changed(&self, method: OutageMethod) -> Result<()> {
+        let mut run = self.begin(method, "30s")?;
         // A control server that is still at work on its answer would change the stack again.
         sleep(Duration::from_millis(300));
         self.kill(&mut run, Victims::Everyone)?;
@@ -239,7 +256,11 @@ impl State {
         let (network, firewall) =
             lab.topology().stack.call(|| -> Result<_> { Ok((Snapshot::take()?, Nft::open()?.ruleset()?)) })??;
         let resolv_conf = fs::read_to_string(lab.stack_resolv_conf())?;
-        Ok(Self { network, firewall, resolv_conf })
+        let gluetun = lab.stack().clone();
+        let vpn = lab.topology().stack.run(move || async move { gluetun.vpn_process().await })?;
+        let stat = vpn.and_then(|pid| fs::read_to_string(format!("/proc/{pid}/stat")).ok());
+        let stopped = stat.is_some_and(|stat| stat.contains(") T "));
+        Ok(Self { network, firewall, resolv_conf, stopped })
     }
 
     /// Once nothing has changed for a while: the kernel makes the routes of an IPv6 address some time after the address.
@@ -267,6 +288,9 @@ impl State {
         lines.extend(self.firewall.diff(&now.firewall));
         if self.resolv_conf != now.resolv_conf {
             lines.push(format!("resolv.conf {:?}", now.resolv_conf));
+        }
+        if self.stopped != now.stopped {
+            lines.push(format!("the VPN's process is {}stopped", if now.stopped { "" } else { "not " }));
         }
         lines
     }
@@ -314,6 +338,11 @@ fn children_of(parent: Pid) -> Vec<Pid> {
     numbers.filter(is_child).map(Pid::from_raw).collect()
 }
 
+/// Those that need no Docker.
+fn methods() -> Vec<OutageMethod> {
+    OutageMethod::ALL.into_iter().filter(|method| !method.is_of_container()).collect()
+}
+
 fn kills() -> usize {
     std::env::var(KILLS).ok().and_then(|text| text.parse().ok()).unwrap_or(FEW)
 }
@@ -324,11 +353,16 @@ fn journals(state: &Path) -> usize {
 
 /// The journal alone is left: `leakcheck restore` does it.
 fn all_of_it_then_restore(range: &Range) -> Result<()> {
-    for method in OutageMethod::ALL {
+    for method in methods() {
         range.leave_changed(method)?;
         let changed = !range.before.diff(&State::of(&range.lab)?).is_empty();
-        // What the kernel owns it has taken back already.
-        ensure!(changed != (method == OutageMethod::EndpointBlock), "{method}: changed {changed}");
+        // What the kernel owns it has taken back already; a process that died is started again by its parent, sooner or later.
+        let as_it_should = match method {
+            OutageMethod::EndpointBlock => !changed,
+            OutageMethod::ProcessKill => true,
+            _ => changed,
+        };
+        ensure!(as_it_should, "{method}: changed {changed}");
         ensure!(journals(&range.state) == 1, "{method}: {} journals", journals(&range.state));
         let output = range.leakcheck(&["restore"]).output()?;
         let told = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
@@ -343,7 +377,7 @@ fn all_of_it_then_restore(range: &Range) -> Result<()> {
 
 /// The journal alone is left: the next run works it off first.
 fn all_of_it_then_run(range: &Range) -> Result<()> {
-    for method in OutageMethod::ALL {
+    for method in methods() {
         range.leave_changed(method)?;
         range.undisturbed(method)?;
         ensure!(journals(&range.state) == 0, "{method}: the journal is still there");
@@ -351,17 +385,41 @@ fn all_of_it_then_run(range: &Range) -> Result<()> {
     Ok(())
 }
 
+/// An agent that is stopped puts nothing back: its keeper notices, and ends it first, for what is its own goes with it alone.
+fn frozen_agent(range: &Range) -> Result<()> {
+    for method in methods() {
+        let mut run = range.begin(method, "60s")?;
+        let agent = children_of(Pid::from_raw(run.id().cast_signed())).into_iter().next().context("the agent")?;
+        kill(agent, Signal::SIGSTOP)?;
+        range.wait_as_long_as(SILENCE + GOAL, &format!("{method} with an agent that stands still"))?;
+        let status = run.wait()?;
+        ensure!(status.code().is_some_and(|code| code == 3 || code == 4), "{method}: {status}");
+        range.wait_until_as_before(&format!("after {method}"))?;
+        ensure!(!Path::new(&format!("/proc/{agent}/exe")).exists(), "{method}: the agent is still there");
+    }
+    range.undisturbed(OutageMethod::ALL[0]).map(drop)
+}
+
+/// The agent bounds the outage by itself: a runner that is stopped in the middle of it delays nothing.
+fn frozen_runner(range: &Range) -> Result<()> {
+    let window = Duration::from_secs(3);
+    for method in methods() {
+        let mut run = range.begin(method, "3s")?;
+        let runner = Pid::from_raw(run.id().cast_signed());
+        kill(runner, Signal::SIGSTOP)?;
+        range.wait_as_long_as(window + GOAL, &format!("{method} with a runner that stands still"))?;
+        kill(runner, Signal::SIGCONT)?;
+        let status = run.wait()?;
+        ensure!(status.success(), "{method}: the run was disturbed: {status}");
+    }
+    Ok(())
+}
+
 fn interrupted(range: &Range) -> Result<()> {
-    for (method, signal) in OutageMethod::ALL
-        .into_iter()
-        .flat_map(|method| [Signal::SIGINT, Signal::SIGTERM].map(|signal| (method, signal)))
+    for (method, signal) in
+        methods().into_iter().flat_map(|method| [Signal::SIGINT, Signal::SIGTERM].map(|signal| (method, signal)))
     {
-        let mut run = range.audit(method).env("LEAKCHECK_OUTAGE__WINDOW", "30s").spawn()?;
-        let end = Instant::now() + Duration::from_secs(20);
-        while range.before.diff(&State::of(&range.lab)?).is_empty() {
-            ensure!(Instant::now() < end && run.try_wait()?.is_none(), "{method} changes nothing");
-            sleep(Duration::from_millis(10));
-        }
+        let mut run = range.begin(method, "30s")?;
         kill(Pid::from_raw(run.id().cast_signed()), signal)?;
         let status = run.wait()?;
         let differences = range.before.diff(&State::of(&range.lab)?);
@@ -373,12 +431,7 @@ fn interrupted(range: &Range) -> Result<()> {
 
 fn second_run_is_refused(range: &Range) -> Result<()> {
     let method = OutageMethod::ALL[0];
-    let mut first = range.audit(method).env("LEAKCHECK_OUTAGE__WINDOW", "60s").spawn()?;
-    let end = Instant::now() + Duration::from_secs(20);
-    while range.before.diff(&State::of(&range.lab)?).is_empty() {
-        ensure!(Instant::now() < end && first.try_wait()?.is_none(), "the first run changes nothing");
-        sleep(Duration::from_millis(10));
-    }
+    let mut first = range.begin(method, "60s")?;
     let refused = |run: &mut Command, why: &str| -> Result<()> {
         let output = run.stderr(Stdio::piped()).output()?;
         let told = String::from_utf8_lossy(&output.stderr);

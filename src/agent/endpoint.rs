@@ -13,7 +13,7 @@ use crate::model::evidence::{Link, Proto, Role, Via};
 use crate::sensor::allow::{AllowList, Endpoint, Shape, looks_like_openvpn};
 use crate::sensor::decode::Packet;
 use crate::sensor::filter;
-use crate::sensor::ring::{BLOCKS, Ring};
+use crate::sensor::ring::Ring;
 use crate::technique::open;
 
 /// How long the tunnel may take, a first handshake included.
@@ -26,6 +26,11 @@ const SIZES: [usize; 4] = [331, 489, 597, 863];
 const HEADERS: usize = 28;
 /// Where they go: inside the tunnel, no further than its first router.
 const TO: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 9)), 9);
+
+/// Blocks of the ring: fewer than the sensor's own, which may be there beside it, because a burst that is lost is sent again.
+const BLOCKS: u16 = 16;
+/// Packets that are remembered: a busy line has more of them than a patience may keep.
+const MAX_REMEMBERED: usize = 20_000;
 
 /// Watches the uplinks among `links` while sending into the tunnel. `None`: the tunnel carried nothing, or nothing matched.
 ///
@@ -42,7 +47,7 @@ pub fn observe(links: &[Link], local: &[IpNet]) -> io::Result<Option<Endpoint>> 
     let mut flows = Flows::new();
     let deadline = Instant::now() + PATIENCE;
     let mut next = Instant::now();
-    let mut burst = 0;
+    let (mut burst, mut remembered) = (0, 0);
     while Instant::now() < deadline {
         if Instant::now() >= next {
             // Others may send by chance what one overhead explains: it counts when a whole burst had its time and WireGuard did not show.
@@ -69,10 +74,15 @@ pub fn observe(links: &[Link], local: &[IpNet]) -> io::Result<Option<Endpoint>> 
                         openvpn,
                         burst,
                     });
+                    remembered += 1;
                 }
             })
             .is_some()
-        {}
+        {
+            if remembered > MAX_REMEMBERED {
+                remembered = forget_older(&mut flows);
+            }
+        }
         if let Some(endpoint) = choose(&flows, padded) {
             return Ok(Some(endpoint));
         }
@@ -107,6 +117,15 @@ struct Outer {
 /// Source, destination and protocol.
 type Flow = (SocketAddr, SocketAddr, Proto);
 type Flows = HashMap<Flow, Vec<Outer>>;
+
+/// Forgets the older half of each flow's packets. How many are left.
+fn forget_older(flows: &mut Flows) -> usize {
+    flows.retain(|_, seen| {
+        seen.drain(..seen.len().div_ceil(2));
+        !seen.is_empty()
+    });
+    flows.values().map(Vec::len).sum()
+}
 
 /// The packets of one burst that have the lengths that `outer` makes of [`SIZES`], in their order.
 fn in_order(seen: &[Outer], outer: impl Fn(usize) -> usize) -> Option<Vec<Outer>> {
@@ -149,6 +168,18 @@ mod tests {
 
     fn constant() -> Vec<usize> {
         SIZES.iter().map(|size| size + 28 + 41).collect()
+    }
+
+    #[test]
+    fn what_came_last_is_remembered() {
+        let old = seen(&[1400; 500], false, 1);
+        let mut flows = Flows::from([(flow(Proto::Udp), [old, seen(&wireguard(), false, 2)].concat())]);
+        flows.insert(flow(Proto::Tcp), seen(&[40], false, 2));
+        assert_eq!(forget_older(&mut flows), 252);
+        assert_eq!(flows.len(), 1, "a flow of which nothing is left is none");
+        assert!(choose(&flows, padded).is_some());
+        // However many flows there are, half of them at least is forgotten.
+        assert!(forget_older(&mut flows) <= 126);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 
 use ipnet::IpNet;
 use serde::de::DeserializeOwned;
@@ -9,13 +10,14 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::config::Tracker;
-use crate::model::evidence::{Evidence, Link, OutageEvidence, PhaseWire, Proto};
+use crate::model::evidence::{Boot, Evidence, Link, OutageEvidence, PhaseWire, Proto, SampleCount};
 use crate::model::firewall::FirewallText;
 use crate::outage::Recipe;
-use crate::technique::User;
+use crate::sensor::allow::AllowList;
+use crate::technique::{DependentFile, User};
 
 /// Version of this protocol. The agent is the same binary, so the two differ only when a stale image is used.
-pub const PROTOCOL: u32 = 3;
+pub const PROTOCOL: u32 = 5;
 /// A longer frame is a broken stream.
 const MAX_FRAME: u32 = 64 << 20;
 
@@ -53,13 +55,40 @@ pub enum Request {
     PutBack {
         /// What to do.
         recipe: Box<Recipe>,
-        /// The control server's API key, for what needs it.
-        api_key: Option<ApiKey>,
+        /// What opens the control server, for what needs it.
+        key: Option<ControlKey>,
     },
     /// After `Arm`: takes the tunnel down, samples, puts it back, waits until it has recovered.
     Outage(OutageOrder),
     /// Ends an outage at once and puts the tunnel back.
     Abort,
+    /// What came of an [`Reply::Act`]; in an outage alone.
+    Acted(Result<String, String>),
+    /// Plays a program that joined the namespace as soon as there was one, and sends. May come before `Start`.
+    Stimulate(Stimulation),
+    /// Waits until the link of this name, or any that is no loopback and was not there before, is up. May come before `Start`.
+    AwaitTunnel {
+        /// Name of the tunnel's link.
+        name: String,
+        /// For so long at most, in milliseconds.
+        limit_ms: u64,
+    },
+    /// After `Start`: waits until a witness sees an exit that is not home.
+    Prove {
+        /// Addresses of the home line.
+        home: Vec<IpAddr>,
+        /// For so long at most, in milliseconds.
+        limit_ms: u64,
+    },
+    /// Ends what `Stimulate` began.
+    Stimulated,
+    /// On the container's host: begins to listen to links that are not there yet. Comes instead of `Start`.
+    Overhear {
+        /// Milliseconds since the start of the run, now.
+        elapsed_ms: f64,
+    },
+    /// Ends it.
+    Overheard(Box<Overhearing>),
     /// Ends the agent.
     Stop,
 }
@@ -72,7 +101,7 @@ pub enum Reply {
     Started(Stack),
     /// To `OpenPhase`, `PutBack`, `Abort` and `Stop`.
     Done,
-    /// To `Arm`: what has to be done should the worst come.
+    /// To `Arm`: what has to be done should the worst come. Where the runner itself makes the outage the answer is `Done`.
     Armed(Box<Recipe>),
     /// To `Run`.
     Evidence(Evidence),
@@ -82,6 +111,14 @@ pub enum Reply {
     Outage(Box<OutageEvidence>),
     /// Unasked: something for the progress line.
     Note(String),
+    /// Unasked, in an outage that is made from outside of the namespace: the runner shall act, and answer by [`Request::Acted`].
+    Act(Act),
+    /// To `Prove`: when it was proven, milliseconds since the start of the run.
+    Proven(f64),
+    /// To `Stimulated`.
+    Stimuli(Box<Stimuli>),
+    /// To `Overheard`.
+    Boot(Box<Boot>),
     /// To anything: it could not be done.
     Failed {
         /// What failed and why.
@@ -91,8 +128,61 @@ pub enum Reply {
     },
 }
 
-/// What the agent needs to know.
+/// What only the runner can do, who is outside of the namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Act {
+    /// Takes the tunnel down. The answer says what proves it.
+    Down,
+    /// Puts back what was changed. May come more than once.
+    Up,
+    /// Looks whether all is as it was.
+    Verify,
+}
+
+/// What a program does that joined the namespace as soon as there was one.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Stimulation {
+    /// Milliseconds since the start of the run, now.
+    pub elapsed_ms: f64,
+    /// Tells its markers from others.
+    pub nonce: u32,
+    /// The trial whose stimuli they are.
+    pub trial: String,
+    /// A public name to ask for.
+    pub canary: String,
+    /// Name of the tunnel's link, by which nothing is sent on purpose.
+    pub tunnel: Option<String>,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Stimuli {
+    /// When it began, milliseconds since the start of the run.
+    pub from_ms: f64,
+    /// What became of its packets.
+    pub samples: Vec<SampleCount>,
+    /// For each uplink the index of its other end, on the host.
+    pub peers: Vec<(String, u32)>,
+    /// What may leave, as the agent knows it after `Start`.
+    pub allow: Option<AllowList>,
+}
+
+/// What is needed to understand what was overheard.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Overhearing {
+    /// The host's ends of the stack's uplinks: name inside, index on the host.
+    pub peers: Vec<(String, u32)>,
+    /// The nonce of the program that was played.
+    pub nonce: u32,
+    /// Its trial.
+    pub trial: String,
+    /// What may leave.
+    pub allow: AllowList,
+}
+
+/// What the agent needs to know.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Setup {
     /// [`PROTOCOL`].
     pub protocol: u32,
@@ -112,6 +202,12 @@ pub struct Setup {
     pub outbound: Vec<IpNet>,
     /// Text of the stack's resolv.conf.
     pub resolv_conf: String,
+    /// Paths by which it and those of the stack's dependents are read where the runner stands.
+    pub resolv_files: Vec<PathBuf>,
+    /// Resolvers that it may name, as configured.
+    pub resolvers: Vec<IpAddr>,
+    /// What the container engine says of the resolv.conf of those that share the namespace.
+    pub dependents: Vec<DependentFile>,
     /// HTTP witnesses.
     pub echo_http: Vec<String>,
     /// STUN servers: host and port.
@@ -138,19 +234,41 @@ pub struct Setup {
     pub must_not_reach: Vec<String>,
     /// As whom the programs of the stack run, by the containers' settings.
     pub users: Vec<User>,
+    /// Name of the container that owns the namespace, if Docker knows it.
+    pub container: Option<String>,
     /// Gluetun's control server.
     pub control_server: String,
-    /// Its API key. Never printed, never part of evidence.
-    pub api_key: Option<ApiKey>,
+    /// What opens it. Never printed, never part of evidence.
+    pub control_key: Option<ControlKey>,
+    /// Whether the agent sees the processes, programs and files of the machine, and not those of a container that was made for it.
+    pub host_programs: bool,
+    /// Command that takes the tunnel down; empty: none.
+    pub down: Vec<String>,
+    /// Command that brings it back; empty: none.
+    pub up: Vec<String>,
 }
 
-/// A key that does not print itself.
-#[derive(Clone, Serialize, Deserialize)]
-pub struct ApiKey(pub String);
+/// What opens the control server. Does not print itself.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ControlKey {
+    /// An API key.
+    ApiKey(String),
+    /// A user name and a password.
+    Login {
+        /// The name.
+        user: String,
+        /// The password.
+        password: String,
+    },
+}
 
-impl std::fmt::Debug for ApiKey {
+impl std::fmt::Debug for ControlKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("ApiKey(…)")
+        f.write_str(match self {
+            ControlKey::ApiKey(_) => "ApiKey(…)",
+            ControlKey::Login { .. } => "Login(…)",
+        })
     }
 }
 

@@ -14,14 +14,15 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{LocalSet, spawn_blocking, spawn_local};
 
+use super::ear::Ear;
 use super::protocol::{Envelope, PROTOCOL, Reply, Request, Setup, Stack, read_frame, write_frame};
 use super::sources::{Claim, RULE, claims};
-use super::{endpoint, links, programs, sources};
+use super::{boot, endpoint, links, memory, programs, sources};
 use crate::clock::Clock;
 use crate::model::evidence::{Event, Link, OutageEvidence, PhaseWire, Proto, Role};
 use crate::model::firewall::FirewallText;
 use crate::net::netns::Netns;
-use crate::outage::{self, Armed, NamespaceLock};
+use crate::outage::{self, Armed, Early, Hands, NamespaceLock};
 use crate::sensor::allow::{AllowList, Endpoint, Shape, is_private};
 use crate::sensor::capture::Sensor;
 use crate::sensor::ledger::Ledger;
@@ -32,6 +33,7 @@ use crate::technique::{self, Context, Heard};
 /// # Errors
 /// When the namespace cannot be entered or the streams are no runner's.
 pub fn serve(netns: Option<&Path>) -> io::Result<()> {
+    memory::keep_small();
     if let Some(path) = netns {
         Netns::open(path).and_then(|netns| netns.enter()).map_err(io::Error::other)?;
     }
@@ -39,20 +41,25 @@ pub fn serve(netns: Option<&Path>) -> io::Result<()> {
     // The stack's own files, where its namespace was entered by way of one of its processes.
     let root = netns.and_then(|path| Some(path.to_str()?.strip_suffix("/ns/net")?.to_owned() + "/root"));
     let root = root.filter(|root| root.starts_with("/proc/")).map(PathBuf::from);
-    let result = LocalSet::new().block_on(&runtime, listen(root));
+    let result = LocalSet::new().block_on(&runtime, listen(root, netns.is_none()));
     // A read of standard input that nothing ends any more must not keep the process.
     runtime.shutdown_background();
     result
 }
 
-#[derive(Default)]
 struct State {
     /// Root directory of the stack, where it can be reached.
     root: Option<PathBuf>,
+    /// Whether this agent is in a container that joined the stack. Docker gives it the stack's own resolv.conf, and the runner's paths are
+    /// not to be seen from here.
+    own_container: bool,
     lock: OnceCell<NamespaceLock>,
     ready: RefCell<Option<Rc<Ready>>>,
     phase: RefCell<Option<PhaseWire>>,
     armed: RefCell<Option<Armed>>,
+    hands: Hands,
+    early: RefCell<Option<Early>>,
+    ear: RefCell<Option<Ear>>,
 }
 
 struct Ready {
@@ -60,6 +67,8 @@ struct Ready {
     sensor: Arc<Sensor>,
 }
 
+/// Where a container has its resolv.conf.
+const OWN_RESOLV_CONF: &str = "/etc/resolv.conf";
 /// How long an agent or keeper of an earlier run may take to put back what it changed, and go.
 const LOCK_PATIENCE: Duration = Duration::from_secs(15);
 /// How long an earlier run's change is worked on.
@@ -67,7 +76,7 @@ const PUT_BACK_PATIENCE: Duration = Duration::from_secs(30);
 
 type Replies = mpsc::UnboundedSender<Envelope<Reply>>;
 
-async fn listen(root: Option<PathBuf>) -> io::Result<()> {
+async fn listen(root: Option<PathBuf>, own_container: bool) -> io::Result<()> {
     // Frames are read by a task of their own: a signal that comes in the middle of one must not lose the half that was read.
     let (frames, mut inbox) = mpsc::unbounded_channel();
     spawn_local(async move {
@@ -90,7 +99,18 @@ async fn listen(root: Option<PathBuf>) -> io::Result<()> {
             }
         }
     });
-    let state = Rc::new(State { root, ..State::default() });
+    let hands = Hands::new(replies.clone());
+    let state = Rc::new(State {
+        root,
+        own_container,
+        lock: OnceCell::new(),
+        ready: RefCell::default(),
+        phase: RefCell::default(),
+        armed: RefCell::default(),
+        hands: hands.clone(),
+        early: RefCell::default(),
+        ear: RefCell::default(),
+    });
     let (abort, aborted) = watch::channel(false);
     let mut tasks = tokio::task::JoinSet::new();
     let mut terminate = signal(SignalKind::terminate())?;
@@ -101,6 +121,7 @@ async fn listen(root: Option<PathBuf>) -> io::Result<()> {
             frame = inbox.recv() => match frame.unwrap_or(Ok(None)) {
                 Ok(Some(Envelope { id, body: Request::Stop })) => {
                     let _ = abort.send(true);
+                    hands.let_go();
                     while tasks.join_next().await.is_some() {}
                     let _ = replies.send(Envelope { id, body: Reply::Done });
                     break Ok(());
@@ -109,6 +130,7 @@ async fn listen(root: Option<PathBuf>) -> io::Result<()> {
                     let _ = abort.send(true);
                     let _ = replies.send(Envelope { id, body: Reply::Done });
                 }
+                Ok(Some(Envelope { body: Request::Acted(outcome), .. })) => hands.acted(outcome),
                 Ok(Some(Envelope { id, body })) => {
                     let (state, replies, aborted) = (Rc::clone(&state), replies.clone(), aborted.clone());
                     tasks.spawn_local(async move {
@@ -126,12 +148,14 @@ async fn listen(root: Option<PathBuf>) -> io::Result<()> {
         }
     };
     let _ = abort.send(true);
+    hands.let_go();
     while tasks.join_next().await.is_some() {}
     let unused = state.armed.take();
     if let Some(armed) = unused {
         armed.end(true).await;
     }
-    drop(replies);
+    // The writer ends when nobody can write any more.
+    drop((state, hands, replies));
     let _ = writer.await;
     result
 }
@@ -156,12 +180,55 @@ async fn work(state: &State, request: Request, aborted: watch::Receiver<bool>, r
             Ok(stack) => Reply::Started(stack),
             Err(reply) => reply,
         },
-        Request::PutBack { recipe, api_key } => match take_lock(state).await {
-            Ok(()) => match recipe.work_off(api_key.as_ref(), PUT_BACK_PATIENCE).await {
+        Request::PutBack { recipe, key } => match take_lock(state).await {
+            Ok(()) => match recipe.work_off(key.as_ref(), PUT_BACK_PATIENCE).await {
                 Ok(()) => Reply::Done,
                 Err(what) => Reply::Failed { what, help: None },
             },
             Err(reply) => reply,
+        },
+        Request::Stimulate(order) => match boot::stimulate(&order) {
+            Ok(early) => {
+                state.early.replace(Some(early));
+                Reply::Done
+            }
+            Err(what) => Reply::Failed { what, help: None },
+        },
+        Request::Stimulated => {
+            let ready = state.ready.borrow().clone();
+            let tunnel = ready.as_ref().and_then(|ready| ready.cx.links.iter().find(|link| link.role == Role::Tunnel));
+            let early = state.early.take();
+            match boot::finish(early, tunnel.map(|link| link.name.as_str())).await {
+                Ok(mut stimuli) => {
+                    stimuli.allow = ready
+                        .map(|ready| AllowList { endpoints: ready.sensor.endpoints(), local: ready.sensor.local() });
+                    Reply::Stimuli(Box::new(stimuli))
+                }
+                Err(what) => Reply::Failed { what, help: None },
+            }
+        }
+        Request::AwaitTunnel { name, limit_ms } => {
+            if boot::await_tunnel(&name, Duration::from_millis(limit_ms)).await {
+                Reply::Done
+            } else {
+                Reply::Failed { what: format!("no link {name} came up"), help: None }
+            }
+        }
+        Request::Overhear { elapsed_ms } => match Ear::open(elapsed_ms) {
+            Ok(ear) => {
+                state.ear.replace(Some(ear));
+                Reply::Done
+            }
+            Err(error) => {
+                Reply::Failed { what: format!("the host's links cannot be listened to: {error}"), help: None }
+            }
+        },
+        Request::Overheard(order) => match state.ear.take() {
+            Some(ear) => match spawn_blocking(move || ear.finish(&order)).await {
+                Ok(boot) => Reply::Boot(Box::new(boot)),
+                Err(error) => Reply::Failed { what: error.to_string(), help: None },
+            },
+            None => Reply::Failed { what: "nothing was listened to".to_owned(), help: None },
         },
         request => work_started(state, request, aborted, replies).await,
     }
@@ -197,15 +264,23 @@ async fn work_started(state: &State, request: Request, aborted: watch::Receiver<
             },
             None => failed(format!("there is no technique {technique}")),
         },
-        Request::Arm(method) => match Armed::new(&method, &ready.cx, &ready.sensor.endpoints(), state.lock.get()).await
-        {
-            Ok(armed) => {
-                let recipe = Box::new(armed.recipe().clone());
-                state.armed.replace(Some(armed));
-                Reply::Armed(recipe)
+        Request::Arm(method) => {
+            let servers = ready.sensor.endpoints();
+            match Armed::new(&method, &ready.cx, &servers, state.lock.get(), &state.hands).await {
+                Ok(armed) => {
+                    let recipe = armed.recipe().cloned();
+                    state.armed.replace(Some(armed));
+                    recipe.map_or(Reply::Done, |recipe| Reply::Armed(Box::new(recipe)))
+                }
+                Err(why) => failed(why),
             }
-            Err(why) => failed(why),
-        },
+        }
+        Request::Prove { home, limit_ms } => {
+            match outage::prove(&ready.cx, &home, Duration::from_millis(limit_ms)).await {
+                Some(at_ms) => Reply::Proven(at_ms),
+                None => failed(format!("no exit of the VPN could be proven within {:.0} s", limit_ms as f64 / 1000.0)),
+            }
+        }
         Request::Outage(order) => {
             let Some(armed) = state.armed.take() else { return failed("no outage is armed".to_owned()) };
             let note = |text: String| {
@@ -217,9 +292,16 @@ async fn work_started(state: &State, request: Request, aborted: watch::Receiver<
             }
             Reply::Outage(Box::new(evidence))
         }
-        Request::Start(_) | Request::PutBack { .. } | Request::Abort | Request::Stop => {
-            failed("the request came at the wrong time".to_owned())
-        }
+        Request::Start(_)
+        | Request::PutBack { .. }
+        | Request::Abort
+        | Request::Stop
+        | Request::Acted(_)
+        | Request::Stimulate(_)
+        | Request::Stimulated
+        | Request::AwaitTunnel { .. }
+        | Request::Overhear { .. }
+        | Request::Overheard(_) => failed("the request came at the wrong time".to_owned()),
     }
 }
 
@@ -308,6 +390,7 @@ async fn start(state: &State, setup: Setup) -> Result<Stack, Reply> {
         )
     })?;
     let server = endpoint.as_ref().map(|(endpoint, _)| endpoint.clone());
+    let resolv_files = setup.resolv_files.clone();
     let cx = Context {
         setup,
         clock,
@@ -317,6 +400,7 @@ async fn start(state: &State, setup: Setup) -> Result<Stack, Reply> {
         endpoint: server,
         gateways,
         routes,
+        resolv_files: if state.own_container { vec![OWN_RESOLV_CONF.into()] } else { resolv_files },
         heard: Heard::default(),
         programs: programs::find(),
     };

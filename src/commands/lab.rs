@@ -1,4 +1,5 @@
-//! `leakcheck lab`: the classes of leaks that `demo --leak` takes, and the parts of the lab as containers.
+//! `leakcheck lab`: the classes of leaks that `demo --leak` takes, the conditions that `demo --condition` takes, and the parts of the lab as
+//! containers.
 
 use anyhow::Context;
 use comfy_table::presets::NOTHING;
@@ -6,7 +7,7 @@ use comfy_table::{ContentArrangement, Table};
 
 use super::print;
 use crate::cli::LabCommand;
-use crate::lab::{Leak, role};
+use crate::lab::{Condition, Leak, role, tell_vpn};
 use crate::report::Look;
 
 /// Does what `command` says.
@@ -15,7 +16,11 @@ use crate::report::Look;
 /// When a fixture is not well formed, Docker does not take the image, a part cannot play, or standard output takes nothing.
 pub fn lab(command: &LabCommand) -> anyhow::Result<()> {
     match command {
-        LabCommand::List => Ok(print(&table(&Leak::all()?, &Look::of_stdout()))?),
+        LabCommand::List => {
+            let look = Look::of_stdout();
+            let text = format!("{}\n{}", leaks(&Leak::all()?, &look), conditions(&Condition::all()?, &look));
+            Ok(print(&text)?)
+        }
         LabCommand::Image { name } => {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().context("start a runtime")?;
@@ -23,12 +28,27 @@ pub fn lab(command: &LabCommand) -> anyhow::Result<()> {
             Ok(print(&format!("{name}\n"))?)
         }
         LabCommand::Role { role } => role::run(*role),
+        LabCommand::Vpn { wish } => tell_vpn(*wish),
     }
 }
 
-fn table(leaks: &[Leak], look: &Look) -> String {
+fn empty(look: &Look) -> Table {
     let mut table = Table::new();
     table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_width(look.width).force_no_tty();
+    table
+}
+
+fn conditions(conditions: &[Condition], look: &Look) -> String {
+    let mut table = empty(look);
+    table.set_header(["condition", "what it is"]);
+    for condition in conditions {
+        table.add_row([&condition.id, &condition.title]);
+    }
+    table.trim_fmt() + "\n"
+}
+
+fn leaks(leaks: &[Leak], look: &Look) -> String {
+    let mut table = empty(look);
     table.set_header(["class", "what is broken", "must be noticed by"]);
     for leak in leaks {
         table.add_row([&leak.id, &leak.title, &leak.red.join(", ")]);

@@ -18,21 +18,32 @@ use crate::target::{Enter, TargetSpec};
 /// When nothing could be measured.
 pub fn run(args: &RunArgs) -> anyhow::Result<u8> {
     let (config, _) = Config::load(args.config.as_deref(), std::env::vars())?;
-    audit(&config, args.target.clone(), None, args.enter, args.state_dir.as_deref(), &args.audit)
+    let place = Place {
+        target: args.target.clone(),
+        label: None,
+        enter: args.enter,
+        state_dir: args.state_dir.as_deref(),
+        restart_dependents: args.restart_dependents,
+    };
+    audit(&config, place, &args.audit)
 }
 
-/// Audits the stack of `config`, or `target`, and prints and writes the reports, which call it `label`.
+/// What is audited, and how it is got at.
+pub(super) struct Place<'a> {
+    pub target: Option<TargetSpec>,
+    /// What reports call it.
+    pub label: Option<String>,
+    pub enter: Enter,
+    pub state_dir: Option<&'a Path>,
+    pub restart_dependents: bool,
+}
+
+/// Audits the stack of `config`, or that of `place`, and prints and writes the reports.
 ///
 /// # Errors
 /// When nothing could be measured.
-pub(super) fn audit(
-    config: &Config,
-    target: Option<TargetSpec>,
-    label: Option<String>,
-    enter: Enter,
-    state_dir: Option<&Path>,
-    args: &AuditArgs,
-) -> anyhow::Result<u8> {
+pub(super) fn audit(config: &Config, place: Place<'_>, args: &AuditArgs) -> anyhow::Result<u8> {
+    let Place { target, label, enter, state_dir, restart_dependents } = place;
     let catalog = catalog(args.probes.as_deref())?;
     let selection = args.selection();
     let options = Options {
@@ -48,6 +59,7 @@ pub(super) fn audit(
         redact: args.redact,
         timeout: args.timeout,
         state_dir,
+        restart_dependents,
         progress: Arc::from(for_stderr(args.nocapture)),
     };
     if args.list {

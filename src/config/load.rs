@@ -8,7 +8,7 @@ use serde::Deserialize;
 use toml::de::{DeTable, DeValue};
 use toml::{Spanned, Table, Value};
 
-use super::{Config, ConfigError};
+use super::{Config, ConfigError, OutageRules};
 
 /// Read when no other file is named and it is there.
 const DEFAULT_FILE: &str = "leakcheck.toml";
@@ -91,7 +91,36 @@ fn check(config: &Config) -> Result<(), Clash> {
     if let Some((second, _)) = TARGETS.into_iter().zip(set).filter(|(_, set)| *set).nth(1) {
         return clash("target", second, "a stack has one target: name one of docker, netns and pid");
     }
-    match (config.outage.down.is_empty(), config.outage.up.is_empty()) {
+    let OutageRules { api_key_file, control_user, control_password_file, down, up, .. } = &config.outage;
+    match (control_user, control_password_file) {
+        (Some(_), None) => {
+            return clash(
+                "outage",
+                "control_user",
+                "a user name opens nothing alone: name `control_password_file` too",
+            );
+        }
+        (None, Some(_)) => {
+            return clash("outage", "control_password_file", "whose password is it? name `control_user` too");
+        }
+        (Some(_), Some(_)) if api_key_file.is_some() => {
+            return clash(
+                "outage",
+                "api_key_file",
+                "the control server is opened by a key or by a user name, not by both",
+            );
+        }
+        (Some(user), _) if user.is_empty() || user.contains(':') => {
+            return clash("outage", "control_user", "a user name is not empty and holds no colon");
+        }
+        _ => {}
+    }
+    for (key, command) in [("down", down), ("up", up)] {
+        if command.first().is_some_and(String::is_empty) {
+            return clash("outage", key, "the first of a command is the program, and it has no name");
+        }
+    }
+    match (down.is_empty(), up.is_empty()) {
         (true, false) => clash("outage", "up", "a tunnel that nothing takes down needs no `up`: name `down` too"),
         (false, true) => clash("outage", "down", "the tunnel would stay down: name `up` too"),
         (true, true) | (false, false) => Ok(()),
@@ -142,7 +171,12 @@ fn parse(text: &str, folder: &Path) -> Result<Table, Refusal> {
     if methods.is_some_and(Vec::is_empty) {
         return refuse("outage", "methods", "an empty list makes no outage: leave the key out, or run with --quick");
     }
-    for (section, key) in [("target", "resolv_conf"), ("echo", "extra_ca"), ("outage", "api_key_file")] {
+    for (section, key) in [
+        ("target", "resolv_conf"),
+        ("echo", "extra_ca"),
+        ("outage", "api_key_file"),
+        ("outage", "control_password_file"),
+    ] {
         if let Some(Value::String(path)) = table.get_mut(section).and_then(|section| section.get_mut(key)) {
             *path = folder.join(&*path).to_string_lossy().into_owned();
         }

@@ -166,6 +166,10 @@ pub struct OutageRules {
     pub control_server: Url,
     /// File that holds the control server's API key; read when it is needed, see [`Secret::read`].
     pub api_key_file: Option<PathBuf>,
+    /// User name, where the control server asks for one and a password (HTTP basic authentication).
+    pub control_user: Option<String>,
+    /// File that holds the password; read when it is needed.
+    pub control_password_file: Option<PathBuf>,
     /// Command that takes the tunnel down, for stacks that are not Gluetun.
     pub down: Vec<String>,
     /// Command that brings it back.
@@ -218,6 +222,8 @@ impl Default for OutageRules {
             recovery_timeout: Duration::from_secs(90),
             control_server: Url::parse("http://127.0.0.1:8000").expect("the default control server is a URL"),
             api_key_file: None,
+            control_user: None,
+            control_password_file: None,
             down: Vec::new(),
             up: Vec::new(),
         }

@@ -104,6 +104,17 @@ fn every_key_is_read() {
 }
 
 #[test]
+fn a_login_is_read_and_its_file_belongs_to_the_configuration() {
+    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/valid/login.toml"));
+    let (config, _) = Config::load(Some(path), Env::new()).unwrap();
+    let rules = config.outage;
+    assert_eq!(rules.methods, [OutageMethod::ProcessKill, OutageMethod::ProcessStop, OutageMethod::Command]);
+    assert_eq!(rules.control_user.as_deref(), Some("admin"));
+    assert_eq!(rules.control_password_file, path.parent().map(|folder| folder.join("password")));
+    assert_eq!(rules.up, ["systemctl", "start", "openvpn-client@home"]);
+}
+
+#[test]
 fn relative_paths_belong_to_the_file() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("other.toml");

@@ -36,11 +36,43 @@ pub enum OutageMethod {
     LinkDown,
     /// Packets to and from the VPN server are dropped, and the tunnel is not told.
     EndpointBlock,
+    /// The VPN's process is killed.
+    ProcessKill,
+    /// The VPN's process is stopped, and holds the tunnel.
+    ProcessStop,
+    /// A command of the configuration takes the tunnel down.
+    Command,
+    /// Docker pauses the VPN container.
+    Pause,
+    /// Docker restarts the VPN container.
+    Restart,
+    /// Docker kills the VPN container, and starts it again.
+    Kill,
 }
 
 impl OutageMethod {
     /// All of them, in the order in which they are tried.
-    pub const ALL: [OutageMethod; 3] = [OutageMethod::VpnStop, OutageMethod::LinkDown, OutageMethod::EndpointBlock];
+    pub const ALL: [OutageMethod; 9] = [
+        OutageMethod::VpnStop,
+        OutageMethod::LinkDown,
+        OutageMethod::EndpointBlock,
+        OutageMethod::ProcessKill,
+        OutageMethod::ProcessStop,
+        OutageMethod::Command,
+        OutageMethod::Pause,
+        OutageMethod::Restart,
+        OutageMethod::Kill,
+    ];
+
+    /// Whether it is done to the container itself, by Docker, from outside of the namespace.
+    pub fn is_of_container(self) -> bool {
+        self == OutageMethod::Pause || self.starts_anew()
+    }
+
+    /// Whether the container is started again, and has another network namespace after it.
+    pub fn starts_anew(self) -> bool {
+        matches!(self, OutageMethod::Restart | OutageMethod::Kill)
+    }
 }
 
 /// Names an enum by its kebab-case words, both ways.
@@ -70,7 +102,7 @@ macro_rules! words {
 }
 words!(Provider, "provider", Mullvad => "mullvad", Any => "any");
 words!(ForcedPolicy, "policy", NoEscape => "no-escape", Drop => "drop");
-words!(OutageMethod, "outage method", VpnStop => "vpn-stop", LinkDown => "link-down", EndpointBlock => "endpoint-block");
+words!(OutageMethod, "outage method", VpnStop => "vpn-stop", LinkDown => "link-down", EndpointBlock => "endpoint-block", ProcessKill => "process-kill", ProcessStop => "process-stop", Command => "command", Pause => "pause", Restart => "restart", Kill => "kill");
 
 /// A host, by name or address, and a port.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

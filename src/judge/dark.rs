@@ -1,13 +1,14 @@
-//! `goes-dark`: what happens while the tunnel is down on purpose, and whether it comes back.
+//! `goes-dark`: what happens while the tunnel is down on purpose, and whether it comes back. What is told of it is in [`super::told`].
 
 use std::net::{IpAddr, Ipv4Addr};
 
 use serde_json::json;
 
+use super::told::{lines, moved, nameserver_line};
 use super::{Case, Ruling, count, law, line, sighting_line};
-use crate::model::evidence::{Answer, OutageEvidence, Said};
-use crate::model::report::EvidenceLine;
+use crate::model::evidence::{Answer, Class, NameserverChange, OutageEvidence, Said};
 use crate::model::verdict::FailKind;
+use crate::sensor::allow::is_private;
 
 /// Two samples further apart than this show a machine on which nothing can be said of milliseconds.
 const MAX_GAP_MS: f64 = 500.0;
@@ -34,13 +35,9 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
             _ => format!("{} left by {}", count(packets, "packet"), first.link),
         };
         let rest = rest.iter().map(|sighting| sighting_line(sighting)).chain(lines).collect();
-        return Ruling::fail(
-            FailKind::Leak,
-            summary,
-            "packets left by an uplink while the tunnel was down".to_owned(),
-            sighting_line(first),
-            rest,
-        );
+        let reason =
+            moved(outage, &escaped).unwrap_or_else(|| "packets left by an uplink while the tunnel was down".to_owned());
+        return Ruling::fail(FailKind::Leak, summary, reason, sighting_line(first), rest);
     }
     if let Some(answer) = outage.resolved_while_down.iter().find(|answer| answered(answer)) {
         let summary = format!("names still resolved by {} while the tunnel was down", answer.witness);
@@ -51,6 +48,17 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
             json!({ "witness": answer.witness }),
         );
         return Ruling::fail(FailKind::Leak, summary, reason, first, lines);
+    }
+    // Docker writes the file anew when it starts the container, with the home's own resolvers; who reads it then is in the namespace that
+    // was left behind, and whether the new one is closed by then is the business of its start.
+    let rewritten = outage.nameservers.iter().filter(|_| !outage.namespace_ended);
+    if let Some((change, strange)) = rewritten.into_iter().find_map(|change| strange(case, outage, change)) {
+        let summary = format!("programs were told to ask {strange} for names while the tunnel was down");
+        let reason = format!(
+            "{} was rewritten: what is looked up then is asked of a resolver past the VPN, as soon as anything lets it out",
+            change.file
+        );
+        return Ruling::fail(FailKind::Leak, summary, reason, nameserver_line(outage, change), lines);
     }
     let mut doubts = outage.problems.clone();
     if outage.down_proof.is_none() && doubts.is_empty() {
@@ -99,6 +107,11 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
     for sample in outage.samples.iter().filter(|sample| sample.sent + sample.refused == 0) {
         doubts.push(format!("{} was never sent nor refused", sample.what));
     }
+    if !outage.flows.is_empty() && !outage.flows.iter().any(|flow| in_tunnel(case, flow.stimulus)) {
+        doubts.push(
+            "no flow that was open before was seen in the tunnel, so that none left it proves nothing".to_owned(),
+        );
+    }
     if outage.longest_gap_ms > MAX_GAP_MS {
         doubts.push(format!(
             "there were {:.0} ms between two samples: the machine is too busy to see short holes",
@@ -125,12 +138,33 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
         (Some(recovered), Some(up)) => format!(", back after {:.1} s", (recovered - up) / 1000.0),
         _ => String::new(),
     };
-    let resolution = if outage.longest_gap_ms < FINE_MS {
-        String::new()
-    } else {
-        format!(" (gaps of up to {:.0} ms)", outage.longest_gap_ms)
+    let resolution = match outage.pace.gaps {
+        _ if outage.longest_gap_ms < FINE_MS => String::new(),
+        0 | 1 => format!(" (a gap of {:.0} ms)", outage.longest_gap_ms),
+        gaps => format!(" ({gaps} gaps of up to {:.0} ms)", outage.longest_gap_ms),
     };
     Ruling::pass(format!("dark after {dark:.1} ms, 0 packets out{resolution}{back}"), lines)
+}
+
+/// Whether the control of a flow was seen: packets of its own in the tunnel.
+fn in_tunnel(case: &Case<'_>, stimulus: u32) -> bool {
+    law::own(case, Class::Tunnelled).iter().any(|sighting| sighting.stimulus == Some(stimulus))
+}
+
+/// The resolver past the VPN that a file named from some time of the outage on, and had not named before. One in private space that no
+/// uplink leads to may be the VPN's own.
+fn strange<'a>(
+    case: &Case<'_>,
+    outage: &OutageEvidence,
+    change: &'a NameserverChange,
+) -> Option<(&'a NameserverChange, IpAddr)> {
+    let while_down = change.at_ms >= 0.0 && outage.up_ms.is_none_or(|up| change.at_ms < up);
+    let near = |ip: &IpAddr| case.facts.uplink_nets.iter().any(|net| net.contains(ip));
+    let past = |ip: &&IpAddr| {
+        !(ip.is_loopback() || change.before.contains(ip) || case.facts.resolvers.contains(ip))
+            && (!is_private(**ip) || near(ip))
+    };
+    while_down.then(|| change.now.iter().find(past)).flatten().map(|ip| (change, *ip))
 }
 
 fn ended_early(outage: &OutageEvidence) -> bool {
@@ -153,46 +187,4 @@ fn denied(answer: &Answer) -> bool {
 /// Whether it is a resolver inside the namespace. Docker's is reached there, but asks from outside of it, where nobody watches.
 fn may_deduce(answer: &Answer) -> bool {
     answer.witness.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback() && ip != DOCKER)
-}
-
-fn lines(outage: &OutageEvidence) -> Vec<EvidenceLine> {
-    let at = |ms: f64| outage.from_ms + ms;
-    let mut lines: Vec<EvidenceLine> = outage
-        .events
-        .iter()
-        .map(|event| {
-            line(at(event.at_ms), format!("{:.1} ms: {}", event.at_ms, event.what), json!({ "outage_ms": event.at_ms }))
-        })
-        .collect();
-    for hole in &outage.holes {
-        let what = format!(
-            "hole from {:.1} to {:.1} ms: {} of {}",
-            hole.from_ms,
-            hole.to_ms,
-            count(hole.packets, "packet"),
-            hole.proto
-        );
-        lines.push(line(
-            at(hole.from_ms),
-            what,
-            json!({ "from_ms": hole.from_ms, "to_ms": hole.to_ms, "proto": hole.proto, "packets": hole.packets }),
-        ));
-    }
-    for answer in &outage.resolved_while_down {
-        let said = match &answer.said {
-            Said::Resolved { .. } => "resolved a fresh name".to_owned(),
-            Said::Refused { rcode } => format!("answered {rcode}"),
-            Said::Nothing { error } => format!("said nothing: {error}"),
-            _ => continue,
-        };
-        lines.push(line(answer.at_ms, format!("{} {said}", answer.witness), json!({ "nameserver": answer.witness })));
-    }
-    for sample in &outage.samples {
-        let refusal = sample.refusal.as_deref().map_or_else(String::new, |name| format!(" ({name})"));
-        let what = format!("{}: {} sent, {} refused{refusal}", sample.what, sample.sent, sample.refused);
-        lines.push(line(outage.from_ms, what, json!({ "sent": sample.sent, "refused": sample.refused })));
-    }
-    let gap = format!("longest time between two samples: {:.1} ms", outage.longest_gap_ms);
-    lines.push(line(outage.from_ms, gap, json!({ "longest_gap_ms": outage.longest_gap_ms })));
-    lines
 }

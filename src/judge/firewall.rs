@@ -1,5 +1,7 @@
 //! The firewall's text beside a leak that was seen: which rule or policy lets such a packet pass. An explanation, never a proof: it is
-//! asked for after the verdict, and changes nothing of it.
+//! asked for after the verdict, and changes nothing of it. And the rules that no packet was sent for, which take a pass away.
+
+use std::net::SocketAddr;
 
 use serde_json::json;
 
@@ -18,7 +20,8 @@ const MAX_PERHAPS: usize = 2;
 /// Lines that explain a leak; empty where there is none, or nothing was read.
 pub(super) fn explain(case: &Case<'_>, ruling: &Ruling) -> Vec<EvidenceLine> {
     let Some(firewall) = &case.facts.firewall else { return Vec::new() };
-    if ruling.verdict != Verdict::Fail(FailKind::Leak) {
+    // What others send through the stack is not asked of the chains that were read.
+    if ruling.verdict != Verdict::Fail(FailKind::Leak) || case.probe.expect == Expectation::NothingForwarded {
         return Vec::new();
     }
     let mut explained: Vec<&Sighting> = Vec::new();
@@ -37,6 +40,25 @@ pub(super) fn explain(case: &Case<'_>, ruling: &Ruling) -> Vec<EvidenceLine> {
         lines.extend(problems.map(|what| line(firewall.read_ms, what, json!({ "firewall": true }))));
     }
     lines
+}
+
+/// Rules that may let packets of the probe's family pass although none of those that were sent did: they are about packets that were not
+/// sent, of another length or TTL or user. Asked for by the probes of a whole family alone.
+pub(super) fn untried(case: &Case<'_>) -> Option<String> {
+    let facts = case.facts;
+    let v6 = match case.probe.params.get("family")?.as_str()? {
+        "ipv4" => false,
+        "ipv6" => true,
+        _ => return None,
+    };
+    let servers: Vec<SocketAddr> = facts.endpoint.into_iter().collect();
+    let rules = facts.firewall.as_ref()?.openings(v6, &facts.uplinks, &facts.local, &servers);
+    let more = rules.len().saturating_sub(MAX_PERHAPS);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let named = rules.iter().take(MAX_PERHAPS).map(String::as_str).collect::<Vec<_>>().join(" and ");
+    (!rules.is_empty()).then(|| {
+        format!("the firewall accepts {named}{more}: packets that it means may pass by the uplink, and none of them was tried")
+    })
 }
 
 fn leaked<'a>(case: &Case<'a>) -> Vec<&'a Sighting> {
@@ -78,20 +100,36 @@ fn of(firewall: &FirewallText, sighting: &Sighting) -> Vec<EvidenceLine> {
     lines.collect()
 }
 
-/// Where one backend lets the packet pass without a rule that drops anything, and the other holds such rules, those were probably meant.
+/// Where one backend lets the packet pass without a rule that drops anything of its family, and the other holds such rules, for this
+/// family or the other one alone, those were probably meant.
 fn other_backend(firewall: &FirewallText, sighting: &Sighting) -> Option<EvidenceLine> {
     let both = [(Backend::Nftables, Backend::Legacy), (Backend::Legacy, Backend::Nftables)];
+    let v6 = sighting.dst.is_ipv6();
+    let (own_name, other_name) = if v6 { ("IPv6", "IPv4") } else { ("IPv4", "IPv6") };
     both.into_iter().find_map(|(open, strict)| {
-        let chains = firewall.asked(sighting.dst.is_ipv6());
+        let chains = firewall.asked(v6);
         let own = || chains.iter().filter(|chain| chain.backend == open);
-        let passes = own().next().is_some() && own().all(|chain| firewall.opinion(chain, &packet(sighting)).passes);
-        let (lax, drops) = (firewall.drops(open), firewall.drops(strict));
-        (passes && lax == 0 && drops > 0).then(|| {
-            let things = if drops == 1 { "1 rule or policy".to_owned() } else { format!("{drops} rules and policies") };
-            let what = format!(
-                "{open} drops nothing, while {strict} holds {things} that drop: are the rules written to both?"
-            );
-            line(firewall.read_ms, what, json!({ "firewall": true, "drops": drops, "backend": strict.to_string() }))
-        })
+        let asked = own().next().is_some() || chains.is_empty();
+        let passes = asked && own().all(|chain| firewall.opinion(chain, &packet(sighting)).passes);
+        if !passes || firewall.drops(open, v6) > 0 {
+            return None;
+        }
+        let (drops, elsewhere) = (firewall.drops(strict, v6), firewall.drops(strict, !v6));
+        let things = |number| if number == 1 { "1 rule or policy".to_owned() } else { format!("{number} rules and policies") };
+        let what = match (drops, elsewhere) {
+            (0, 0) => return None,
+            // One backend that holds both families' rules is no sign of a mistake between backends.
+            (0, _) if firewall.drops(open, !v6) > 0 => return None,
+            (0, other) => format!(
+                "{open} drops no {own_name}, and {strict} holds {} that drop for {other_name} alone: were the rules of both families written to one backend?",
+                things(other)
+            ),
+            (drops, _) => format!(
+                "{open} drops nothing, while {strict} holds {} that drop: are the rules written to both?",
+                things(drops)
+            ),
+        };
+        let fields = json!({ "firewall": true, "drops": drops.max(elsewhere), "backend": strict.to_string() });
+        Some(line(firewall.read_ms, what, fields))
     })
 }

@@ -66,6 +66,7 @@ fn arrivals(evidence: &Evidence) -> Vec<EvidenceLine> {
             let fields = json!({ "proto": proto.to_string(), "from": end(*from), "to": end(*to) });
             Some(line(answer.at_ms, what, fields))
         }
+        Said::Setting { text } => Some(line(answer.at_ms, text.clone(), json!({ "family": answer.witness }))),
         _ => None,
     });
     lines.collect()

@@ -85,6 +85,7 @@ fn arrivals(evidence: &Evidence) -> Vec<EvidenceLine> {
                 json!({ "proto": proto.to_string(), "from": end(*from), "to": end(*to), "published": published });
             Some(line(answer.at_ms, what, fields))
         }
+        Said::Setting { text } => Some(line(answer.at_ms, text.clone(), json!({ "address": answer.witness }))),
         _ => None,
     });
     lines.collect()

@@ -70,11 +70,14 @@ fn unseen_controls(wire: &PhaseWire, begun: f64, ended: f64) -> Vec<String> {
         .map(|control| control.link.as_str())
         .chain(seen.map(|sighting| sighting.link.as_str()))
         .collect();
-    for link in links {
+    for link in links.into_iter().filter(|link| wire.stand_in.as_deref() != Some(*link)) {
+        // A link that went away lets nothing out any more; that the sensor heard to the end another one shows in its place.
+        let went = wire.gone.iter().any(|gone| gone == link);
+        let last = wire.stand_in.as_deref().filter(|_| went).unwrap_or(link);
         let missing = |early: bool| {
             KINDS.iter().any(|(proto, v6)| {
                 !wire.controls.iter().any(|control| {
-                    control.link == link
+                    control.link == (if early { link } else { last })
                         && (control.proto, control.v6) == (*proto, *v6)
                         && if early { control.sent_ms <= begun } else { control.sent_ms >= ended }
                 })

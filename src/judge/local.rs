@@ -65,6 +65,9 @@ fn is_lost(reach: &LocalReach) -> bool {
 }
 
 fn judge_outage(case: &Case<'_>, outage: &OutageEvidence) -> Ruling {
+    if outage.namespace_ended {
+        return Ruling::skip("the container was stopped, and its links to the local subnets went with it");
+    }
     let lines: Vec<EvidenceLine> = outage
         .local
         .iter()

@@ -2,8 +2,10 @@
 //! error or a silence into a pass.
 
 mod agreement;
+mod boot;
 mod capabilities;
 mod dark;
+mod dependents;
 mod exit;
 mod firewall;
 #[cfg(test)]
@@ -17,12 +19,14 @@ mod local_resolvers;
 mod resolver;
 mod routes;
 mod served;
+mod stale;
 #[cfg(test)]
 mod tests;
+mod told;
 mod uplink;
 mod wire;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use serde_json::{Map, Value, json};
@@ -36,6 +40,8 @@ use crate::model::verdict::{FailKind, Verdict};
 
 /// What the name begins with under which an outage sends its samples when no probe that is asked watches it.
 pub const UNWATCHED_OUTAGE: &str = "outage/";
+/// Under which name a program is played that joins the stack as soon as it can.
+pub const PLAYED: &str = "boot";
 /// Lines of evidence that one verdict shows at most.
 const MAX_LINES: usize = 40;
 
@@ -62,7 +68,11 @@ pub struct Facts {
     pub tunnel: Option<String>,
     /// Whether the VPN server is known.
     pub endpoint_known: bool,
-    /// The firewall's text, for explanations alone.
+    /// The VPN server, if it is known.
+    pub endpoint: Option<SocketAddr>,
+    /// What may be talked to past the tunnel.
+    pub local: Vec<IpNet>,
+    /// The firewall's text: for explanations, and for rules that no packet was sent for.
     pub firewall: Option<FirewallText>,
 }
 
@@ -104,6 +114,7 @@ pub fn judge(case: &Case<'_>) -> Ruling {
         Expectation::ExitIsVpn => exit::judge(case),
         Expectation::ExitsAgree => agreement::judge(case),
         Expectation::ResolverIsVpn => resolver::judge(case),
+        Expectation::NoStaleResolver => stale::judge(case),
         Expectation::ForcedDnsContained => uplink::judge_forced(case),
         Expectation::NoLocalResolver => local_resolvers::judge(case),
         Expectation::NothingOnUplink => uplink::judge(case),
@@ -111,6 +122,8 @@ pub fn judge(case: &Case<'_>) -> Ruling {
         Expectation::NoRawPower => capabilities::judge(case),
         Expectation::NoPortMapper => gateway::judge(case),
         Expectation::GoesDark => dark::judge(case),
+        Expectation::SealedFromStart => boot::judge(case),
+        Expectation::DependentsJoined => dependents::judge(case),
         Expectation::LocalReachable => local::judge(case),
         Expectation::Served => served::judge(case),
         Expectation::NoStrangerAnswered => inbound::judge(case),

@@ -151,14 +151,14 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
 }
 
 /// Whether `ip` is the home's own, one of its resolvers, or next to one of them.
-fn is_homes(ip: IpAddr, facts: &super::Facts) -> bool {
+pub(super) fn is_homes(ip: IpAddr, facts: &super::Facts) -> bool {
     let known = facts.home.iter().chain(&facts.home_resolvers);
     facts.uplink_nets.iter().any(|net| net.contains(&ip))
         || known.into_iter().any(|home| neighbours(*home, ip)) && !facts.exit.iter().any(|net| net.contains(&ip))
 }
 
 /// Whether `net` holds an address of the home's, or is as near to one as its neighbours are.
-fn is_of_home(net: &IpNet, facts: &super::Facts) -> bool {
+pub(super) fn is_of_home(net: &IpNet, facts: &super::Facts) -> bool {
     // A subnet of everybody says that nothing was told (RFC 7871, section 7.1.2).
     net.prefix_len() > 0
         && !facts.exit.iter().any(|exit| exit.contains(&net.network()))
@@ -171,19 +171,19 @@ fn neighbours(a: IpAddr, b: IpAddr) -> bool {
     ipnet::IpNet::new(a, length).is_ok_and(|net| net.contains(&b))
 }
 
-fn resolves(answers: &[Answer], server: IpAddr) -> bool {
+pub(super) fn resolves(answers: &[Answer], server: IpAddr) -> bool {
     let who = server.to_string();
     answers.iter().any(|answer| answer.witness == who && matches!(answer.said, Said::Resolved { ip: Some(_) }))
 }
 
-fn list(addresses: &[IpAddr]) -> String {
+pub(super) fn list(addresses: &[IpAddr]) -> String {
     let mut texts: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
     texts.sort();
     texts.dedup();
     texts.join(" and ")
 }
 
-fn answer_line(answer: &Answer) -> EvidenceLine {
+pub(super) fn answer_line(answer: &Answer) -> EvidenceLine {
     let witness = &answer.witness;
     let (what, fields) = match &answer.said {
         Said::Nameserver { ip, link } => {
@@ -220,7 +220,9 @@ fn answer_line(answer: &Answer) -> EvidenceLine {
         Said::Routed { .. }
         | Said::Setting { .. }
         | Said::Holds { .. }
+        | Said::ResolvConf { .. }
         | Said::Mapper { .. }
+        | Said::Shares { .. }
         | Said::Arrived { .. } => (format!("{witness}: an answer of another kind"), json!({ "witness": witness })),
     };
     line(answer.at_ms, what, fields)

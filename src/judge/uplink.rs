@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::json;
 
-use super::{Case, Ruling, count, law, line, sighting_line};
+use super::{Case, Ruling, count, firewall, law, line, sighting_line};
 use crate::config::ForcedPolicy;
 use crate::model::evidence::{Class, Evidence, Fate};
 use crate::model::report::EvidenceLine;
@@ -48,7 +48,8 @@ fn rule(case: &Case<'_>, forbidden_in_tunnel: Option<EvidenceLine>) -> Ruling {
         let reason = "queries to foreign resolvers were seen in the tunnel".to_owned();
         return Ruling::fail(FailKind::Leak, summary, reason, first, fates(case, evidence));
     }
-    let doubts: Vec<String> = law::sensor_doubts(case).into_iter().chain(law::stimulus_doubts(evidence)).collect();
+    let mut doubts: Vec<String> = law::sensor_doubts(case).into_iter().chain(law::stimulus_doubts(evidence)).collect();
+    doubts.extend(firewall::untried(case));
     if !doubts.is_empty() {
         return Ruling::inconclusive(
             "nothing was seen on the uplink, which proves nothing",

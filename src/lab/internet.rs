@@ -87,8 +87,10 @@ pub fn run(config: &InternetConfig<'_>) -> Result<Servers, ServerError> {
             servers.http(&web, (address, HTTPS).into(), Some(&tls))?;
         }
     }
-    for address in [plan::STUN.1, plan::STUN.2].map(plan::ip).into_iter().filter(here) {
-        servers.stun((address, plan::STUN_PORT).into(), config.journal.clone())?;
+    for (_, v4, v6, port) in plan::STUN {
+        for address in [v4, v6].map(plan::ip).into_iter().filter(here) {
+            servers.stun((address, port).into(), config.journal.clone())?;
+        }
     }
     for address in plan::DHT.iter().flat_map(|(_, v4, v6)| std::iter::once(*v4).chain(*v6)).map(plan::ip).filter(here) {
         let socket = udp((address, plan::DHT_PORT).into())?;

@@ -2,28 +2,38 @@
 //! double: its servers speak the real protocols over real sockets.
 //!
 //! It needs no root, no Docker and no program beside this one: everything lives in network namespaces of an
-//! unprivileged user namespace, held by threads of the one process, and ends with it.
+//! unprivileged user namespace, held by threads of the one process and by children that it has, and ends with it.
 
 pub mod advertisement;
+mod chatter;
+pub mod condition;
 pub mod gluetun;
 pub mod internet;
 pub mod leak;
+pub mod line;
+mod load;
 mod odd;
 pub mod plan;
 mod port_mapper;
 pub mod provider;
 pub mod realm;
+mod remote;
 pub mod role;
 mod run;
 pub mod stack;
 pub mod topology;
+mod tunnel_process;
 pub mod userns;
 pub mod wireguard;
 pub mod witness;
 
+pub use condition::Condition;
+pub use gluetun::Habit;
 pub use leak::Leak;
 pub use odd::OddWitness;
+pub use remote::{Wish, tell_vpn};
 pub use run::{Lab, LabError, LabSpec};
+pub use stack::{Backend, has_legacy_tables};
 pub use userns::{PrivateDir, UsernsError};
 
 /// Enters a user, network and mount namespace of the process's own, whose network namespace becomes the lab's home and

@@ -68,6 +68,13 @@ impl FromStr for OddWitness {
     }
 }
 
+impl OddWitness {
+    /// The echo name of DNS `host`, without an answer; `None` when it is no such name.
+    pub(super) fn silent_name(host: &str) -> Option<Self> {
+        DNS_ECHOES.contains(&host).then(|| Self { host: host.to_owned(), odd: Odd::NoAnswer })
+    }
+}
+
 /// How the web server of `host` behaves.
 pub(super) fn behaviour(odd: &[OddWitness], host: &str) -> Behaviour {
     let stated = odd.iter().filter(|odd| odd.host == host).find_map(|odd| match odd.odd {

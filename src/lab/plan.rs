@@ -86,10 +86,11 @@ pub const WEB: [(&str, &str, &str); 3] = [
     ("api.ipify.org", "104.26.12.205", "2606:4700:20::681a:ccd"),
     ("example.com", "93.184.215.14", "2606:2800:21f:cb07:6820:80da:af6b:8b2c"),
 ];
-/// The STUN server: host name, IPv4, IPv6.
-pub const STUN: (&str, &str, &str) = ("stun.l.google.com", "74.125.250.129", "2001:4860:4864:5:8000::1");
-/// Port of the STUN server.
-pub const STUN_PORT: u16 = 19302;
+/// STUN servers: host name, IPv4, IPv6, port.
+pub const STUN: [(&str, &str, &str, u16); 2] = [
+    ("stun.l.google.com", "74.125.250.129", "2001:4860:4864:5:8000::1", 19302),
+    ("stun.cloudflare.com", "162.159.207.0", "2606:4700:49::", 3478),
+];
 
 /// Nodes of the DHT: host name, IPv4, IPv6 where it has one.
 pub const DHT: [(&str, &str, Option<&str>); 2] = [
@@ -102,6 +103,13 @@ pub const DHT_PORT: u16 = 6881;
 pub const TRACKER: (&str, &str, &str) = ("tracker.opentrackr.org", "93.158.213.92", "2a03:7220:8083:cd00::1");
 /// Port of the tracker, of both protocols.
 pub const TRACKER_PORT: u16 = 1337;
+
+/// A torrent client's peer.
+pub const PEER: &str = "192.0.2.77";
+/// The same over IPv6.
+pub const PEER_V6: &str = "2001:db8:77::77";
+/// Its port, over TCP and UDP.
+pub const PEER_PORT: u16 = 51413;
 
 /// One end of a wire: the addresses of its link.
 #[derive(Debug, Clone)]
@@ -213,12 +221,24 @@ pub fn provider() -> End {
 /// Every address under which the internet answers.
 #[must_use]
 pub fn internet_addresses() -> Vec<IpAddr> {
-    let mut texts = vec![AUTHORITY, AUTHORITY_V6, STUN.1, STUN.2];
+    let mut texts = vec![AUTHORITY, AUTHORITY_V6, PEER, PEER_V6];
     texts.extend(RECURSORS);
+    texts.extend(STUN.iter().flat_map(|(_, v4, v6, _)| [*v4, *v6]));
     texts.extend([TRACKER.1, TRACKER.2]);
     texts.extend(DHT.iter().flat_map(|(_, v4, v6)| std::iter::once(*v4).chain(*v6)));
     texts.extend(WEB.iter().flat_map(|(_, v4, v6)| [*v4, *v6]));
     texts.into_iter().map(parse).collect()
+}
+
+/// The addresses of a witness of the internet, by its host name; none when there is no such witness.
+#[must_use]
+pub fn witness(host: &str) -> Vec<IpAddr> {
+    let web = WEB.iter().map(|(name, v4, v6)| (*name, [Some(*v4), Some(*v6)]));
+    let stun = STUN.iter().map(|(name, v4, v6, _)| (*name, [Some(*v4), Some(*v6)]));
+    let dht = DHT.iter().map(|(name, v4, v6)| (*name, [Some(*v4), *v6]));
+    let tracker = std::iter::once((TRACKER.0, [Some(TRACKER.1), Some(TRACKER.2)]));
+    let found = web.chain(stun).chain(dht).chain(tracker).find(|(name, _)| *name == host);
+    found.into_iter().flat_map(|(_, addresses)| addresses.into_iter().flatten()).map(parse).collect()
 }
 
 /// An address constant of this file.

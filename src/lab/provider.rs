@@ -1,5 +1,6 @@
 //! The VPN provider: a WireGuard server whose clients come out at its exit addresses.
 
+use super::line::Quality;
 use super::wireguard::{PeerConfig, PrivateKey, Tunnel, TunnelConfig, WireguardError};
 use crate::net::nft::{Batch, Chain, Match, Nft, NftError, Rule, Table, TableFamily, Verdict};
 use crate::net::route::{Family, RouteError, RouteSpec, Rtnetlink};
@@ -46,6 +47,8 @@ pub struct ProviderConfig {
     pub clients: Vec<([u8; 32], Vec<IpNet>)>,
     /// Where clients come out, at most one address of a family. They have to be on the uplink, or be routed here.
     pub exits: Vec<IpAddr>,
+    /// How good the line to its clients is.
+    pub line: Quality,
 }
 
 /// A running provider.
@@ -99,6 +102,7 @@ pub async fn run(config: &ProviderConfig) -> Result<Provider, ProviderError> {
         port: config.port,
         mark: None,
         peers,
+        line: config.line,
     })
     .await?;
     let mut netlink = Rtnetlink::open()?;

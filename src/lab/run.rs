@@ -1,9 +1,13 @@
 //! A whole lab, from its wires to its servers, sealed or broken by a leak.
 
 use super::advertisement;
-use super::gluetun::Version;
+use super::chatter;
+use super::condition::{Circumstance, Condition};
+use super::gluetun::{Habit, Version};
 use super::internet::{self, InternetConfig, ServerError, Servers};
-use super::leak::{Action, Capability, Leak, Place};
+use super::leak::{Action, Capability, Leak, Place, Transport};
+use super::line::Quality;
+use super::load::Load;
 use super::odd::OddWitness;
 use super::plan;
 use super::port_mapper;
@@ -15,6 +19,9 @@ use super::userns::PrivateDir;
 use super::wireguard::PrivateKey;
 use super::witness::dns::{Forwarder, Sockets, Upstream};
 use super::witness::{CaError, HttpWitness, Journal, LabCa};
+use crate::net::netns::NetnsError;
+use crate::net::nft::{Batch, Chain, HookPoint, Match, Nft, NftError, Policy, Rule, Table, TableFamily, Verdict};
+use crate::net::route::Family;
 use ipnet::IpNet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -24,6 +31,8 @@ use std::time::Duration;
 
 /// How long the first WireGuard handshake may take; one that gets lost is repeated after 5 s.
 const PATIENCE: Duration = Duration::from_secs(12);
+/// The same on a line that loses packets, of which each handshake needs two.
+const PATIENCE_ON_BAD_LINE: Duration = Duration::from_secs(45);
 
 /// Why a lab does not stand.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +61,15 @@ pub enum LabError {
     /// The program that shares the stack's network.
     #[error("start a program in the lab's VPN stack")]
     Program(#[source] io::Error),
+    /// A condition.
+    #[error("bring about the lab's condition: {0}")]
+    Condition(&'static str, #[source] io::Error),
+    /// A witness that is to be down.
+    #[error("take a witness of the lab down")]
+    Down(#[from] NftError),
+    /// The torrent client, or its peer.
+    #[error("start the lab's torrent client")]
+    Load(#[from] NetnsError),
     /// A file of the lab.
     #[error("write the lab's file {0}")]
     File(&'static str, #[source] io::Error),
@@ -62,6 +80,9 @@ impl LabError {
     #[must_use]
     pub fn help(&self) -> Option<&'static str> {
         match self {
+            Self::Stack(StackError::Legacy(_)) => Some(
+                "this kernel has no such tables, or they are not loaded: `sudo modprobe -a iptable_filter ip6table_filter`",
+            ),
             Self::Provider(ProviderError::Tunnel(error)) | Self::Stack(StackError::Tunnel(error)) => error.help(),
             _ => None,
         }
@@ -77,15 +98,32 @@ pub struct LabSpec {
     pub ipv6: bool,
     /// Whether the stack takes another server when its VPN is started again, as Gluetun does that may choose among several.
     pub moves: bool,
+    /// Who keeps the stack's firewall.
+    pub firewall: stack::Backend,
     /// Witnesses of the internet that misbehave.
     pub odd: Vec<OddWitness>,
+    /// What the stack's control server does otherwise.
+    pub habits: Vec<Habit>,
+    /// The program `leakcheck`, which is to hold the stack's tunnel in a process of its own; `None`: the stack itself holds it.
+    pub apart: Option<PathBuf>,
+    /// Under what it has to be audited.
+    pub conditions: Vec<Condition>,
 }
 
 impl LabSpec {
     /// A sealed lab with both families.
     #[must_use]
     pub fn sealed() -> Self {
-        Self { leak: None, ipv6: true, moves: false, odd: Vec::new() }
+        Self {
+            leak: None,
+            ipv6: true,
+            moves: false,
+            firewall: stack::Backend::default(),
+            odd: Vec::new(),
+            habits: Vec::new(),
+            apart: None,
+            conditions: Vec::new(),
+        }
     }
 
     /// A lab with both families whose stack is broken.
@@ -93,11 +131,28 @@ impl LabSpec {
     pub fn broken(leak: Leak) -> Self {
         Self { leak: Some(leak), ..Self::sealed() }
     }
+
+    /// With one condition more.
+    #[must_use]
+    pub fn under(mut self, condition: Condition) -> Self {
+        self.ipv6 &= !condition.ipv4_only();
+        self.conditions.push(condition);
+        self
+    }
+
+    fn circumstances(&self) -> impl Iterator<Item = &Circumstance> {
+        self.conditions.iter().flat_map(|condition| &condition.circumstances)
+    }
+
+    fn quality(&self) -> Quality {
+        self.conditions.iter().map(Condition::quality).fold(Quality::default(), Quality::and)
+    }
 }
 
 /// A running lab. Dropping it ends all of it.
 pub struct Lab {
     // In the order in which they have to end: what runs in a namespace before its thread.
+    _loads: Vec<Load>,
     _servers: Vec<Servers>,
     gluetun: Gluetun,
     _provider: Provider,
@@ -143,13 +198,17 @@ impl Lab {
             outbound: vec![plan::net(plan::LAN_NET)],
             input_ports: Vec::new(),
             resolv_conf: resolv_conf.clone(),
+            firewall: spec.firewall,
             leak: spec.leak.clone(),
+            apart: spec.apart.clone(),
         };
-        let (gluetun, stack) = start_stack(&topology.stack, config, &journal)?;
+        let (gluetun, stack) = start_stack(&topology.stack, config, spec.habits.clone(), &journal)?;
         servers.push(stack);
         if !spec.leak.as_ref().is_some_and(Leak::without_tunnel) {
             let waiting = gluetun.clone();
-            if !topology.stack.run(move || async move { waiting.connected(PATIENCE).await })?? {
+            let bad = spec.quality() != Quality::default();
+            let patience = if bad { PATIENCE_ON_BAD_LINE } else { PATIENCE };
+            if !topology.stack.run(move || async move { waiting.connected(patience).await })?? {
                 return Err(LabError::NotConnected);
             }
         }
@@ -159,9 +218,19 @@ impl Lab {
             }
             all
         });
-        let program = topology.stack.call(move || stack::Program::start(&powers))?.map_err(LabError::Program)?;
+        let of_its_own = spec.leak.iter().flat_map(Leak::actions).find_map(|action| match action {
+            Action::OwnResolvConf { nameservers } => Some(stack::resolv_conf(nameservers)),
+            _ => None,
+        });
+        let shared = || std::fs::read_to_string(&resolv_conf).map_err(|e| LabError::File("stack-resolv.conf", e));
+        let resolvers = of_its_own.map_or_else(shared, Ok)?;
+        let program =
+            topology.stack.call(move || stack::Program::start(&powers, &resolvers))?.map_err(LabError::Program)?;
         servers.extend(start_outside(&topology, spec.leak.as_ref(), &journal)?);
+        servers.extend(start_conditions(&topology, &spec)?);
+        let loads = start_loads(&topology, &spec)?;
         Ok(Self {
+            _loads: loads,
             _servers: servers,
             gluetun,
             _provider: provider,
@@ -246,7 +315,7 @@ must_not_reach = ["tcp://{management}:22"]
 must_serve = ["http://172.18.0.10:8080/"]
 [echo]
 http = ["https://am.i.mullvad.net/json", "https://api.ipify.org?format=json"]
-stun = ["stun.l.google.com:19302"]
+stun = ["stun.l.google.com:19302", "stun.cloudflare.com:3478"]
 dht = ["router.bittorrent.com:6881", "dht.transmissionbt.com:6881"]
 tracker = ["http://tracker.opentrackr.org:1337/announce", "udp://tracker.opentrackr.org:1337/announce"]
 source_ports = [6881]
@@ -262,6 +331,8 @@ methods = ["vpn-stop", "link-down", "endpoint-block"]
 window = "2500ms"
 recovery_timeout = "30s"
 control_server = "{control}"
+down = ["/proc/self/exe", "lab", "vpn", "stopped"]
+up = ["/proc/self/exe", "lab", "vpn", "running"]
 "#,
             netns = self.stack_netns(),
             resolv_conf = self.stack_resolv_conf(),
@@ -283,7 +354,11 @@ fn of_families(texts: &[&str], ipv6: bool) -> Vec<IpNet> {
 }
 
 fn start_internet(realm: &Realm, ca: LabCa, journal: &Journal, spec: &LabSpec) -> Result<Servers, LabError> {
-    let (journal, ipv6, odd) = (journal.clone(), spec.ipv6, spec.odd.clone());
+    let (journal, ipv6, mut odd) = (journal.clone(), spec.ipv6, spec.odd.clone());
+    odd.extend(spec.circumstances().filter_map(|part| match part {
+        Circumstance::Down { host, .. } => OddWitness::silent_name(host),
+        _ => None,
+    }));
     Ok(realm.call(move || {
         let provider = of_families(&plan::EXIT_NETS, ipv6);
         internet::run(&InternetConfig { ipv6, provider, ca: &ca, journal, odd: &odd })
@@ -344,6 +419,7 @@ fn start_provider(
         addresses: vec![IpNet::from(plan::ip(plan::TUNNEL_RESOLVER))],
         clients: vec![(client, of_families(&[plan::CLIENT, plan::CLIENT_V6], ipv6))],
         exits,
+        line: spec.quality(),
     };
     let provider = realm.run(move || async move { provider::run(&config).await })??;
     let journal = journal.clone();
@@ -362,7 +438,12 @@ fn start_provider(
     Ok((provider, resolver))
 }
 
-fn start_stack(realm: &Realm, config: GluetunConfig, journal: &Journal) -> Result<(Gluetun, Servers), LabError> {
+fn start_stack(
+    realm: &Realm,
+    config: GluetunConfig,
+    habits: Vec<Habit>,
+    journal: &Journal,
+) -> Result<(Gluetun, Servers), LabError> {
     let journal = journal.clone();
     let leak = config.leak.clone();
     let dead = leak.iter().flat_map(Leak::actions).any(|action| *action == Action::DeadResolver {});
@@ -376,6 +457,7 @@ fn start_stack(realm: &Realm, config: GluetunConfig, journal: &Journal) -> Resul
         let services = stack::ServiceConfig {
             version: Version::V3_41,
             roles: Vec::new(),
+            habits,
             upstream: (!dead).then(|| SocketAddr::new(plan::ip(plan::TUNNEL_RESOLVER), 53)),
             original,
             echo: (SocketAddr::new(plan::ip(plan::WEB[1].1), 80), plan::WEB[1].0.to_owned()),
@@ -395,6 +477,69 @@ fn start_stack(realm: &Realm, config: GluetunConfig, journal: &Journal) -> Resul
         }
         Ok((gluetun, servers))
     })?
+}
+
+/// Those who do not answer, and those who talk too much.
+fn start_conditions(topology: &Topology, spec: &LabSpec) -> Result<Vec<Servers>, LabError> {
+    let mut all = Vec::new();
+    let stack: Vec<IpAddr> = plan::stack().families(spec.ipv6).addresses.iter().map(IpNet::addr).collect();
+    for part in spec.circumstances() {
+        match part {
+            Circumstance::Down { host, proto } => {
+                let addresses = plan::witness(host);
+                if addresses.is_empty() && OddWitness::silent_name(host).is_none() {
+                    let unknown = io::Error::new(io::ErrorKind::NotFound, format!("there is no witness {host}"));
+                    return Err(LabError::Condition("a witness is down", unknown));
+                }
+                let proto = *proto;
+                topology.internet.call(move || silence(&addresses, proto))??;
+            }
+            Circumstance::Chatter { every_ms } => {
+                let every = Duration::from_millis(*every_ms);
+                let failed = |e| LabError::Condition("neighbours that chatter", e);
+                let about = stack.clone();
+                let said = topology.neighbour.call(move || chatter::broadcast(plan::UPLINK, &about, every))?;
+                all.push(said.map_err(failed)?);
+                // The LAN's host has IPv4 only, and the neighbour no public IPv6.
+                let near = |ip: &IpAddr| *ip != plan::ip(plan::STACK_GUA);
+                for (realm, v6) in [(&topology.neighbour, true), (&topology.lan_host, false)] {
+                    let at: Vec<IpAddr> = stack.iter().copied().filter(|ip| near(ip) && (v6 || ip.is_ipv4())).collect();
+                    all.push(realm.call(move || chatter::pester(&at, every))?.map_err(failed)?);
+                }
+            }
+            Circumstance::Load { .. } | Circumstance::Line { .. } | Circumstance::Ipv4Only {} => {}
+        }
+    }
+    Ok(all)
+}
+
+/// Lets the machines at `addresses` answer nothing, or nothing over `proto`. They are of the calling thread's namespace.
+fn silence(addresses: &[IpAddr], proto: Option<Transport>) -> Result<(), NftError> {
+    let table = Table::new(TableFamily::Inet, "down");
+    let mut batch = Batch::new();
+    batch.add_table(&table);
+    batch.add_chain(&table, &Chain::filter("input", HookPoint::Input, Policy::Accept));
+    for ip in addresses {
+        let mut rule = Rule::new(Verdict::Drop).when(Match::Destination((*ip).into()));
+        if let Some(proto) = proto {
+            rule = rule.when(Match::Protocol(stack::protocol(proto, Family::of(*ip))));
+        }
+        batch.append_rule(&table, "input", &rule);
+    }
+    Nft::open()?.commit(batch)
+}
+
+fn start_loads(topology: &Topology, spec: &LabSpec) -> Result<Vec<Load>, LabError> {
+    let peers: Vec<IpAddr> =
+        [plan::PEER, plan::PEER_V6].map(plan::ip).into_iter().filter(|ip| spec.ipv6 || ip.is_ipv4()).collect();
+    let between = (topology.internet.netns(), topology.stack.netns());
+    let mut all = Vec::new();
+    for part in spec.circumstances() {
+        if let Circumstance::Load { tcp, udp } = part {
+            all.push(Load::start(between, plan::TUNNEL, &peers, (*tcp, *udp))?);
+        }
+    }
+    Ok(all)
 }
 
 /// Resolvers of a leak that are reached in one namespace and ask from the home's: a socket stays where it was made.

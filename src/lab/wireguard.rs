@@ -3,11 +3,11 @@
 //! The device is opened here rather than by gotatun's own wrapper, because a link that is taken down on purpose must
 //! not end the tunnel: what arrives meanwhile is lost, as on a kernel WireGuard link.
 
+use super::line::{Line, Quality};
 use base64::Engine;
 use gotatun::device::{Device, DeviceBuilder, Peer};
 use gotatun::packet::{Ip, Packet, PacketBufPool};
 use gotatun::tun::{IpRecv, IpSend, MtuWatcher};
-use gotatun::udp::socket::UdpSocketFactory;
 use gotatun::x25519::{PublicKey, StaticSecret};
 use ipnet::IpNet;
 use std::fs::OpenOptions;
@@ -36,6 +36,9 @@ pub enum WireguardError {
     /// WireGuard did not start.
     #[error("start WireGuard")]
     Start(#[source] gotatun::device::Error),
+    /// The process that shall hold the tunnel did not start, or is gone.
+    #[error("run WireGuard in a process of its own")]
+    Process(#[source] io::Error),
     /// A key is not 32 bytes in base64.
     #[error("read a WireGuard key")]
     Key,
@@ -47,7 +50,7 @@ impl WireguardError {
     pub fn help(&self) -> Option<&'static str> {
         match self {
             Self::Device { help, .. } => Some(help),
-            Self::Link(..) | Self::Start(_) | Self::Key => None,
+            Self::Link(..) | Self::Start(_) | Self::Process(_) | Self::Key => None,
         }
     }
 }
@@ -75,6 +78,12 @@ impl PrivateKey {
     /// When it is none.
     pub fn from_base64(text: &str) -> Result<Self, WireguardError> {
         decode(text).map(|bytes| Self(StaticSecret::from(bytes)))
+    }
+
+    /// As a WireGuard configuration writes it. For the one who shall use it, and nobody else.
+    #[must_use]
+    pub(super) fn to_base64(&self) -> String {
+        base64::engine::general_purpose::STANDARD.encode(self.0.to_bytes())
     }
 
     /// The public key to it.
@@ -123,11 +132,13 @@ pub struct TunnelConfig {
     pub mark: Option<u32>,
     /// The others.
     pub peers: Vec<PeerConfig>,
+    /// How good the line is on which the encrypted packets go.
+    pub line: Quality,
 }
 
 /// A running tunnel. Its link is there as long as it is.
 pub struct Tunnel {
-    device: Device<(UdpSocketFactory, Tun, Tun)>,
+    device: Device<(Line, Tun, Tun)>,
     first: Option<[u8; 32]>,
 }
 
@@ -139,7 +150,7 @@ impl Tunnel {
     pub async fn start(config: &TunnelConfig) -> Result<Self, WireguardError> {
         let tun = Tun::create(&config.link, config.mtu)?;
         let mut builder = DeviceBuilder::new()
-            .with_default_udp()
+            .with_udp(Line::new(config.line))
             .with_ip(tun)
             .with_private_key(config.private_key.0.clone())
             .with_listen_port(config.port);

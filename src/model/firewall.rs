@@ -1,7 +1,8 @@
-//! The firewall of a namespace as text: what its rules say, never what they do. It explains what was seen, and no verdict rests on it.
+//! The firewall of a namespace as text: what its rules say, never what they do. It explains what was seen, and no finding rests
+//! on it; but a rule that may let pass what was not tried takes a pass away.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -10,6 +11,12 @@ use super::evidence::Proto;
 
 /// Chains called from one another are followed so deep.
 const MAX_DEPTH: usize = 16;
+/// States of connection tracking (nf_conntrack_common.h).
+const INVALID: u32 = 1;
+const NEW: u32 = 8;
+/// Somebody far away, to whom a rule for everybody applies.
+const FAR_4: Ipv4Addr = Ipv4Addr::new(8, 8, 8, 8);
+const FAR_6: Ipv6Addr = Ipv6Addr::new(0x2001, 0x4860, 0x4860, 0, 0, 0, 0, 0x8888);
 
 /// Who keeps the rules in the kernel. Both are asked for each packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -139,6 +146,10 @@ pub enum Of {
     },
     /// The user who owns the socket, inclusive.
     User(u32, u32),
+    /// The type of its message, where it is ICMP or ICMPv6.
+    IcmpType(u8),
+    /// In one of these states of connection tracking: 1 not valid, 2 established, 4 related, 8 new.
+    State(u32),
     /// Something else, in words.
     Other(String),
 }
@@ -192,9 +203,10 @@ impl FirewallText {
         found
     }
 
-    /// How many rules and policies of `backend` drop what programs of the namespace send.
-    pub fn drops(&self, backend: Backend) -> usize {
-        let chains = self.chains.iter().filter(|chain| chain.backend == backend);
+    /// How many rules and policies of `backend` drop what programs of the namespace send over IPv6, or IPv4.
+    pub fn drops(&self, backend: Backend, v6: bool) -> usize {
+        let of_family = |chain: &&Chain| chain.family == Family::Inet || (chain.family == Family::Ip6) == v6;
+        let chains = self.chains.iter().filter(|chain| chain.backend == backend).filter(of_family);
         let out = chains.filter(|chain| chain.hook.as_ref().is_none_or(|hook| hook.output));
         out.map(|chain| {
             let policy = usize::from(chain.hook.as_ref().is_some_and(|hook| hook.drops));
@@ -250,6 +262,30 @@ impl FirewallText {
         None
     }
 
+    /// Rules that accept what nobody may send past the tunnel: of packets by one of `uplinks` to somewhere that is neither near, nor in
+    /// `local`, nor one of `servers`, as far as the text tells. Those that only let go on what is known already are left out.
+    pub fn openings(&self, v6: bool, uplinks: &[String], local: &[IpNet], servers: &[SocketAddr]) -> Vec<String> {
+        let asked = self.asked(v6);
+        let mut found: Vec<String> = Vec::new();
+        let accepting = self.chains.iter().filter(|chain| chain.hook.is_none() || chain.is_output());
+        for rule in accepting.flat_map(|chain| &chain.rules).filter(|rule| rule.does == Does::Accept) {
+            let text = format!("`{rule}`");
+            let lets = |link: &String| {
+                let Some((proto, src, dst)) = rule.example(v6, local) else { return false };
+                let packet = Packet { link, proto, src, dst };
+                let opinions = || asked.iter().map(|chain| self.opinion(chain, &packet));
+                rule.holds(&packet) != Some(false)
+                    && !servers.contains(&dst)
+                    && opinions().all(|opinion| opinion.passes || !opinion.perhaps.is_empty())
+                    && opinions().any(|opinion| opinion.by.iter().chain(&opinion.perhaps).any(|by| by.contains(&text)))
+            };
+            if !found.contains(&text) && uplinks.iter().any(lets) {
+                found.push(text);
+            }
+        }
+        found
+    }
+
     /// The single public addresses and ports that a rule lets programs of the namespace reach by one of `uplinks`: as a firewall that has
     /// to let the VPN out names its server. Others may be named so too.
     pub fn endpoints(&self, uplinks: &[&str]) -> Vec<SocketAddr> {
@@ -289,6 +325,39 @@ impl Rule {
             }
         }
         all
+    }
+
+    /// A packet to somebody far away that the rule may be about, with some source; `None` when there is none.
+    fn example(&self, v6: bool, local: &[IpNet]) -> Option<(Proto, SocketAddr, SocketAddr)> {
+        let far: IpAddr = if v6 { FAR_6.into() } else { FAR_4.into() };
+        let unspecified: IpAddr = if v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+        let (mut proto, mut from, mut to) = (Proto::Udp, (unspecified, 0), (far, 0));
+        for condition in &self.conditions {
+            match (&condition.of, condition.not) {
+                // A flow that is there already was let begin by another rule.
+                (Of::State(bits), false) if bits & (NEW | INVALID) == 0 => return None,
+                (Of::Version6(version), not) if (*version == v6) == not => return None,
+                (Of::To(net) | Of::From(net), false) if net.addr().is_ipv6() != v6 => return None,
+                (Of::To(net), false) if !net.contains(&far) => to.0 = first_of(net),
+                (Of::From(net), false) => from.0 = first_of(net),
+                // What hosts of a link say to each other is not carried on (RFC 4861, RFC 3810).
+                (Of::IcmpType(130..=137 | 143), false) if v6 => return None,
+                (Of::ToPorts(low, _), false) => to.1 = *low,
+                (Of::FromPorts(low, _), false) => from.1 = *low,
+                (Of::Protocol(number), false) => {
+                    proto = match number {
+                        1 => Proto::Icmp,
+                        6 => Proto::Tcp,
+                        17 => Proto::Udp,
+                        58 => Proto::Icmpv6,
+                        other => Proto::Ip(*other),
+                    }
+                }
+                _ => {}
+            }
+        }
+        let near = is_near(to.0) || local.iter().any(|net| net.contains(&to.0));
+        (!near).then(|| (proto, SocketAddr::from(from), SocketAddr::from(to)))
     }
 
     fn endpoint(&self, uplinks: &[&str]) -> Option<SocketAddr> {
@@ -348,7 +417,8 @@ impl Of {
             Of::From(net) => Some(net.contains(&packet.src.ip())),
             Of::ToPorts(low, high) => Some(ports && (*low..=*high).contains(&packet.dst.port())),
             Of::FromPorts(low, high) => Some(ports && (*low..=*high).contains(&packet.src.port())),
-            Of::Mark { .. } | Of::User(..) | Of::Other(_) => None,
+            Of::IcmpType(_) if !matches!(packet.proto, Proto::Icmp | Proto::Icmpv6) => Some(false),
+            Of::IcmpType(_) | Of::Mark { .. } | Of::User(..) | Of::State(_) | Of::Other(_) => None,
         }
     }
 }
@@ -376,7 +446,33 @@ impl fmt::Display for Condition {
             Of::Mark { value, mask: u32::MAX } => write!(f, "mark {value:#x}"),
             Of::Mark { value, mask } => write!(f, "mark {value:#x}/{mask:#x}"),
             Of::User(low, high) => range(f, "skuid", *low, *high),
+            Of::State(bits) => {
+                let names = [(1, "invalid"), (2, "established"), (4, "related"), (8, "new")];
+                let held: Vec<&str> = names.iter().filter(|(bit, _)| bits & bit != 0).map(|(_, name)| *name).collect();
+                write!(f, "ct state {}", held.join(","))
+            }
+            Of::IcmpType(kind) => write!(f, "icmp type {kind}"),
             Of::Other(words) => f.write_str(words),
+        }
+    }
+}
+
+/// The address of a single host, or the first host of a network.
+fn first_of(net: &IpNet) -> IpAddr {
+    net.hosts().next().unwrap_or_else(|| net.addr())
+}
+
+/// Whether no router carries a packet to there to the internet (RFC 6890).
+fn is_near(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(v4) => {
+            let shared = v4.octets()[0] == 100 && v4.octets()[1] & 0xc0 == 64;
+            let special = v4.is_multicast() || v4.is_broadcast() || v4.is_unspecified() || v4.is_loopback();
+            v4.is_private() || v4.is_link_local() || shared || special
+        }
+        IpAddr::V6(v6) => {
+            let special = v6.is_multicast() || v6.is_unspecified() || v6.is_loopback();
+            v6.is_unique_local() || v6.is_unicast_link_local() || special
         }
     }
 }
@@ -449,5 +545,55 @@ mod tests {
         let passes = opinion("198.51.100.9:51820");
         assert!(passes.passes && passes.by.unwrap().starts_with("rule 1 of vpn, `daddr 198.51.100.0/24 oifname eth0"));
         assert_eq!(opinion("8.8.8.8:51820"), Opinion { passes: false, by: None, perhaps: Vec::new() });
+    }
+
+    fn openings(rules: Vec<Rule>, v6: bool) -> Vec<String> {
+        let hook = Some(Hook { output: true, priority: 0, drops: true });
+        let chain = Chain { family: Family::Inet, ..chain("OUTPUT", hook, rules) };
+        let text = FirewallText { chains: vec![chain], ..FirewallText::default() };
+        let local = ["192.168.1.0/24".parse().unwrap(), "203.0.113.0/25".parse().unwrap()];
+        text.openings(v6, &["eth0".to_owned()], &local, &["198.51.100.2:51820".parse().unwrap()])
+    }
+
+    fn accept(conditions: Vec<Of>) -> Rule {
+        Rule { conditions: conditions.into_iter().map(of).collect(), does: Does::Accept }
+    }
+
+    /// Gluetun's own rules (facts of v3.38 to v3.41), and what other stacks have beside them.
+    #[test]
+    fn a_sealed_stack_has_no_opening() {
+        let net = |text: &str| text.parse::<IpNet>().unwrap();
+        let link = |name: &str| Of::Link(name.to_owned());
+        let rules = vec![
+            accept(vec![link("lo")]),
+            accept(vec![Of::State(6)]),
+            accept(vec![Of::From(net("172.18.0.10/32")), Of::To(net("172.18.0.0/16")), link("eth0")]),
+            accept(vec![Of::From(net("172.18.0.10/32")), Of::To(net("203.0.113.0/26")), link("eth0")]),
+            accept(vec![Of::To(net("ff02::1:ff00:0/104")), link("eth0")]),
+            accept(vec![Of::To(net("fe80::/64")), link("eth0")]),
+            accept(vec![Of::To(net("255.255.255.255/32")), Of::Protocol(17), Of::ToPorts(67, 67)]),
+            server("eth0", "198.51.100.2/32", vec![]),
+            accept(vec![link("tun0")]),
+        ];
+        assert!(openings(rules.clone(), false).is_empty() && openings(rules, true).is_empty());
+    }
+
+    #[test]
+    fn a_rule_for_packets_of_another_kind_is_an_opening() {
+        let ttl = || accept(vec![Of::Link("eth0".to_owned()), Of::Other("ttl".to_owned())]);
+        let one = ["`oifname eth0 ttl accept`"];
+        assert_eq!(openings(vec![ttl()], false), one);
+        assert_eq!(openings(vec![ttl()], true), one);
+        let drop = Rule { conditions: vec![of(Of::Link("eth0".to_owned()))], does: Does::Drop };
+        assert!(openings(vec![drop.clone(), ttl()], false).is_empty(), "nothing comes so far");
+        assert_eq!(openings(vec![ttl(), drop], false), one);
+        // Another port of the server's, a state in which flows begin, a network far away, of one family.
+        let far = accept(vec![Of::To("45.33.32.0/24".parse().unwrap()), Of::Protocol(17), Of::ToPorts(6881, 6881)]);
+        assert_eq!(openings(vec![far.clone()], false), ["`daddr 45.33.32.0/24 udp dport 6881 accept`"]);
+        assert!(openings(vec![far], true).is_empty());
+        assert_eq!(openings(vec![accept(vec![Of::State(10)])], true), ["`ct state established,new accept`"]);
+        let mut other_port = server("eth0", "198.51.100.2/32", vec![]);
+        other_port.conditions.pop();
+        assert_eq!(openings(vec![other_port], false).len(), 1);
     }
 }

@@ -52,6 +52,8 @@ pub enum Expectation {
     ExitsAgree,
     /// resolv.conf names allowed resolvers only, names resolve, and the authority never sees the home's side asking.
     ResolverIsVpn,
+    /// Every program that shares the namespace names the stack's own resolvers, or others that resolve by the VPN.
+    NoStaleResolver,
     /// A query forced to a foreign resolver never leaves by an uplink; `forced_policy` says whether the tunnel may carry it.
     ForcedDnsContained,
     /// Nobody on a local subnet resolves public names for the stack; a hardening finding.
@@ -66,6 +68,10 @@ pub enum Expectation {
     NoPortMapper,
     /// Nothing leaves by an uplink and nothing resolves while the tunnel is down, and the tunnel comes back.
     GoesDark,
+    /// Nothing leaves past the tunnel from before the container's start until recovery is proven.
+    SealedFromStart,
+    /// Every container that was meant to share the stack's network is in its namespace.
+    DependentsJoined,
     /// Every local target answers.
     LocalReachable,
     /// Every target of `local.must_serve` answers from outside of the stack.

@@ -247,9 +247,31 @@ pub struct Outage {
     /// Stimuli sent or refused.
     #[serde(default)]
     pub samples: u64,
+    /// What it cost beyond its window and its recovery, milliseconds: getting ready, and making sure that all is as it was. `null`: it
+    /// did not recover.
+    #[serde(default)]
+    pub cost_ms: Option<f64>,
     /// The longest time between two samples, in milliseconds: the resolution reached.
     #[serde(default)]
     pub longest_gap_ms: f64,
+    /// Gaps of 2 ms and more between two samples.
+    #[serde(default)]
+    pub gaps: u64,
+    /// When the longest of them began.
+    #[serde(default)]
+    pub longest_gap_at_ms: Option<f64>,
+    /// When the first packet by the default route was refused. `null`: none was.
+    #[serde(default)]
+    pub first_refusal_ms: Option<f64>,
+    /// When the last packet of leakcheck's was seen in the tunnel before it was told to come back.
+    #[serde(default)]
+    pub last_in_tunnel_ms: Option<f64>,
+    /// When the first one was seen there, or came out of there, again.
+    #[serde(default)]
+    pub tunnel_back_ms: Option<f64>,
+    /// Flows that were open before: protocol and far end.
+    #[serde(default)]
+    pub flows: Vec<String>,
     /// Reachability of the local targets while down.
     #[serde(default)]
     pub local: Vec<LocalReach>,
@@ -258,7 +280,7 @@ pub struct Outage {
     pub events: Vec<EvidenceLine>,
 }
 
-/// A span of an outage in which packets escaped.
+/// A span of an outage in which packets escaped. Packets of one protocol that are less than 5 ms apart are one span.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Hole {
@@ -266,14 +288,14 @@ pub struct Hole {
     pub from_ms: f64,
     /// Last packet.
     pub to_ms: f64,
-    /// Protocol.
+    /// Protocol: `udp`, `tcp`, `icmp`, `dns/udp` …, with `/ipv6` behind it where it was that.
     pub proto: String,
     /// Packets seen in it.
     pub packets: u64,
 }
 
 /// How long one local target answered while the tunnel was down.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct LocalReach {
     /// The target as configured or found.
@@ -282,6 +304,12 @@ pub struct LocalReach {
     pub asked: u64,
     /// Times it answered.
     pub answered: u64,
+    /// How long it was watched, from the first question to the last answer or the end, in milliseconds.
+    #[serde(default)]
+    pub watched_ms: f64,
+    /// How much of that passed without a question that stayed unanswered, in milliseconds.
+    #[serde(default)]
+    pub reached_ms: f64,
 }
 
 /// Counts of verdicts.

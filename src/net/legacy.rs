@@ -282,6 +282,18 @@ pub fn matched(name: &str, revision: u32, info: &[u8]) -> Vec<Condition> {
         ("mark", 1) => u32_at(info, 0)
             .zip(u32_at(info, 4))
             .map(|(value, mask)| vec![Condition { of: Of::Mark { value, mask }, not: byte(8) != 0 }]),
+        // Only where the state is all that it asks for, and is not asked to be another (xt_conntrack.h: flags, inverted, states).
+        ("conntrack", 2 | 3) if u16_at(info, 146) == Some(1) && u16_at(info, 148) == Some(0) => {
+            u16_at(info, 150).map(|bits| vec![Condition { of: Of::State(bits.into()), not: false }])
+        }
+        ("conntrack", 1) if u16_at(info, 146) == Some(1) && u16_at(info, 148) == Some(0) => {
+            Some(vec![Condition { of: Of::State(byte(150).into()), not: false }])
+        }
+        // `struct ipt_icmp` and `struct ip6t_icmp`: type, codes from and to, inverted. Of any code.
+        ("icmp" | "icmp6", 0) if byte(1) == 0 && byte(2) == u8::MAX => {
+            Some(vec![Condition { of: Of::IcmpType(byte(0)), not: byte(3) & 1 != 0 }])
+        }
+        ("state", 0) => u32_at(info, 0).map(|bits| vec![Condition { of: Of::State(bits), not: false }]),
         // Only where the user is all that it asks for.
         ("owner", 1) if byte(16) == 1 => u32_at(info, 0)
             .zip(u32_at(info, 4))
@@ -400,6 +412,23 @@ mod tests {
             .flat_map(|family| ["INPUT", "FORWARD", "OUTPUT"].map(|name| of(family, name)))
             .collect();
         assert_eq!((text, problems), (expected, Vec::new()));
+    }
+
+    /// `struct xt_conntrack_mtinfo3`, of which only the flags and the states matter here.
+    #[test]
+    fn a_state_is_read_where_it_is_all_that_is_asked_for() {
+        let mut info = vec![0; 168];
+        put(&mut info, 146, &1_u16.to_ne_bytes());
+        put(&mut info, 150, &6_u16.to_ne_bytes());
+        let text = |info: &[u8]| matched("conntrack", 3, info)[0].to_string();
+        assert_eq!(text(&info), "ct state established,related");
+        // Not in these states, or of a protocol besides.
+        put(&mut info, 148, &1_u16.to_ne_bytes());
+        assert_eq!(text(&info), "xt conntrack");
+        put(&mut info, 148, &[0; 2]);
+        put(&mut info, 146, &3_u16.to_ne_bytes());
+        assert_eq!(text(&info), "xt conntrack");
+        assert_eq!(matched("state", 0, &8_u32.to_ne_bytes())[0].to_string(), "ct state new");
     }
 
     proptest! {

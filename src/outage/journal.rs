@@ -1,7 +1,7 @@
 //! The journal of a target: what an outage changes is written down by the runner before it is changed, and crossed out once it is put back.
 //! Whoever comes next works off what is left. Its file is locked as long as the runner lives, so that no second run meddles.
 //!
-//! There is no secret in it: of the API key it knows the file alone.
+//! There is no secret in it: of the API key or the password it knows the file alone.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
@@ -74,8 +74,17 @@ pub struct Entry {
     pub method: String,
     /// What to do.
     pub recipe: Recipe,
-    /// File of the control server's API key, if one is needed.
-    pub api_key_file: Option<PathBuf>,
+    /// Where it is written what opens the control server, if that is needed.
+    pub key: Option<KeyFile>,
+}
+
+/// A file that holds a secret which opens the control server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyFile {
+    /// The file.
+    pub path: PathBuf,
+    /// Whose password it holds; `None`: it holds an API key.
+    pub user: Option<String>,
 }
 
 /// An open journal, and the lock on it.
@@ -202,8 +211,8 @@ mod tests {
         Entry {
             target: "docker:gluetun".to_owned(),
             method: "vpn-stop".to_owned(),
-            recipe: Recipe::here(Undo::Vpn { server: "http://127.0.0.1:8000".to_owned() }),
-            api_key_file: Some("/run/secrets/key".into()),
+            recipe: Recipe::here(Undo::Table { name: "leakcheck-1".to_owned() }),
+            key: Some(KeyFile { path: "/run/secrets/key".into(), user: Some("me".to_owned()) }),
         }
     }
 

@@ -40,7 +40,8 @@ impl LinkDown {
     }
 }
 
-fn tunnel(cx: &Context) -> Result<String, String> {
+/// Name of the tunnel's link.
+pub(super) fn tunnel(cx: &Context) -> Result<String, String> {
     let link = cx.links.iter().find(|link| link.role == Role::Tunnel);
     link.map(|link| link.name.clone()).ok_or_else(|| "no tunnel was found in the namespace".to_owned())
 }

@@ -1,13 +1,19 @@
 //! The ways to take the tunnel down, and which of them this stack allows.
 
+use std::time::Duration;
+
+use super::command::Command;
 use super::control_server::ControlServer;
 use super::endpoint_block::EndpointBlock;
+use super::hands::Hands;
 use super::keeper::Keeper;
 use super::link_down::LinkDown;
 use super::namespace_lock::NamespaceLock;
+use super::process_kill::ProcessKill;
+use super::process_stop::ProcessStop;
 use super::undo::{Recipe, Undo};
 use super::vpn_stop::VpnStop;
-use crate::agent::protocol::ApiKey;
+use crate::agent::protocol::{Act, ControlKey};
 use crate::config::OutageMethod;
 use crate::model::evidence::Role;
 use crate::net::route::Snapshot;
@@ -22,15 +28,35 @@ enum Method {
     LinkDown(LinkDown),
     /// Packets to and from the server are dropped.
     EndpointBlock(EndpointBlock),
+    /// The VPN's process is killed.
+    ProcessKill(ProcessKill),
+    /// The VPN's process is stopped.
+    ProcessStop(ProcessStop),
+    /// A command of the configuration takes it down.
+    Command(Command),
+    /// Something is done to the container, by the runner.
+    Container(OutageMethod, Hands),
 }
 
 /// By what an outage shows that the tunnel is dark.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum DarkBy {
     /// Nothing goes into it any more.
     Entering,
     /// Nothing comes out of it any more.
     Leaving,
+    /// One of the two: what becomes of the link is not for us to say.
+    Either,
+    /// Nothing comes out of it any more, and nobody can answer but who is beyond it.
+    Paused {
+        /// The kernel says that nobody takes packets out of it.
+        clogged: bool,
+    },
+    /// Nothing goes into it any more, or the namespace has no uplink any more.
+    Gone {
+        /// Since then it has none, milliseconds since the beginning of the outage.
+        since_ms: Option<f64>,
+    },
 }
 
 /// What can be done here.
@@ -50,6 +76,10 @@ pub async fn available(cx: &Context) -> Available {
             OutageMethod::VpnStop => VpnStop::check(cx).await,
             OutageMethod::LinkDown => LinkDown::check(cx),
             OutageMethod::EndpointBlock => EndpointBlock::check(cx),
+            OutageMethod::ProcessKill => ProcessKill::check(cx).await,
+            OutageMethod::ProcessStop => ProcessStop::check(cx),
+            OutageMethod::Command => Command::check(cx),
+            OutageMethod::Pause | OutageMethod::Restart | OutageMethod::Kill => check_container(cx),
         };
         match possible {
             Ok(()) => found.methods.push(method.to_string()),
@@ -59,18 +89,45 @@ pub async fn available(cx: &Context) -> Available {
     found
 }
 
+/// Whether the target is a container, and has a tunnel. Whether Docker does as it is told only doing it will tell.
+fn check_container(cx: &Context) -> Result<(), String> {
+    if cx.setup.container.is_none() {
+        return Err("the target is no container that Docker knows: name it by --target docker:NAME".to_owned());
+    }
+    if !cx.links.iter().any(|link| link.role == Role::Tunnel) {
+        return Err("no tunnel was found in the namespace".to_owned());
+    }
+    Ok(())
+}
+
 impl Method {
     /// Arms a method: takes note of everything that will have to be put back.
     ///
     /// # Errors
     /// Why it cannot be used here.
-    async fn arm(name: &str, cx: &Context, servers: &[Endpoint]) -> Result<(Self, Undo), String> {
+    async fn arm(
+        name: &str,
+        cx: &Context,
+        servers: &[Endpoint],
+        hands: &Hands,
+    ) -> Result<(Self, Option<Undo>), String> {
         match name.parse::<OutageMethod>()? {
-            OutageMethod::VpnStop => VpnStop::arm(cx).await.map(|(method, undo)| (Method::VpnStop(method), undo)),
-            OutageMethod::LinkDown => LinkDown::arm(cx).map(|(method, undo)| (Method::LinkDown(method), undo)),
+            OutageMethod::VpnStop => VpnStop::arm(cx).await.map(|(method, undo)| (Method::VpnStop(method), Some(undo))),
+            OutageMethod::LinkDown => LinkDown::arm(cx).map(|(method, undo)| (Method::LinkDown(method), Some(undo))),
             OutageMethod::EndpointBlock => {
-                EndpointBlock::arm(cx, servers).map(|(method, undo)| (Method::EndpointBlock(method), undo))
+                EndpointBlock::arm(cx, servers).map(|(method, undo)| (Method::EndpointBlock(method), Some(undo)))
             }
+            method @ (OutageMethod::Pause | OutageMethod::Restart | OutageMethod::Kill) => {
+                check_container(cx)?;
+                Ok((Method::Container(method, hands.clone()), None))
+            }
+            OutageMethod::ProcessKill => {
+                ProcessKill::arm(cx).await.map(|(method, undo)| (Method::ProcessKill(method), Some(undo)))
+            }
+            OutageMethod::ProcessStop => {
+                ProcessStop::arm(cx).map(|(method, undo)| (Method::ProcessStop(method), Some(undo)))
+            }
+            OutageMethod::Command => Command::arm(cx).map(|(method, undo)| (Method::Command(method), Some(undo))),
         }
     }
 
@@ -80,14 +137,36 @@ impl Method {
             Method::VpnStop(method) => method.down().await,
             Method::LinkDown(method) => method.down(),
             Method::EndpointBlock(method) => method.down(),
+            Method::ProcessKill(method) => method.down().await,
+            Method::ProcessStop(method) => method.down().await,
+            Method::Command(method) => method.down().await,
+            Method::Container(_, hands) => hands.act(Act::Down).await,
+        }
+    }
+
+    /// Waits until the VPN is up again although nobody has put it back; without end for what nobody else would.
+    async fn came_back(&self) {
+        match self {
+            Method::VpnStop(method) => method.came_back().await,
+            Method::ProcessKill(method) => method.came_back().await,
+            Method::LinkDown(_)
+            | Method::EndpointBlock(_)
+            | Method::ProcessStop(_)
+            | Method::Command(_)
+            | Method::Container(..) => std::future::pending().await,
         }
     }
 
     /// Lets go of what nobody else can undo.
     fn release(&mut self) -> Result<(), String> {
         match self {
-            Method::VpnStop(_) | Method::LinkDown(_) => Ok(()),
             Method::EndpointBlock(method) => method.release(),
+            Method::VpnStop(_)
+            | Method::LinkDown(_)
+            | Method::ProcessKill(_)
+            | Method::ProcessStop(_)
+            | Method::Command(_)
+            | Method::Container(..) => Ok(()),
         }
     }
 }
@@ -96,9 +175,9 @@ impl Method {
 pub struct Armed {
     name: String,
     method: Method,
-    recipe: Recipe,
-    key: Option<ApiKey>,
-    keeper: Keeper,
+    /// `None`: the runner itself changes and puts back, and has a keeper of its own.
+    kept: Option<(Recipe, Keeper)>,
+    key: Option<ControlKey>,
     changed: bool,
 }
 
@@ -112,25 +191,67 @@ impl Armed {
         cx: &Context,
         servers: &[Endpoint],
         lock: Option<&NamespaceLock>,
+        hands: &Hands,
     ) -> Result<Self, String> {
-        let (method, undo) = Method::arm(name, cx, servers).await?;
-        let recipe = Recipe::here(undo);
-        let key = cx.setup.api_key.clone();
-        let keeper = Keeper::start(&recipe, key.as_ref(), lock).await?;
-        Ok(Self { name: name.to_owned(), method, recipe, key, keeper, changed: false })
+        let (method, undo) = Method::arm(name, cx, servers, hands).await?;
+        let key = cx.setup.control_key.clone();
+        let kept = match undo.map(Recipe::here) {
+            Some(recipe) => {
+                let keeper = Keeper::start(&recipe, key.as_ref(), lock).await?;
+                Some((recipe, keeper))
+            }
+            None => None,
+        };
+        Ok(Self { name: name.to_owned(), method, kept, key, changed: false })
     }
 
-    /// What has to be done to put it back.
-    pub fn recipe(&self) -> &Recipe {
-        &self.recipe
+    /// What has to be done to put it back; `None`: the runner knows.
+    pub fn recipe(&self) -> Option<&Recipe> {
+        self.kept.as_ref().map(|(recipe, _)| recipe)
+    }
+
+    /// Whether the namespace loses its links for good, so that recovery has to be looked for in another one.
+    pub(super) fn ends_namespace(&self) -> bool {
+        matches!(&self.method, Method::Container(method, _) if method.starts_anew())
+    }
+
+    /// How long the runner may take to put it back, where it is the runner who does: as long as recovery may, and some.
+    pub(super) fn put_back_at_most(&self, recovery: Duration) -> Option<Duration> {
+        matches!(self.method, Method::Container(..)).then(|| recovery + Duration::from_secs(15))
     }
 
     /// By what it shows that the tunnel is dark.
     pub(super) fn dark_by(&self) -> DarkBy {
         match self.method {
             Method::VpnStop(_) | Method::LinkDown(_) => DarkBy::Entering,
-            Method::EndpointBlock(_) => DarkBy::Leaving,
+            Method::EndpointBlock(_) | Method::ProcessStop(_) => DarkBy::Leaving,
+            Method::ProcessKill(_) | Method::Command(_) => DarkBy::Either,
+            Method::Container(method, _) if method.starts_anew() => DarkBy::Gone { since_ms: None },
+            Method::Container(..) => DarkBy::Paused { clogged: false },
         }
+    }
+
+    /// Says to the keeper that the outage begins, and what it may take at the most.
+    pub(super) fn begin(&self, at_most: Duration) {
+        if let Some((_, keeper)) = &self.kept {
+            keeper.expect_end_within(at_most);
+        }
+    }
+
+    /// Whether it is somebody else who puts it back, so that there is nothing but waiting.
+    pub(super) fn waits_for_others(&self) -> bool {
+        matches!(self.recipe().map(|recipe| &recipe.undo), Some(Undo::Killed { up, .. }) if up.is_empty())
+    }
+
+    /// Whether putting back is the runner's, who is gone: its own keeper does it, and nothing here can.
+    pub(super) fn is_helpless(&self) -> bool {
+        matches!(&self.method, Method::Container(_, hands) if hands.are_gone())
+    }
+
+    /// What a person can do who has to put it back by hand.
+    pub(super) fn advice(&self) -> String {
+        let advice = self.recipe().map(|recipe| recipe.undo.advice());
+        advice.unwrap_or_else(|| "start the VPN container, and then what depends on it".to_owned())
     }
 
     /// Takes the tunnel down and says what proves it.
@@ -142,6 +263,11 @@ impl Armed {
         self.method.down().await
     }
 
+    /// Waits until the VPN is up again although nobody has put it back.
+    pub(super) async fn came_back(&self) {
+        self.method.came_back().await;
+    }
+
     /// Puts back what was changed. May be called more than once.
     ///
     /// # Errors
@@ -151,7 +277,11 @@ impl Armed {
             return Ok(());
         }
         self.method.release()?;
-        self.recipe.undo.perform(self.key.as_ref()).await
+        match (&self.method, &self.kept) {
+            (Method::Container(_, hands), _) => hands.act(Act::Up).await.map(drop),
+            (_, Some((recipe, _))) => recipe.undo.perform(self.key.as_ref()).await,
+            (_, None) => Ok(()),
+        }
     }
 
     /// Whether everything is as it was.
@@ -159,7 +289,12 @@ impl Armed {
     /// # Errors
     /// What is not.
     pub(super) async fn verify(&self) -> Result<(), String> {
-        if self.changed { self.recipe.undo.verify(self.key.as_ref()).await } else { Ok(()) }
+        match (&self.method, &self.kept) {
+            _ if !self.changed => Ok(()),
+            (Method::Container(_, hands), _) => hands.act(Act::Verify).await.map(drop),
+            (_, Some((recipe, _))) => recipe.undo.verify(self.key.as_ref()).await,
+            (_, None) => Ok(()),
+        }
     }
 
     /// In what state the stack is, for somebody who has to mend it.
@@ -173,22 +308,27 @@ impl Armed {
                 None => format!("the link {} could not be asked for", tunnel.name),
             });
         }
-        if let Ok(server) = ControlServer::new(&cx.setup.control_server, self.key.clone())
-            && let Ok(status) = server.status().await
-        {
+        if let Ok((_, status)) = ControlServer::find(&cx.setup.control_server, self.key.clone()).await {
             told.push(format!("the control server says that the VPN is {}", status.escape_debug()));
         }
-        match self.verify().await {
-            Ok(()) => told.push(format!("what {} changed is undone", self.name)),
-            Err(why) => told.push(format!("what {} changed is not undone: {why}", self.name)),
-        }
+        let advice = match self.verify().await {
+            Ok(()) => {
+                told.push(format!("what {} changed is undone", self.name));
+                "restart the VPN, and then what depends on it".to_owned()
+            }
+            Err(why) => {
+                told.push(format!("what {} changed is not undone: {why}", self.name));
+                self.advice()
+            }
+        };
+        told.push(format!("if it stays so, {advice}"));
         told.join(", ")
     }
 
     /// Ends the outage: all is as it was, or the keeper shall go on trying.
     pub async fn end(self, restored: bool) {
-        if restored {
-            self.keeper.dismiss().await;
+        if let (true, Some((_, keeper))) = (restored, self.kept) {
+            keeper.dismiss().await;
         }
     }
 }

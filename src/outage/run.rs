@@ -8,28 +8,33 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::flow::Flow;
+use super::health::{Proof, until_healthy};
 use super::method::{Armed, DarkBy};
-use super::sampler::Sampler;
-use super::watch::{ASK_EVERY, Watched};
+use super::watch::Watched;
+use super::watches::Watches;
 use crate::agent::protocol::OutageOrder;
-use crate::model::evidence::{Event, OutageEvidence, Role, Said};
-use crate::model::report::Hole;
+use crate::model::evidence::{Event, OutageEvidence, Role};
 use crate::sensor::capture::Sensor;
-use crate::technique::{Context, ask_exits};
+use crate::technique::Context;
 
-/// Sampling goes on for so long before the kill and after recovery.
-const LEAD: Duration = Duration::from_millis(150);
-/// Silence of the samples, which come every millisecond, that counts as dark.
-const MIN_DARK_MS: f64 = 20.0;
-/// How long a healthy tunnel may take to prove it.
-const HEALTH_PATIENCE: Duration = Duration::from_secs(12);
-/// Tries at putting back before it counts as failed, and time between them.
-const TRIES: usize = 8;
+/// How long Docker may take to remove the links of a container that it has killed.
+const LINKS_PATIENCE: Duration = Duration::from_secs(3);
+/// Sampling goes on for so long after recovery.
+const TAIL: Duration = Duration::from_millis(120);
+/// Time between two tries at putting back, and tries at making sure of it before it counts as failed.
 const TRY_EVERY: Duration = Duration::from_millis(400);
-/// How long all tries together may take, those at putting back and those at making sure of it. After that the keeper goes on trying, and the
-/// journal tells the next run. Whoever ends an agent has to wait for longer.
+const TRIES: usize = 8;
+/// How long flows that were there before speak at the most. v3.40 of Gluetun brings its VPN back by itself after 10 s, and in that instant they have to be
+/// silent.
+const SPEAK_AT_MOST: Duration = Duration::from_secs(8);
+/// How long all tries together may take when the run is ended, those at putting back and those at making sure of it. After that the keeper
+/// goes on trying, and the journal tells the next run. Whoever ends an agent has to wait for longer. An outage that nobody ends early is put
+/// back for as long as recovery may take.
 pub const PUT_BACK_AT_MOST: Duration = Duration::from_secs(60);
+/// What recovery may take at least, however long putting back took.
+const LEAST_RECOVERY: Duration = Duration::from_secs(10);
+/// What an outage may take beyond its window, its recovery and putting back, before its agent counts as stuck.
+const GRACE: Duration = Duration::from_secs(90);
 
 /// Makes one outage. `abort` ends it early; `note` is told what happens for the progress line.
 pub async fn run(
@@ -46,92 +51,113 @@ pub async fn run(
         restored: true,
         ..Default::default()
     };
-    let tunnel = cx.links.iter().find(|link| link.role == Role::Tunnel);
-    let flow = match tunnel.map(|tunnel| Flow::start(cx.clock, &tunnel.name)).transpose() {
-        Ok(flow) => flow,
-        Err(error) => {
-            evidence.problems.push(format!("the outage was not started: the tunnel cannot be watched: {error}"));
-            evidence.to_ms = cx.clock.now_ms();
-            armed.end(true).await;
-            return evidence;
-        }
-    };
-    if !matches!(timeout(HEALTH_PATIENCE, healthy(cx, &order.home)).await, Ok(true)) {
-        evidence.problems.push("the outage was not started: no exit of the VPN could be proven before it, so the tunnel may be down already".to_owned());
-        evidence.to_ms = cx.clock.now_ms();
-        armed.end(true).await;
-        return evidence;
-    }
-    let_connections_end().await;
     let trial: Arc<str> = order.trial.as_str().into();
-    let sampler = match Sampler::start(cx.clock, &cx.ledger, &trial, &sensor.uplinks(), &cx.setup.canary) {
-        Ok(sampler) => sampler,
-        Err(error) => {
-            evidence.problems.push(format!("the outage was not started: the sampler could not be: {error}"));
+    let begun = match Watches::begin(cx, sensor, order, &trial).await {
+        Ok(_) if *abort.borrow() => Err("the run was ended before it".to_owned()),
+        begun => begun,
+    };
+    let watches = match begun {
+        Ok(watches) => watches,
+        Err(why) => {
+            evidence.problems.push(format!("the outage was not started: {why}"));
             evidence.to_ms = cx.clock.now_ms();
             armed.end(true).await;
             return evidence;
         }
     };
-    sleep(LEAD).await;
-    sensor.begin_trace();
-    sleep(LEAD).await;
-    let in_tunnel_before = sensor.trace().last_in_tunnel_ms.is_some();
-    let out_of_tunnel_before = flow.as_ref().is_some_and(|flow| flow.seen().last_ms.is_some());
-    sampler.begin();
-    if *abort.borrow() {
-        evidence.problems.push("the outage was not started: the run was ended before it".to_owned());
-        evidence.to_ms = cx.clock.now_ms();
-        armed.end(true).await;
-        return evidence;
-    }
 
     let start = cx.clock.now_ms();
     evidence.from_ms = start;
     let since = |at: f64| at - start;
-    let dark_by = armed.dark_by();
+    let mut dark_by = armed.dark_by();
     let mut events = vec![Event { at_ms: 0.0, what: format!("{}: the tunnel is told to go", order.method) }];
     let watched = Watched::default();
-    sampler.set_full(true);
+    watches.sampler.set_full(true);
+    sensor.watch_silence();
+    let (window, limit) = (Duration::from_millis(order.window_ms), Duration::from_millis(order.recovery_ms));
+    armed.begin(window + limit.max(PUT_BACK_AT_MOST) + GRACE);
+    let tunnel = cx.links.iter().find(|link| link.role == Role::Tunnel).map(|link| link.name.clone());
+    let not_taken_before = tunnel.as_deref().and_then(not_taken);
+    evidence.namespace_ended = armed.ends_namespace();
     match armed.down().await {
         Ok(proof) => {
+            if let DarkBy::Gone { since_ms } = &mut dark_by {
+                if timeout(LINKS_PATIENCE, until_gone(&sensor.uplinks())).await.is_ok() {
+                    let at_ms = since(cx.clock.now_ms());
+                    *since_ms = Some(at_ms);
+                    events.push(Event { at_ms, what: "the namespace has no uplink any more".to_owned() });
+                } else {
+                    evidence.problems.push("the namespace still has its uplinks".to_owned());
+                }
+            }
             events.push(Event { at_ms: since(cx.clock.now_ms()), what: proof.clone() });
             evidence.down_proof = Some(proof);
             note(format!("{}: the tunnel is down", order.method));
-            // What was on its way when the tunnel went is not held against anybody.
-            let window = Duration::from_millis(order.window_ms);
             let end = Instant::now() + window;
+            let speak = async {
+                watches.flows_speak(true, true);
+                sleep(SPEAK_AT_MOST).await;
+                watches.flows_speak(false, true);
+                std::future::pending::<()>().await;
+            };
             tokio::select! {
                 () = sleep_until(end) => {}
                 () = watched.ask(cx, &trial) => {}
+                () = speak => {}
+                // What follows is no time without a tunnel any more.
+                () = armed.came_back() => {
+                    let at_ms = since(cx.clock.now_ms());
+                    events.push(Event { at_ms, what: format!("the VPN came back by itself after {:.1} s", at_ms / 1000.0) });
+                }
                 _ = abort.wait_for(|abort| *abort) => events.push(Event { at_ms: since(cx.clock.now_ms()), what: "the outage was ended early".to_owned() }),
             }
         }
         Err(why) => evidence.problems.push(format!("the tunnel could not be taken down: {why}")),
     }
 
-    sensor.mark();
-    flow.iter().for_each(Flow::mark);
+    if let DarkBy::Paused { clogged } = &mut dark_by {
+        *clogged = tunnel.as_deref().and_then(not_taken) > not_taken_before;
+    }
+    watches.flows_speak(false, true);
+    watches.mark(sensor);
     let up = cx.clock.now_ms();
     (evidence.resolved_while_down, evidence.local) = watched.end();
     evidence.up_ms = Some(since(up));
     events.push(Event { at_ms: since(up), what: "the tunnel is told to come back".to_owned() });
     note(format!("{}: the tunnel is being put back", order.method));
-    if timeout(PUT_BACK_AT_MOST / 2, put_back(&mut armed, &mut evidence)).await.is_err() {
+    let put_back_at_most = armed.put_back_at_most(limit).unwrap_or(limit.max(PUT_BACK_AT_MOST / 2));
+    let putting_since = Instant::now();
+    let mut tries = Tries::default();
+    let in_time = tokio::select! {
+        () = put_back(&mut armed, &mut tries) => true,
+        () = sleep(put_back_at_most) => false,
+        () = ended_early(abort.clone()) => false,
+    };
+    if let Some(last) = tries.last {
+        let what = if in_time { format!("it came back at try {}: {last}", tries.failed + 1) } else { last.clone() };
+        events.push(Event { at_ms: since(cx.clock.now_ms()), what });
+        if !in_time {
+            evidence.problems.push(format!("the tunnel could not be put back in {} tries: {last}", tries.failed));
+        }
+    } else if !in_time {
         evidence.problems.push("the tunnel could not be put back in time".to_owned());
     }
-    if !*abort.borrow() {
-        let limit = Duration::from_millis(order.recovery_ms);
-        let recovered = tokio::select! {
-            result = timeout(limit, until_healthy(cx, &order.home)) => result.is_ok(),
-            () = ease(sensor, &sampler) => false,
-            _ = abort.wait_for(|abort| *abort) => false,
-        };
-        if recovered {
-            evidence.recovered_ms = Some(since(cx.clock.now_ms()));
-            events
-                .push(Event { at_ms: since(cx.clock.now_ms()), what: "an exit of the VPN is proven again".to_owned() });
-            sleep(LEAD).await;
+    let mut tail = Instant::now();
+    // Of a namespace that has ended nothing can come back: who made it end looks for the exit in the new one.
+    if !*abort.borrow() && !evidence.namespace_ended {
+        let limit = limit.saturating_sub(putting_since.elapsed()).max(LEAST_RECOVERY.min(limit));
+        let proof = Proof::default();
+        tokio::select! {
+            // That time is up is seen by what is missing.
+            _ = timeout(limit, until_healthy(cx, &order.home, &proof)) => {}
+            () = watches.ease(sensor) => {}
+            _ = abort.wait_for(|abort| *abort) => {}
+        }
+        evidence.recovered_ms = proof.proven_ms.get().map(since);
+        if let Some(at_ms) = evidence.recovered_ms {
+            events.push(Event { at_ms, what: "an exit of the VPN is proven again".to_owned() });
+            watches.flows_speak(true, false);
+            tail = Instant::now() + TAIL;
         } else if !*abort.borrow() {
             let state = armed.describe(cx).await;
             let what = format!("no exit of the VPN could be proven within {} s: {state}", limit.as_secs_f64());
@@ -142,120 +168,100 @@ pub async fn run(
     let settled = timeout(PUT_BACK_AT_MOST / 2, settle(&mut armed)).await;
     if let Err(why) = settled.unwrap_or_else(|_| Err("it could not be looked at in time".to_owned())) {
         evidence.restored = false;
-        evidence.problems.push(format!("the stack is not as it was: {why}"));
+        evidence.problems.push(format!("the stack is not as it was: {why}; to mend it, {}", armed.advice()));
     }
 
     armed.end(evidence.restored).await;
-
-    // Let what the last samples caused reach the sensor before its trace is read.
-    sleep(Duration::from_millis(30)).await;
-    let (samples, gap) = sampler.finish(start);
-    let trace = sensor.trace();
-    evidence.samples = samples;
-    evidence.longest_gap_ms = gap;
-    evidence.holes = trace
-        .holes
-        .into_iter()
-        .map(|hole| Hole { from_ms: since(hole.from_ms), to_ms: since(hole.to_ms), ..hole })
-        .collect();
-    let came = flow.as_ref().map(Flow::seen).unwrap_or_default();
-    match dark_by {
-        DarkBy::Entering if in_tunnel_before => {
-            // Dark from the last packet in the tunnel on, if there was any silence at all before it was told to come back.
-            let last = trace.last_before_mark_ms.map_or(0.0, since).max(0.0);
-            evidence.blackhole_ms = (up - start - last > MIN_DARK_MS).then_some(last);
-            evidence.tunnel_back_ms = trace.first_after_mark_ms.map(since);
-        }
-        DarkBy::Entering => evidence.problems.push(
-            "no sample was seen in the tunnel before the outage, so its silence afterwards proves nothing".to_owned(),
-        ),
-        DarkBy::Leaving if out_of_tunnel_before => {
-            // Answers come when they come: only a silence in which several questions went in means anything.
-            let last = came.last_before_mark_ms.map_or(0.0, since).max(0.0);
-            let silent = up - start - last;
-            evidence.blackhole_ms =
-                (silent > (up - start) / 2.0 && silent > 2.0 * ASK_EVERY.as_secs_f64() * 1000.0).then_some(last);
-            evidence.tunnel_back_ms = came.first_after_mark_ms.map(since);
-        }
-        DarkBy::Leaving => evidence.problems.push(
-            "nothing came out of the tunnel before the outage, so its silence afterwards proves nothing".to_owned(),
-        ),
-    }
-    evidence.events = events;
+    // Looking whether all is as it was has taken a part of that time.
+    sleep_until(tail).await;
+    watches.flows_speak(false, false);
+    watches.finish(sensor, dark_by, events, &mut evidence).await;
     evidence.to_ms = cx.clock.now_ms();
     evidence
 }
 
-/// Slows the sampler down as soon as the tunnel carries its packets again. Never ends.
-async fn ease(sensor: &Sensor, sampler: &Sampler) {
-    while sensor.trace().first_after_mark_ms.is_none() {
-        sleep(Duration::from_millis(2)).await;
-    }
-    sampler.set_full(false);
-    std::future::pending::<()>().await;
+/// How many packets the kernel has thrown away because the program behind the link `name` did not take them (the fourth count of sent
+/// packets in proc_net_dev).
+fn not_taken(name: &str) -> Option<u64> {
+    let table = std::fs::read_to_string("/proc/thread-self/net/dev").ok()?;
+    dropped(&table, name)
 }
 
-/// Waits until the connections that were just closed are gone, a little while at most: their last packets, sent again after the tunnel
-/// went, would be a leak of our own making where the firewall lets established connections pass.
-async fn let_connections_end() {
-    for _ in 0..40 {
-        if !connections_are_ending() {
-            return;
-        }
-        sleep(Duration::from_millis(50)).await;
-    }
+fn dropped(table: &str, name: &str) -> Option<u64> {
+    let (_, counts) = table.lines().filter_map(|line| line.split_once(':')).find(|(link, _)| link.trim() == name)?;
+    counts.split_whitespace().nth(8 + 3)?.parse().ok()
 }
 
-/// Whether a connection of the namespace that no process owns any more still waits for an acknowledgement (proc_net_tcp).
-fn connections_are_ending() -> bool {
-    const FIN_WAIT1: &str = "04";
-    const LAST_ACK: &str = "09";
-    const CLOSING: &str = "0B";
-    ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"].iter().any(|file| {
-        let text = std::fs::read_to_string(file).unwrap_or_default();
-        text.lines().skip(1).any(|line| {
-            line.split_whitespace().nth(3).is_some_and(|state| [FIN_WAIT1, LAST_ACK, CLOSING].contains(&state))
-        })
-    })
-}
-
-/// Whether a witness sees an exit that is not home, right now.
-async fn healthy(cx: &Context, home: &[IpAddr]) -> bool {
-    let answers = ask_exits(cx).await.unwrap_or_default();
-    answers.iter().any(|answer| match &answer.said {
-        Said::Exit { ip, of_provider } => *of_provider != Some(false) && !home.contains(ip),
-        _ => false,
-    })
-}
-
-async fn until_healthy(cx: &Context, home: &[IpAddr]) {
-    while !healthy(cx, home).await {
-        sleep(Duration::from_millis(100)).await;
+/// Waits until none of these links is there any more.
+async fn until_gone(links: &[String]) {
+    while pnet::datalink::interfaces().iter().any(|link| links.contains(&link.name)) {
+        sleep(Duration::from_millis(5)).await;
     }
 }
 
-async fn put_back(armed: &mut Armed, evidence: &mut OutageEvidence) {
-    let mut last = String::new();
-    for _ in 0..TRIES {
+/// Waits until a witness sees an exit that is not home. When it did, milliseconds since the start of the run; `None`: not within `limit`.
+pub async fn prove(cx: &Context, home: &[IpAddr], limit: Duration) -> Option<f64> {
+    let proof = Proof::default();
+    // That time is up is seen by what is missing.
+    let _ = timeout(limit, until_healthy(cx, home, &proof)).await;
+    proof.proven_ms.get()
+}
+
+/// What came of the tries at putting back that failed.
+#[derive(Default)]
+struct Tries {
+    failed: usize,
+    last: Option<String>,
+}
+
+/// Tries until it works.
+async fn put_back(armed: &mut Armed, tries: &mut Tries) {
+    loop {
         match armed.up().await {
             Ok(()) => return,
-            Err(why) => last = why,
+            Err(why) => tries.last = Some(why),
+        }
+        tries.failed += 1;
+        // What never changed needs nobody who could put it back.
+        if armed.is_helpless() || armed.verify().await.is_ok() {
+            return;
         }
         sleep(TRY_EVERY).await;
     }
-    evidence.problems.push(format!("the tunnel could not be put back: {last}"));
+}
+
+/// The run was ended, and what that leaves for putting back is over.
+async fn ended_early(mut abort: watch::Receiver<bool>) {
+    if abort.wait_for(|abort| *abort).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+    sleep(PUT_BACK_AT_MOST / 2).await;
 }
 
 /// Verifies that all is as it was, helping where it is not yet.
 async fn settle(armed: &mut Armed) -> Result<(), String> {
     let mut last = Ok(());
-    for _ in 0..TRIES {
+    // The caller limits the time as well.
+    let tries = if armed.waits_for_others() { usize::MAX } else { TRIES };
+    for _ in 0..tries {
         last = armed.verify().await;
-        if last.is_ok() {
-            return Ok(());
+        if last.is_ok() || armed.is_helpless() {
+            return last;
         }
         let _ = armed.up().await;
         sleep(TRY_EVERY).await;
     }
     last
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nobody_takes_is_counted_by_the_kernel() {
+        let table = "Inter-|   Receive |  Transmit\n face |bytes packets\n    lo: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16\n  tun0:1 2 3 4 5 6 7 8 9 10 11 77 13 14 15 16\n";
+        assert_eq!((dropped(table, "tun0"), dropped(table, "lo"), dropped(table, "tun")), (Some(77), Some(12), None));
+        assert!(not_taken("lo").is_some());
+    }
 }

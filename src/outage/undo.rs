@@ -10,14 +10,20 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
-use super::control_server::ControlServer;
-use crate::agent::protocol::ApiKey;
+use super::command::COMMAND_PATIENCE;
+use super::control_server::{ControlServer, Route};
+use super::process_handle::ProcessHandle;
+use super::run_command::run_command;
+use super::vpn_process::pid_namespace;
+use crate::agent::protocol::ControlKey;
 use crate::net::nft::Nft;
 use crate::net::route::{Snapshot, restore_link};
+use crate::target::Container;
 
 /// Time between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// A control server may still be working on the question of a process that is dead: only a VPN that runs for so long is running.
+/// A control server, or an engine, may still be working on the question of a process that is dead, and a process that was just killed may
+/// not be gone: only what runs for so long is running.
 const STEADY: Duration = Duration::from_millis(1500);
 
 /// One change, seen from its end.
@@ -28,6 +34,9 @@ pub enum Undo {
     Vpn {
         /// Its address, `http://HOST:PORT`.
         server: String,
+        /// By which of its routes.
+        #[serde(default)]
+        route: Route,
     },
     /// The link is set up, with all that it lost.
     Link {
@@ -41,6 +50,30 @@ pub enum Undo {
         /// Its name, in the family `inet`.
         name: String,
     },
+    /// A VPN process that was killed is started again by whoever looks after it, or else by a command.
+    Killed {
+        /// Name of the tunnel's link.
+        link: String,
+        /// The command; empty: somebody looks after it.
+        up: Vec<String>,
+    },
+    /// Processes that were stopped go on.
+    Frozen {
+        /// Which.
+        processes: Vec<ProcessHandle>,
+        /// In which PID namespace their numbers are theirs.
+        seen_from: Option<(u64, u64)>,
+    },
+    /// A command brings the VPN back. It has to do no harm when it is there already. What is in it is in every list of processes too, so
+    /// it is no secret.
+    Command {
+        /// Name of the tunnel's link.
+        link: String,
+        /// The command.
+        up: Vec<String>,
+    },
+    /// Docker has the container run, not paused. Done on the runner's side of the wire.
+    Container(Container),
 }
 
 /// A change and the network namespace in which it was made.
@@ -55,6 +88,19 @@ pub struct Recipe {
 }
 
 impl Recipe {
+    /// For a change of the container itself, which is in no namespace and outlives a boot.
+    pub fn of_container(container: Container) -> Self {
+        Self { undo: Undo::Container(container), boot: None, namespace: None }
+    }
+
+    /// The container that was changed, when it is one.
+    pub fn container(&self) -> Option<&Container> {
+        match &self.undo {
+            Undo::Container(container) => Some(container),
+            _ => None,
+        }
+    }
+
     /// For a change in the namespace of the calling thread.
     pub fn here(undo: Undo) -> Self {
         Self { undo, boot: boot_id(), namespace: cookie() }
@@ -71,16 +117,20 @@ impl Recipe {
     ///
     /// # Errors
     /// What is not as it was after `patience`.
-    pub async fn work_off(&self, key: Option<&ApiKey>, patience: Duration) -> Result<(), String> {
+    pub async fn work_off(&self, key: Option<&ControlKey>, patience: Duration) -> Result<(), String> {
         if !self.is_of_this_namespace() {
             return Ok(());
         }
         let end = Instant::now() + patience;
         let steady = match self.undo {
-            Undo::Vpn { .. } => STEADY,
-            Undo::Link { .. } | Undo::Table { .. } => Duration::ZERO,
+            Undo::Vpn { .. } | Undo::Killed { .. } | Undo::Container(_) => STEADY,
+            Undo::Link { .. } | Undo::Table { .. } | Undo::Frozen { .. } | Undo::Command { .. } => Duration::ZERO,
         };
         let mut good_since: Option<Instant> = None;
+        if let Undo::Command { .. } = self.undo {
+            // What the other command did may not show on the link. That this one fails where all is well is as good as all being well.
+            let _ = self.undo.perform(key).await;
+        }
         loop {
             let mut state = self.undo.verify(key).await;
             if state.is_err() {
@@ -105,9 +155,11 @@ impl Undo {
     ///
     /// # Errors
     /// What could not be put back.
-    pub(super) async fn perform(&self, key: Option<&ApiKey>) -> Result<(), String> {
+    pub(super) async fn perform(&self, key: Option<&ControlKey>) -> Result<(), String> {
         match self {
-            Undo::Vpn { server } => ControlServer::new(server, key.cloned())?.put("running").await.map(drop),
+            Undo::Vpn { server, route } => {
+                ControlServer::new(server, *route, key.cloned())?.put("running").await.map(drop)
+            }
             Undo::Link { name, before } if replaced(name, before)? => Ok(()),
             Undo::Link { name, before } => {
                 let report = restore_link(before, name).map_err(|error| told(&error))?;
@@ -115,6 +167,17 @@ impl Undo {
             }
             // As long as its owner lives nobody else may, and afterwards nobody need.
             Undo::Table { .. } => Ok(()),
+            Undo::Killed { link, up } if up.is_empty() || link_works(link).is_ok() => Ok(()),
+            Undo::Killed { link, up } | Undo::Command { link, up } => match run_command(up, COMMAND_PATIENCE).await {
+                // It may say that there is nothing to be done.
+                Err(why) => link_works(link).map_err(|link| format!("{why}; {link}")),
+                Ok(_) => Ok(()),
+            },
+            Undo::Frozen { processes, seen_from } => {
+                may_be_seen(*seen_from)?;
+                processes.iter().try_for_each(|holder| holder.signal(libc::SIGCONT).map(drop))
+            }
+            Undo::Container(container) => container.put_back().await,
         }
     }
 
@@ -122,12 +185,14 @@ impl Undo {
     ///
     /// # Errors
     /// What is not.
-    pub(super) async fn verify(&self, key: Option<&ApiKey>) -> Result<(), String> {
+    pub(super) async fn verify(&self, key: Option<&ControlKey>) -> Result<(), String> {
         match self {
-            Undo::Vpn { server } => match ControlServer::new(server, key.cloned())?.status().await?.as_str() {
-                "running" => Ok(()),
-                other => Err(format!("the control server says that the VPN is {}", other.escape_debug())),
-            },
+            Undo::Vpn { server, route } => {
+                match ControlServer::new(server, *route, key.cloned())?.status().await?.as_str() {
+                    "running" => Ok(()),
+                    other => Err(format!("the control server says that the VPN is {}", other.escape_debug())),
+                }
+            }
             Undo::Link { name, before } if replaced(name, before)? => Ok(()),
             Undo::Link { name, before } => {
                 let now = Snapshot::take().map_err(|error| told(&error))?;
@@ -139,8 +204,64 @@ impl Undo {
                 let there = rules.lines().iter().any(|line| line.contains(name.as_str()));
                 if there { Err(format!("the firewall table {name} is still there")) } else { Ok(()) }
             }
+            Undo::Killed { link, .. } | Undo::Command { link, .. } => link_works(link),
+            Undo::Frozen { processes, seen_from } => {
+                may_be_seen(*seen_from)?;
+                // One that has ended meanwhile is not stopped any more.
+                match processes.iter().find(|holder| holder.state() == Some('T')) {
+                    Some(holder) => Err(format!("{holder} is still stopped")),
+                    None => Ok(()),
+                }
+            }
+            Undo::Container(container) => container.verify().await,
         }
     }
+
+    /// What a person can do when none of this helps.
+    pub(super) fn advice(&self) -> String {
+        match self {
+            Undo::Vpn { server, route } => format!(
+                "tell the control server to start the VPN (PUT {}{} with {{\"status\":\"running\"}}), or restart the VPN container and then what \
+                 depends on it",
+                server.trim_end_matches('/'),
+                route.path()
+            ),
+            Undo::Link { name, .. } => {
+                format!("set the link {name} up, or restart the VPN and then what depends on it")
+            }
+            Undo::Table { name } => format!("remove the table: nft delete table inet {name}"),
+            Undo::Killed { link, .. } => format!("start the VPN program that makes {link} again"),
+            Undo::Frozen { processes, .. } => {
+                let orders: Vec<String> = processes.iter().map(ProcessHandle::how_to_continue).collect();
+                format!("let what was stopped go on: {}", orders.join("; "))
+            }
+            Undo::Command { .. } => "run the command of outage.up by hand".to_owned(),
+            Undo::Container(_) => "start the VPN container, and then what depends on it".to_owned(),
+        }
+    }
+}
+
+/// Whether the link is there, up, and has somebody who serves it (IFF_LOWER_UP: for a tunnel device, a process that holds it).
+///
+/// # Errors
+/// That it is not.
+pub(super) fn link_works(name: &str) -> Result<(), String> {
+    let now = Snapshot::take().map_err(|error| told(&error))?;
+    match now.link(name) {
+        Some(link) if !link.is_up() => Err(format!("the link {name} is down")),
+        Some(link) if link.flags & libc::IFF_LOWER_UP as u32 == 0 => Err(format!("nobody serves the link {name}")),
+        Some(_) => Ok(()),
+        None => Err(format!("there is no link {name}")),
+    }
+}
+
+/// A number that another PID namespace gave means another process here, or none: "it has ended" would be a guess.
+fn may_be_seen(from: Option<(u64, u64)>) -> Result<(), String> {
+    if from == pid_namespace() {
+        return Ok(());
+    }
+    Err("the processes that were stopped are not to be seen from here; run leakcheck restore as root on the VPN's machine, with --enter setns"
+        .to_owned())
 }
 
 /// What setting a link down can have changed: the link, its addresses and routes, and the rules. Other links live on by themselves.
@@ -196,7 +317,7 @@ mod tests {
 
     #[test]
     fn another_namespace_or_boot_has_nothing_to_put_back() {
-        let undo = Undo::Vpn { server: "http://127.0.0.1:9".to_owned() };
+        let undo = Undo::Vpn { server: "http://127.0.0.1:9".to_owned(), route: Route::default() };
         let here = Recipe::here(undo);
         assert!(here.is_of_this_namespace());
         assert!(!Recipe { boot: Some("another".to_owned()), ..here.clone() }.is_of_this_namespace());
@@ -208,8 +329,49 @@ mod tests {
 
     #[tokio::test]
     async fn what_cannot_be_put_back_is_told() {
-        let recipe = Recipe::here(Undo::Vpn { server: "http://127.0.0.1:9".to_owned() });
+        let recipe = Recipe::here(Undo::Vpn { server: "http://127.0.0.1:9".to_owned(), route: Route::default() });
         let why = recipe.work_off(None, Duration::from_millis(50)).await.expect_err("nobody listens there");
         assert!(why.contains("127.0.0.1:9"), "{why}");
+    }
+
+    /// Where nobody looks after a process that was killed, the command does; and only while there is something to be done.
+    #[tokio::test]
+    async fn a_killed_process_is_started_again_by_the_command() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("up");
+        let script = format!("touch {}", file.display());
+        let up = |program: &[&str]| program.iter().map(|word| (*word).to_owned()).collect::<Vec<String>>();
+        let killed = |link: &str, up| Undo::Killed { link: link.to_owned(), up };
+        killed("lo", up(&["sh", "-c", &script])).perform(None).await.unwrap();
+        assert!(!file.exists(), "the link is there");
+        let gone = killed("leakcheck-none", up(&["sh", "-c", &script]));
+        gone.perform(None).await.unwrap();
+        assert!(file.exists());
+        assert_eq!(gone.verify(None).await, Err("there is no link leakcheck-none".to_owned()));
+        let why = killed("leakcheck-none", up(&["false"])).perform(None).await.unwrap_err();
+        assert!(why.contains("status 1") && why.contains("no link"), "{why}");
+        // With nobody to tell there is nothing to do but wait.
+        assert_eq!(killed("leakcheck-none", Vec::new()).perform(None).await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn stopped_processes_go_on_but_only_by_whom_they_are_seen() {
+        let mut child = std::process::Command::new("sleep").arg("600").spawn().expect("sleep");
+        let process = ProcessHandle::of(child.id()).expect("it runs");
+        process.signal(libc::SIGSTOP).unwrap();
+        while process.state() != Some('T') {
+            tokio::task::yield_now().await;
+        }
+        let frozen = |seen_from| Undo::Frozen { processes: vec![process.clone()], seen_from };
+        let elsewhere = frozen(Some((0, 0)));
+        assert!(elsewhere.verify(None).await.unwrap_err().contains("not to be seen from here"));
+        assert!(elsewhere.perform(None).await.is_err());
+        let here = Recipe::here(frozen(pid_namespace()));
+        assert!(here.undo.verify(None).await.unwrap_err().contains("is still stopped"));
+        here.work_off(None, Duration::from_secs(20)).await.unwrap();
+        assert!(process.state().is_some_and(|state| state != 'T'));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        here.undo.verify(None).await.unwrap();
     }
 }

@@ -25,9 +25,18 @@ pub(super) struct Watched {
     names: Mutex<Vec<Answer>>,
     /// Nameservers and when they were asked first.
     asked: Mutex<Vec<(String, f64)>>,
-    local: Mutex<Vec<LocalReach>>,
+    local: Mutex<Vec<Local>>,
     /// Local targets that were asked and have not answered yet.
     pending: Mutex<Vec<(String, Instant)>>,
+}
+
+/// A local target and how long it was there.
+struct Local {
+    reach: LocalReach,
+    began: Instant,
+    /// Until when it is known how it is, and whether it was there then.
+    known: Instant,
+    there: bool,
 }
 
 impl Watched {
@@ -67,8 +76,8 @@ impl Watched {
     /// that was asked too late to say anything has been asked 0 times.
     pub(super) fn end(self) -> (Vec<Answer>, Vec<LocalReach>) {
         let pending = std::mem::take(&mut *lock(&self.pending));
-        for (label, since) in pending {
-            self.count(&label, u64::from(since.elapsed() >= TOO_YOUNG), 0);
+        for (label, since) in &pending {
+            self.count(label, u64::from(since.elapsed() >= TOO_YOUNG), 0);
         }
         let mut names = std::mem::take(&mut *lock(&self.names));
         for (witness, at_ms) in std::mem::take(&mut *lock(&self.asked)) {
@@ -78,7 +87,7 @@ impl Watched {
             }
         }
         let local = std::mem::take(&mut *lock(&self.local));
-        (names, local)
+        (names, local.into_iter().map(Local::finish).collect())
     }
 
     fn asked(&self, server: &str, at_ms: f64) {
@@ -96,6 +105,7 @@ impl Watched {
     }
 
     fn begin(&self, label: &str) {
+        self.count(label, 0, 0);
         lock(&self.pending).push((label.to_owned(), Instant::now()));
     }
 
@@ -105,14 +115,45 @@ impl Watched {
     }
 
     fn count(&self, label: &str, asked: u64, answered: u64) {
-        let mut counts = lock(&self.local);
-        match counts.iter_mut().find(|count| count.target == label) {
-            Some(count) => {
-                count.asked += asked;
-                count.answered += answered;
-            }
-            None => counts.push(LocalReach { target: label.to_owned(), asked, answered }),
+        let mut all = lock(&self.local);
+        let place = all.iter().position(|local| local.reach.target == label);
+        let place = place.unwrap_or_else(|| {
+            all.push(Local::new(label));
+            all.len() - 1
+        });
+        if asked > 0 {
+            all[place].asked(asked, answered);
         }
+    }
+}
+
+impl Local {
+    fn new(label: &str) -> Self {
+        let now = Instant::now();
+        let reach = LocalReach { target: label.to_owned(), ..LocalReach::default() };
+        Local { reach, began: now, known: now, there: true }
+    }
+
+    fn asked(&mut self, asked: u64, answered: u64) {
+        self.reach.asked += asked;
+        self.reach.answered += answered;
+        self.there = answered > 0;
+        self.pass();
+    }
+
+    /// What has passed since the last answer, or the last that was missing, passed as the newest one says.
+    fn pass(&mut self) {
+        let now = Instant::now();
+        if self.there {
+            self.reach.reached_ms += (now - self.known).as_secs_f64() * 1000.0;
+        }
+        self.known = now;
+    }
+
+    fn finish(mut self) -> LocalReach {
+        self.pass();
+        self.reach.watched_ms = (self.known - self.began).as_secs_f64() * 1000.0;
+        self.reach
     }
 }
 
@@ -134,6 +175,8 @@ mod tests {
         std::thread::sleep(TOO_YOUNG);
         watched.begin("young");
         let (names, local) = watched.end();
+        let nas = &local[0];
+        assert!(nas.watched_ms >= 400.0 && nas.reached_ms < nas.watched_ms / 2.0, "{nas:?}");
         let counts: Vec<(&str, u64, u64)> =
             local.iter().map(|reach| (reach.target.as_str(), reach.asked, reach.answered)).collect();
         assert_eq!(counts, [("nas", 2, 1), ("young", 0, 0)]);

@@ -97,6 +97,7 @@ fn padded(body: &mut Vec<u8>, octets: &[u8]) {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::model::evidence::Class;
     use std::process::Command;
 
     pub(in crate::report) fn packet() -> Captured {
@@ -109,6 +110,8 @@ pub(super) mod tests {
             ether_type: 0x0800,
             tag: None,
             length: 1400,
+            class: Class::Offence,
+            probe: Some("uplink".to_owned()),
             octets: STANDARD.encode(octets),
             comment: "leakcheck: leak; stimulus of uplink".to_owned(),
         }

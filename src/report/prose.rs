@@ -1,6 +1,6 @@
 //! The sentences that several formats share: about an outage, about the wire, and the verdict of the run.
 
-use crate::model::report::{EvidenceLine, Outage, Report, RunVerdict, VerdictWord, WireLeak};
+use crate::model::report::{EvidenceLine, LocalReach, Outage, Report, RunVerdict, VerdictWord, WireLeak};
 
 /// Milliseconds as people read them: `0.8 ms`, `250 ms`, `5.0 s`, `2 min 5 s`.
 pub(super) fn span(ms: f64) -> String {
@@ -37,11 +37,9 @@ pub(super) fn outage(outage: &Outage) -> String {
         None => "never dark".to_owned(),
     }];
     parts.push(format!("{} out", count(escaped, "packet")));
-    if let Some(worst) =
-        outage.local.iter().min_by(|a, b| share(a.answered, a.asked).total_cmp(&share(b.answered, b.asked)))
-    {
+    if let Some(worst) = outage.local.iter().map(reached).reduce(f64::min) {
         let window = outage.up_ms.unwrap_or(outage.down_ms) - outage.down_ms;
-        let reached = window * share(worst.answered, worst.asked);
+        let reached = window * worst;
         parts.push(format!("LAN reachable {:.1} of {:.1} s", reached / 1_000.0, window / 1_000.0));
     }
     parts.push(match (outage.recovered_ms, outage.up_ms) {
@@ -53,6 +51,11 @@ pub(super) fn outage(outage: &Outage) -> String {
         parts.push("NOT PUT BACK as it was".to_owned());
     }
     parts.join(", ")
+}
+
+/// The share of the time in which a local target was there.
+fn reached(local: &LocalReach) -> f64 {
+    if local.watched_ms > 0.0 { local.reached_ms / local.watched_ms } else { share(local.answered, local.asked) }
 }
 
 /// The share of `part` in `whole`; of nothing, none.

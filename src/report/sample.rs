@@ -69,8 +69,21 @@ pub(crate) fn passing() -> Report {
             restored: true,
             gave_up: None,
             samples: 4_812,
+            cost_ms: Some(320.5),
             longest_gap_ms: 1.1,
-            local: vec![LocalReach { target: "http://192.168.1.50/".to_owned(), asked: 50, answered: 50 }],
+            gaps: 0,
+            longest_gap_at_ms: None,
+            first_refusal_ms: Some(0.9),
+            last_in_tunnel_ms: Some(0.8),
+            tunnel_back_ms: Some(5_900.0),
+            flows: vec!["tcp to 193.0.2.1:443".to_owned()],
+            local: vec![LocalReach {
+                target: "http://192.168.1.50/".to_owned(),
+                asked: 50,
+                answered: 50,
+                watched_ms: 4_990.0,
+                reached_ms: 4_990.0,
+            }],
             events: vec![evidence(0.5, "resolv.conf is unchanged")],
         }],
         summary: Summary::default(),
@@ -109,6 +122,7 @@ pub(crate) fn failing() -> Report {
     }];
     report.outages[0].holes = vec![Hole { from_ms: 12.0, to_ms: 13.5, proto: "udp".to_owned(), packets: 3 }];
     report.outages[0].local[0].answered = 25;
+    report.outages[0].local[0].reached_ms = 2_495.0;
     report.settle();
     report
 }

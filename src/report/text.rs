@@ -156,7 +156,14 @@ fn of_outage(outage: &mut Outage, f: &mut impl FnMut(&mut String, Kind)) {
         restored: _,
         gave_up,
         samples: _,
+        cost_ms: _,
         longest_gap_ms: _,
+        gaps: _,
+        longest_gap_at_ms: _,
+        first_refusal_ms: _,
+        last_in_tunnel_ms: _,
+        tunnel_back_ms: _,
+        flows,
         local,
         events,
     } = outage;
@@ -165,7 +172,8 @@ fn of_outage(outage: &mut Outage, f: &mut impl FnMut(&mut String, Kind)) {
     for Hole { from_ms: _, to_ms: _, proto, packets: _ } in holes {
         f(proto, Kind::Line);
     }
-    for LocalReach { target, asked: _, answered: _ } in local {
+    flows.iter_mut().for_each(|flow| f(flow, Kind::Line));
+    for LocalReach { target, asked: _, answered: _, watched_ms: _, reached_ms: _ } in local {
         f(target, Kind::Line);
     }
     events.iter_mut().for_each(|line| of_evidence(line, f));

@@ -13,6 +13,11 @@ pub enum RunError {
     /// The probes, or the choice among them.
     #[error("choose the probes")]
     Catalog(#[from] CatalogError),
+    /// A probe of a container's start was chosen, and no outage that starts one.
+    #[error(
+        "choose the probes: what was chosen is asked when the VPN container is started again, and no outage does that"
+    )]
+    NoStart,
     /// The target.
     #[error("get into the stack")]
     Target(#[from] TargetError),
@@ -39,6 +44,15 @@ pub enum RunError {
     /// The file of the API key.
     #[error("read the API key of the control server from {}", path.display())]
     ApiKey {
+        /// As configured.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The file of the password.
+    #[error("read the password of the control server from {}", path.display())]
+    ControlPassword {
         /// As configured.
         path: PathBuf,
         /// Why.
@@ -80,7 +94,11 @@ impl RunError {
             RunError::ApiKey { .. } => {
                 Some("set outage.api_key_file to a file that holds the key and can be read".to_owned())
             }
+            RunError::ControlPassword { .. } => {
+                Some("set outage.control_password_file to a file that holds the password and can be read".to_owned())
+            }
             RunError::Journal(error) => Some(error.help()),
+            RunError::NoStart => Some("add --outage kill or --outage restart".to_owned()),
             RunError::NotPutBack { help, .. } => Some(help.clone().unwrap_or_else(|| {
                 "restart the VPN container, then what depends on it; a new namespace has nothing of the old state"
                     .to_owned()

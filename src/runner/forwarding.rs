@@ -1,8 +1,9 @@
 //! Hands packets for somebody far away to the stack, as a neighbour would who takes it for a router.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::thread::{scope, sleep};
 use std::time::{Duration, Instant};
 
@@ -11,9 +12,10 @@ use ipnet::IpNet;
 use pnet::datalink::{self, Channel, Config, DataLinkSender, MacAddr};
 use serde_json::json;
 
-use super::inbound::{is_attached, run};
+use super::inbound::{TRIES, all_came, is_attached, run};
 use super::session::Session;
-use crate::model::evidence::{Evidence, Fate, Proto, Stimulus};
+use crate::model::evidence::{Answer, Evidence, Fate, Proto, Said, Stimulus};
+use crate::net::netlink::{Client, attributes};
 use crate::technique::{ARRIVALS, FORWARDING, source_port};
 
 /// How long the agent gets to open its packet socket.
@@ -33,7 +35,7 @@ struct Neighbour {
     link: String,
     mac: MacAddr,
     /// This machine's own address there.
-    own: Ipv4Addr,
+    own: IpAddr,
 }
 
 /// Asks. `uplinks` are the stack's addresses on its uplinks.
@@ -42,55 +44,81 @@ struct Neighbour {
 /// Why there is no evidence.
 pub(super) fn ask(session: &Session, trial: &str, uplinks: &[IpNet]) -> Result<Evidence, String> {
     let mut evidence = run(session, trial, FORWARDING, json!({}))?;
-    let uplinks = uplinks.iter().filter_map(|net| match net.addr() {
-        IpAddr::V4(ip) => Some(ip),
-        IpAddr::V6(_) => None,
-    });
-    let near = uplinks.filter(|ip| is_attached(IpAddr::V4(*ip)));
-    let Some(neighbour) = near.clone().find_map(|ip| find(ip).ok().flatten()) else {
+    let near: Vec<IpAddr> =
+        uplinks.iter().map(IpNet::addr).filter(|ip| !is_link_local(*ip) && is_attached(*ip)).collect();
+    let of = |v6: bool| near.iter().filter(|ip| ip.is_ipv6() == v6).find_map(|ip| find(*ip).ok().flatten());
+    let neighbours: Vec<Neighbour> = [of(false), of(true)].into_iter().flatten().collect();
+    let for_family = |v6: bool| neighbours.iter().find(|neighbour| neighbour.own.is_ipv6() == v6);
+    if for_family(false).is_none() {
         let why = "leakcheck is on no network with the stack, so that it cannot send as its neighbour";
         return Ok(Evidence::unasked(evidence.to_ms, why));
-    };
-    let mut sender = match open(&neighbour.link) {
-        Ok(sender) => sender,
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            let why = "leakcheck may not send frames from outside of the stack: run it as root";
-            return Ok(Evidence::unasked(evidence.to_ms, why));
-        }
-        Err(error) => return Err(format!("frames could not be sent by {}: {error}", neighbour.link)),
-    };
-    let targets: Vec<SocketAddr> = evidence.stimuli.iter().map(|stimulus| stimulus.to).collect();
-    let stimuli = &mut evidence.stimuli;
-    let watched = scope(|scope| {
-        let params = json!({ "watch_ms": WATCH_MS, "to": targets });
-        let watcher = scope.spawn(move || run(session, trial, ARRIVALS, params));
-        sleep(HEAD_START);
-        for _ in 0..ROUNDS {
-            for stimulus in stimuli.iter_mut() {
-                stimulus.fate = send(&mut *sender, &neighbour, stimulus);
+    }
+    if for_family(true).is_none() && evidence.stimuli.iter().any(|stimulus| stimulus.to.is_ipv6()) {
+        evidence.stimuli.retain(|stimulus| stimulus.to.is_ipv4());
+        let text = "nothing was handed to the stack over IPv6: leakcheck's machine has no address on its IPv6 network";
+        let said = Said::Setting { text: text.to_owned() };
+        evidence.answers.push(Answer { at_ms: evidence.to_ms, witness: "IPv6".to_owned(), said });
+    }
+    let mut senders: BTreeMap<String, Box<dyn DataLinkSender>> = BTreeMap::new();
+    for link in neighbours.iter().map(|neighbour| &neighbour.link) {
+        match open(link) {
+            Ok(sender) => drop(senders.insert(link.clone(), sender)),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                let why = "leakcheck may not send frames from outside of the stack: run it as root";
+                return Ok(Evidence::unasked(evidence.to_ms, why));
             }
-            sleep(PAUSE);
+            Err(error) => return Err(format!("frames could not be sent by {link}: {error}")),
         }
-        watcher.join()
-    });
-    let watched = watched.map_err(|_| "the thread that watches broke off".to_owned())??;
-    evidence.answers.extend(watched.answers);
-    evidence.problems.extend(watched.problems);
-    evidence.to_ms = evidence.to_ms.max(watched.to_ms);
+    }
+    let targets: Vec<SocketAddr> = evidence.stimuli.iter().map(|stimulus| stimulus.to).collect();
+    for _ in 0..TRIES {
+        let stimuli = &mut evidence.stimuli;
+        let watched = scope(|scope| {
+            let params = json!({ "watch_ms": WATCH_MS, "to": targets });
+            let watcher = scope.spawn(move || run(session, trial, ARRIVALS, params));
+            sleep(HEAD_START);
+            for _ in 0..ROUNDS {
+                for stimulus in stimuli.iter_mut() {
+                    let to = for_family(stimulus.to.is_ipv6());
+                    let by = to.and_then(|neighbour| Some((neighbour, senders.get_mut(&neighbour.link)?)));
+                    if let Some((neighbour, sender)) = by {
+                        stimulus.fate = send(&mut **sender, neighbour, stimulus);
+                    }
+                }
+                sleep(PAUSE);
+            }
+            watcher.join()
+        });
+        let watched = watched.map_err(|_| "the thread that watches broke off".to_owned())??;
+        evidence.answers.extend(watched.answers);
+        evidence.problems.extend(watched.problems);
+        evidence.to_ms = evidence.to_ms.max(watched.to_ms);
+        if all_came(&evidence) {
+            break;
+        }
+    }
     Ok(evidence)
 }
 
-/// Looks for the hardware address of `stack`. `None`: it is on no network of this machine's.
-fn find(stack: Ipv4Addr) -> io::Result<Option<Neighbour>> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+fn is_link_local(ip: IpAddr) -> bool {
+    matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local())
+}
+
+/// Looks for the hardware address of `stack`. `None`: it does not tell.
+fn find(stack: IpAddr) -> io::Result<Option<Neighbour>> {
+    let any: IpAddr = if stack.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0))?;
     socket.connect((stack, DISCARD))?;
-    let IpAddr::V4(own) = socket.local_addr()?.ip() else { return Ok(None) };
+    let own = socket.local_addr()?.ip();
     let deadline = Instant::now() + PATIENCE;
     loop {
         // Has the kernel ask for the hardware address; that nothing listens there may be told here.
         let _ = socket.send(b"");
-        let table = fs::read_to_string("/proc/thread-self/net/arp")?;
-        if let Some((link, mac)) = in_table(&table, stack) {
+        let found = match stack {
+            IpAddr::V4(v4) => in_table(&fs::read_to_string("/proc/thread-self/net/arp")?, v4),
+            IpAddr::V6(v6) => in_dump(v6)?,
+        };
+        if let Some((link, mac)) = found {
             return Ok(Some(Neighbour { link, mac, own }));
         }
         if Instant::now() > deadline {
@@ -98,6 +126,35 @@ fn find(stack: Ipv4Addr) -> io::Result<Option<Neighbour>> {
         }
         sleep(Duration::from_millis(20));
     }
+}
+
+/// The kernel's neighbours over IPv6 (rtnetlink(7)): `struct ndmsg` has the family, the link's index at 4 and the state at 8.
+fn in_dump(ip: Ipv6Addr) -> io::Result<Option<(String, MacAddr)>> {
+    const GET: u16 = 30;
+    const HEAD: usize = 12;
+    let mut request = [0; HEAD];
+    request[0] = libc::AF_INET6 as u8;
+    let mut client = Client::open(netlink_sys::protocols::NETLINK_ROUTE).map_err(io::Error::other)?;
+    let all = client.dump(GET, &request).map_err(io::Error::other)?;
+    let found =
+        all.iter().find_map(|message| neighbour(message.payload.get(..HEAD)?, message.payload.get(HEAD..)?, ip));
+    Ok(found.and_then(|(index, mac)| {
+        let link = datalink::interfaces().into_iter().find(|link| link.index == index)?;
+        Some((link.name, mac))
+    }))
+}
+
+/// Link and hardware address, where the message is about `ip` and tells one.
+fn neighbour(head: &[u8], rest: &[u8], ip: Ipv6Addr) -> Option<(u32, MacAddr)> {
+    const ADDRESS: u16 = 1;
+    const HARDWARE: u16 = 2;
+    /// NUD_INCOMPLETE and NUD_FAILED.
+    const UNKNOWN: u16 = 0x01 | 0x20;
+    let index = u32::from_ne_bytes(*head.get(4..)?.first_chunk()?);
+    let state = u16::from_ne_bytes(*head.get(8..)?.first_chunk()?);
+    let find = |kind| attributes(rest).find(|(known, _)| *known == kind).map(|(_, value)| value);
+    let hardware: [u8; 6] = find(HARDWARE)?.try_into().ok()?;
+    (find(ADDRESS)? == ip.octets() && state & UNKNOWN == 0).then(|| (index, MacAddr::from(hardware)))
 }
 
 /// Link and hardware address of `ip` in `/proc/net/arp`: address, type, flags, hardware address, mask, link. Bit 2 of the flags tells
@@ -141,10 +198,13 @@ fn own_mac(link: &str) -> MacAddr {
 
 fn frame(neighbour: &Neighbour, own: MacAddr, stimulus: &Stimulus) -> io::Result<Vec<u8>> {
     const WINDOW: u16 = 64_240;
-    let IpAddr::V4(to) = stimulus.to.ip() else { return Err(io::ErrorKind::InvalidInput.into()) };
     let (from, port) = (source_port(stimulus.id), stimulus.to.port());
     let builder = PacketBuilder::ethernet2(own.into(), neighbour.mac.into());
-    let builder = builder.ipv4(neighbour.own.octets(), to.octets(), TTL);
+    let builder = match (neighbour.own, stimulus.to.ip()) {
+        (IpAddr::V4(own), IpAddr::V4(to)) => builder.ipv4(own.octets(), to.octets(), TTL),
+        (IpAddr::V6(own), IpAddr::V6(to)) => builder.ipv6(own.octets(), to.octets(), TTL),
+        _ => return Err(io::ErrorKind::InvalidInput.into()),
+    };
     let mut octets = Vec::new();
     let written = match stimulus.proto {
         Proto::Tcp => builder.tcp(from, port, stimulus.id, WINDOW).syn().write(&mut octets, &[]),
@@ -157,7 +217,7 @@ fn frame(neighbour: &Neighbour, own: MacAddr, stimulus: &Stimulus) -> io::Result
 mod tests {
     use super::*;
     use crate::model::evidence::Via;
-    use crate::sensor::decode::{ETHERTYPE_IPV4, Packet};
+    use crate::sensor::decode::Packet;
 
     const TABLE: &str = "IP address       HW type     Flags       HW address            Mask     Device\n\
          172.18.0.10      0x1         0x2         02:42:ac:12:00:0a     *        br0\n\
@@ -172,24 +232,63 @@ mod tests {
     }
 
     #[test]
+    fn a_neighbour_over_ipv6_is_known_once_it_has_told_its_address() {
+        let ip: Ipv6Addr = "fd18::10".parse().unwrap();
+        let message = |state: u16, hardware: &[u8]| {
+            let mut head = vec![libc::AF_INET6 as u8, 0, 0, 0];
+            head.extend(7_u32.to_ne_bytes());
+            head.extend(state.to_ne_bytes());
+            head.extend([0, 1]);
+            let mut rest = Vec::new();
+            crate::net::netlink::put_attribute(&mut rest, 1, &ip.octets());
+            crate::net::netlink::put_attribute(&mut rest, 2, hardware);
+            (head, rest)
+        };
+        let of = |(head, rest): (Vec<u8>, Vec<u8>), ip| neighbour(&head, &rest, ip);
+        let mac = [2, 0x42, 0xac, 0x12, 0, 0x0a];
+        // Reachable, and stale, which still tells it.
+        for state in [0x02, 0x04] {
+            assert_eq!(of(message(state, &mac), ip), Some((7, MacAddr::from(mac))));
+        }
+        assert_eq!(of(message(0x02, &mac), "fd18::11".parse().unwrap()), None);
+        assert_eq!(of(message(0x20, &mac), ip), None);
+        assert_eq!(of(message(0x02, &[]), ip), None);
+        assert_eq!(neighbour(&[], &[], ip), None);
+    }
+
+    #[test]
     fn a_packet_ends_behind_the_stack() {
         let mac = MacAddr::new(2, 0, 0, 0, 0, 9);
-        let neighbour = Neighbour { link: "br0".to_owned(), mac, own: Ipv4Addr::new(172, 18, 0, 1) };
-        for proto in [Proto::Tcp, Proto::Udp] {
+        for (own, to) in [("172.18.0.1", "192.0.2.99:443"), ("fd18::1", "[2001:db8:99::9]:443")] {
+            let neighbour = Neighbour { link: "br0".to_owned(), mac, own: own.parse().unwrap() };
+            for proto in [Proto::Tcp, Proto::Udp] {
+                let stimulus = Stimulus {
+                    id: 7,
+                    at_ms: 0.0,
+                    proto,
+                    to: to.parse().unwrap(),
+                    via: Via::Default,
+                    what: String::new(),
+                    fate: Fate::Sent,
+                };
+                let octets = frame(&neighbour, MacAddr::zero(), &stimulus).unwrap();
+                assert_eq!(octets[..6], [2, 0, 0, 0, 0, 9]);
+                let ether_type = u16::from_be_bytes([octets[12], octets[13]]);
+                let packet = Packet::decode(ether_type, &octets[14..]);
+                assert_eq!((packet.proto, packet.ttl, packet.dst), (proto, 2, stimulus.to));
+                assert_eq!(packet.src, SocketAddr::new(neighbour.own, 32775));
+            }
+            let other = if own.contains(':') { "192.0.2.99:443" } else { "[2001:db8:99::9]:443" };
             let stimulus = Stimulus {
                 id: 7,
                 at_ms: 0.0,
-                proto,
-                to: "192.0.2.99:443".parse().unwrap(),
+                proto: Proto::Udp,
+                to: other.parse().unwrap(),
                 via: Via::Default,
                 what: String::new(),
                 fate: Fate::Sent,
             };
-            let octets = frame(&neighbour, MacAddr::zero(), &stimulus).unwrap();
-            assert_eq!(octets[..6], [2, 0, 0, 0, 0, 9]);
-            let packet = Packet::decode(ETHERTYPE_IPV4, &octets[14..]);
-            assert_eq!((packet.proto, packet.ttl, packet.dst), (proto, 2, stimulus.to));
-            assert_eq!(packet.src, "172.18.0.1:32775".parse().unwrap());
+            assert!(frame(&neighbour, MacAddr::zero(), &stimulus).is_err());
         }
     }
 }

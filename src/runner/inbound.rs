@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::thread::{scope, sleep};
 use std::time::Duration;
 
@@ -24,6 +24,8 @@ const HEAD_START: Duration = Duration::from_millis(250);
 /// How often each port is asked, and how long it is waited after each time.
 const ROUNDS: usize = 3;
 const PAUSE: Duration = Duration::from_millis(200);
+/// How often all of it is done, if not everything was seen to come: a busy machine may open the agent's packet socket too late.
+pub(super) const TRIES: usize = 3;
 /// How long somebody outside gets to hand a question on to the stack.
 const HANDED_ON: Duration = Duration::from_millis(500);
 /// How long the agent watches: all of the above and some.
@@ -47,14 +49,17 @@ pub(super) fn ask(
         IpAddr::V4(v4) if !is_private(*ip) => Some(*v4),
         _ => None,
     });
-    let mut evidence = run(session, trial, INBOUND, json!({ "from": home, "leave": leave }))?;
+    let home_v6 = own_v6(near);
+    let params = json!({ "from": home, "from_v6": home_v6, "leave": leave });
+    let mut evidence = run(session, trial, INBOUND, params)?;
     let Some(home) = home.filter(|_| !evidence.stimuli.is_empty()) else { return Ok(evidence) };
     // From anywhere else the questions, and those to the home's own address, would go astray on somebody else's network.
     if !evidence.stimuli.iter().all(|stimulus| is_attached(stimulus.to.ip())) {
         let why = "leakcheck is on no network with the stack, so that it cannot ask as somebody outside of it would";
         return Ok(Evidence::unasked(evidence.to_ms, why));
     }
-    let raw = match raw() {
+    let homes = Homes { v4: home, v6: home_v6 };
+    let raw = match Raw::open() {
         Ok(raw) => raw,
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             let why = "leakcheck may not send raw packets from outside of the stack: run it as root";
@@ -65,39 +70,54 @@ pub(super) fn ask(
     let ports: BTreeSet<(Proto, u16)> =
         evidence.stimuli.iter().map(|stimulus| (stimulus.proto, stimulus.to.port())).collect();
     let targets: BTreeSet<SocketAddr> = evidence.stimuli.iter().map(|stimulus| stimulus.to).collect();
-    let stimuli = &mut evidence.stimuli;
-    let (watched, tried) = scope(|scope| {
-        let params = json!({ "watch_ms": WATCH_MS, "to": targets });
-        let watcher = scope.spawn(move || run(session, trial, ARRIVALS, params));
-        sleep(HEAD_START);
-        for _ in 0..ROUNDS {
-            for stimulus in stimuli.iter_mut() {
-                stimulus.fate = send(&raw, home, stimulus);
+    for _ in 0..TRIES {
+        let stimuli = &mut evidence.stimuli;
+        let (watched, tried) = scope(|scope| {
+            let params = json!({ "watch_ms": WATCH_MS, "to": targets });
+            let watcher = scope.spawn(move || run(session, trial, ARRIVALS, params));
+            sleep(HEAD_START);
+            for _ in 0..ROUNDS {
+                for stimulus in stimuli.iter_mut() {
+                    stimulus.fate = raw.send(&homes, stimulus);
+                }
+                sleep(PAUSE);
             }
-            sleep(PAUSE);
+            let tried = knock(&homes, &ports);
+            (watcher.join(), tried)
+        });
+        for stimulus in evidence.stimuli.iter().filter(|stimulus| stimulus.proto == Proto::Tcp) {
+            // What answered is not left waiting. That it does not come is none of the audit's business.
+            let _ = packet(&homes, stimulus, true).map(|octets| raw.transmit(stimulus.to, &octets));
         }
-        let tried = knock(home, &ports);
-        (watcher.join(), tried)
-    });
-    for stimulus in evidence.stimuli.iter().filter(|stimulus| stimulus.proto == Proto::Tcp) {
-        // What answered is not left waiting. That it does not come is none of the audit's business.
-        let _ = packet(home, stimulus, true).map(|octets| transmit(&raw, stimulus.to, &octets));
-    }
-    let watched = watched.map_err(|_| "the thread that watches broke off".to_owned())??;
-    let published = |from: SocketAddr| !is_near(from.ip(), near) || tried.contains(&from.port());
-    for mut answer in watched.answers {
-        if let Said::Arrived { proto, from, to, published: is } = &mut answer.said {
-            let ours = evidence.stimuli.iter().any(|stimulus| {
-                (stimulus.proto, stimulus.to) == (*proto, *to)
-                    && *from == SocketAddr::from((home, source_port(stimulus.id)))
-            });
-            *is = !ours && published(*from);
+        let watched = watched.map_err(|_| "the thread that watches broke off".to_owned())??;
+        let published = |from: SocketAddr| !is_near(from.ip(), near) || tried.contains(&from.port());
+        for mut answer in watched.answers {
+            if let Said::Arrived { proto, from, to, published: is } = &mut answer.said {
+                let ours = evidence.stimuli.iter().any(|stimulus| {
+                    (stimulus.proto, stimulus.to) == (*proto, *to)
+                        && homes.of(to).is_some_and(|home| *from == SocketAddr::new(home, source_port(stimulus.id)))
+                });
+                *is = !ours && published(*from);
+            }
+            evidence.answers.push(answer);
         }
-        evidence.answers.push(answer);
+        evidence.problems.extend(watched.problems);
+        evidence.to_ms = evidence.to_ms.max(watched.to_ms);
+        if all_came(&evidence) {
+            break;
+        }
     }
-    evidence.problems.extend(watched.problems);
-    evidence.to_ms = evidence.to_ms.max(watched.to_ms);
     Ok(evidence)
+}
+
+/// Whether each stimulus was seen to come to the stack.
+pub(super) fn all_came(evidence: &Evidence) -> bool {
+    evidence.stimuli.iter().all(|stimulus| {
+        evidence.answers.iter().any(|answer| {
+            matches!(answer.said, Said::Arrived { proto, from, to, .. }
+                if (proto, to) == (stimulus.proto, stimulus.to) && from.port() == source_port(stimulus.id))
+        })
+    })
 }
 
 pub(super) fn run(session: &Session, trial: &str, technique: &str, params: Value) -> Result<Evidence, String> {
@@ -118,28 +138,74 @@ fn is_near(ip: IpAddr, near: &[IpNet]) -> bool {
     is_private(ip) || near.iter().any(|net| net.contains(&ip))
 }
 
-/// A socket for whole IPv4 packets.
-fn raw() -> io::Result<Socket> {
-    Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(libc::IPPROTO_RAW)))
+/// A public IPv6 address of this machine's that is on no network of the stack's: whoever answers it does so past the tunnel, and the answer
+/// ends here.
+pub(super) fn own_v6(near: &[IpNet]) -> Option<Ipv6Addr> {
+    let links = datalink::interfaces();
+    let own = links.iter().filter(|link| link.is_up() && !link.is_loopback()).flat_map(|link| &link.ips);
+    own.filter_map(|net| match net.ip() {
+        IpAddr::V6(v6) => Some(v6),
+        IpAddr::V4(_) => None,
+    })
+    .find(|ip| is_stranger(*ip, near))
 }
 
-fn send(raw: &Socket, home: Ipv4Addr, stimulus: &Stimulus) -> Fate {
-    match packet(home, stimulus, false).and_then(|octets| transmit(raw, stimulus.to, &octets)) {
-        Ok(()) => Fate::Sent,
-        // The refusal is the runner's own firewall's, not the stack's.
-        Err(error) => Fate::NotSent { reason: format!("outside of the stack: {error}") },
+fn is_stranger(ip: Ipv6Addr, near: &[IpNet]) -> bool {
+    !ip.is_unicast_link_local() && !is_near(ip.into(), near)
+}
+
+/// From where the questions claim to come, in each family.
+struct Homes {
+    v4: Ipv4Addr,
+    v6: Option<Ipv6Addr>,
+}
+
+impl Homes {
+    /// That of the family of `to`.
+    fn of(&self, to: &SocketAddr) -> Option<IpAddr> {
+        match to {
+            SocketAddr::V4(_) => Some(self.v4.into()),
+            SocketAddr::V6(_) => self.v6.map(IpAddr::V6),
+        }
     }
 }
 
-fn transmit(raw: &Socket, to: SocketAddr, octets: &[u8]) -> io::Result<()> {
-    raw.send_to(octets, &SockAddr::from(SocketAddr::new(to.ip(), 0))).map(drop)
+/// Sockets for whole packets.
+struct Raw {
+    v4: Socket,
+    /// `None`: the kernel has no IPv6.
+    v6: Option<Socket>,
 }
 
-/// The stimulus as a packet from `home`, or what takes it back.
-fn packet(home: Ipv4Addr, stimulus: &Stimulus, back: bool) -> io::Result<Vec<u8>> {
-    let IpAddr::V4(to) = stimulus.to.ip() else { return Err(io::ErrorKind::InvalidInput.into()) };
+impl Raw {
+    fn open() -> io::Result<Self> {
+        let of = |domain| Socket::new(domain, Type::RAW, Some(Protocol::from(libc::IPPROTO_RAW)));
+        Ok(Self { v4: of(Domain::IPV4)?, v6: of(Domain::IPV6).ok() })
+    }
+
+    fn send(&self, homes: &Homes, stimulus: &Stimulus) -> Fate {
+        match packet(homes, stimulus, false).and_then(|octets| self.transmit(stimulus.to, &octets)) {
+            Ok(()) => Fate::Sent,
+            // The refusal is the runner's own firewall's, not the stack's.
+            Err(error) => Fate::NotSent { reason: format!("outside of the stack: {error}") },
+        }
+    }
+
+    fn transmit(&self, to: SocketAddr, octets: &[u8]) -> io::Result<()> {
+        let socket = if to.is_ipv4() { Some(&self.v4) } else { self.v6.as_ref() };
+        let socket = socket.ok_or(io::ErrorKind::Unsupported)?;
+        socket.send_to(octets, &SockAddr::from(SocketAddr::new(to.ip(), 0))).map(drop)
+    }
+}
+
+/// The stimulus as a packet from `homes`, or what takes it back.
+fn packet(homes: &Homes, stimulus: &Stimulus, back: bool) -> io::Result<Vec<u8>> {
     let (from, port) = (source_port(stimulus.id), stimulus.to.port());
-    let builder = PacketBuilder::ipv4(home.octets(), to.octets(), TTL);
+    let builder = match (homes.of(&stimulus.to), stimulus.to.ip()) {
+        (Some(IpAddr::V4(home)), IpAddr::V4(to)) => PacketBuilder::ipv4(home.octets(), to.octets(), TTL),
+        (Some(IpAddr::V6(home)), IpAddr::V6(to)) => PacketBuilder::ipv6(home.octets(), to.octets(), TTL),
+        _ => return Err(io::ErrorKind::InvalidInput.into()),
+    };
     let mut octets = Vec::new();
     let written = match (stimulus.proto, back) {
         (Proto::Tcp, false) => builder.tcp(from, port, stimulus.id, WINDOW).syn().write(&mut octets, &[]),
@@ -158,13 +224,13 @@ fn question() -> Vec<u8> {
 
 /// Tries the ports at the home's address and at this machine's own, and tells from which ports it did: where they are published, the
 /// question comes to the stack.
-fn knock(home: Ipv4Addr, ports: &BTreeSet<(Proto, u16)>) -> BTreeSet<u16> {
+fn knock(homes: &Homes, ports: &BTreeSet<(Proto, u16)>) -> BTreeSet<u16> {
     let towards = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).and_then(|socket| {
-        socket.connect((home, 9))?;
+        socket.connect((homes.v4, 9))?;
         socket.local_addr()
     });
-    let places: BTreeSet<IpAddr> =
-        towards.into_iter().map(|own| own.ip()).filter(|ip| !ip.is_loopback()).chain([home.into()]).collect();
+    let own = towards.into_iter().map(|own| own.ip()).filter(|ip| !ip.is_loopback());
+    let places: BTreeSet<IpAddr> = own.chain([homes.v4.into()]).chain(homes.v6.map(IpAddr::V6)).collect();
     let sockets: Vec<Socket> = places
         .iter()
         .flat_map(|ip| ports.iter().map(|(proto, port)| (*proto, SocketAddr::new(*ip, *port))))
@@ -176,9 +242,10 @@ fn knock(home: Ipv4Addr, ports: &BTreeSet<(Proto, u16)>) -> BTreeSet<u16> {
 
 fn begin(proto: Proto, to: SocketAddr) -> io::Result<Socket> {
     let kind = if proto == Proto::Tcp { Type::STREAM } else { Type::DGRAM };
-    let socket = Socket::new(Domain::IPV4, kind, None)?;
+    let socket = Socket::new(Domain::for_address(to), kind, None)?;
     socket.set_nonblocking(true)?;
-    socket.bind(&SockAddr::from(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))))?;
+    let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    socket.bind(&SockAddr::from(SocketAddr::new(any, 0)))?;
     match socket.connect(&SockAddr::from(to)) {
         Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
         _ => {}
@@ -193,25 +260,45 @@ fn begin(proto: Proto, to: SocketAddr) -> io::Result<Socket> {
 mod tests {
     use super::*;
     use crate::model::evidence::Via;
-    use crate::sensor::decode::{ETHERTYPE_IPV4, Packet, RST, SYN};
+    use crate::sensor::decode::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet, RST, SYN};
 
     #[test]
     fn a_question_claims_to_come_from_home_and_dies_one_hop_away() {
-        let home = Ipv4Addr::new(203, 0, 113, 10);
-        for (proto, back, flags) in [(Proto::Tcp, false, SYN), (Proto::Tcp, true, RST), (Proto::Udp, false, 0)] {
-            let stimulus = Stimulus {
-                id: 7,
-                at_ms: 0.0,
-                proto,
-                to: "172.18.0.10:6881".parse().unwrap(),
-                via: Via::Source(home.into()),
-                what: String::new(),
-                fate: Fate::Sent,
-            };
-            let octets = packet(home, &stimulus, back).unwrap();
-            let packet = Packet::decode(ETHERTYPE_IPV4, &octets);
-            assert_eq!((packet.proto, packet.ttl, packet.flags, packet.dst), (proto, TTL, flags, stimulus.to));
-            assert_eq!(packet.src, SocketAddr::from((home, source_port(7))));
+        let homes = Homes { v4: Ipv4Addr::new(203, 0, 113, 10), v6: "2001:db8:113::10".parse().ok() };
+        for to in ["172.18.0.10:6881", "[fd18::10]:6881"].map(|to| to.parse::<SocketAddr>().unwrap()) {
+            for (proto, back, flags) in [(Proto::Tcp, false, SYN), (Proto::Tcp, true, RST), (Proto::Udp, false, 0)] {
+                let home = homes.of(&to).unwrap();
+                let stimulus = Stimulus {
+                    id: 7,
+                    at_ms: 0.0,
+                    proto,
+                    to,
+                    via: Via::Source(home),
+                    what: String::new(),
+                    fate: Fate::Sent,
+                };
+                let octets = packet(&homes, &stimulus, back).unwrap();
+                let ether_type = if to.is_ipv4() { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 };
+                let packet = Packet::decode(ether_type, &octets);
+                assert_eq!((packet.proto, packet.ttl, packet.flags, packet.dst), (proto, TTL, flags, to));
+                assert_eq!(packet.src, SocketAddr::new(home, source_port(7)));
+                assert!(super::packet(&Homes { v4: homes.v4, v6: None }, &stimulus, back).is_ok() == to.is_ipv4());
+            }
+        }
+    }
+
+    #[test]
+    fn over_ipv6_a_stranger_is_on_no_network_of_the_stacks() {
+        let near: Vec<IpNet> = ["2001:db8:18::10/64", "fd18::10/64"].map(|net| net.parse().unwrap()).to_vec();
+        for (ip, stranger) in [
+            ("2001:db8:113::10", true),
+            ("2001:db8:18::1", false),
+            ("fd18::1", false),
+            ("fd99::1", false),
+            ("fe80::1", false),
+            ("::1", false),
+        ] {
+            assert_eq!(is_stranger(ip.parse().unwrap(), &near), stranger, "{ip}");
         }
     }
 

@@ -1,6 +1,8 @@
 //! A run: finds the target, puts the agent inside, asks the probes phase by phase, makes the outages, and has all of it judged. What is
 //! asked and in which order is decided here; what it means is decided by the judge.
 
+mod container;
+mod dependents;
 mod error;
 mod forwarding;
 mod inbound;
@@ -18,6 +20,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use tokio::runtime::Runtime;
 
+use container::Around;
 pub use error::RunError;
 use outside::{Asker, Outside};
 use phase::{Asked, Phases};
@@ -25,16 +28,17 @@ use put_back::Notebook;
 pub use put_back::{Restored, restore};
 use session::Session;
 
-use crate::agent::protocol::{ApiKey, OutageOrder, PROTOCOL, Setup, Stack};
+use crate::agent::protocol::{ControlKey, OutageOrder, PROTOCOL, Setup, Stack};
 use crate::catalog::{Catalog, Selection, Trial};
 use crate::config::{Config, OutageMethod, Provider, Secret};
 use crate::judge::{self, Facts};
-use crate::model::evidence::{Class, OutageEvidence, PhaseWire, Proto, Role};
+use crate::model::evidence::{Captured, Class, OutageEvidence, PhaseWire, Proto, Role};
 use crate::model::probe::Phase;
 use crate::model::report::{self, Outage, ProbeResult, Report, RunVerdict, Summary, Wire, WireLeak};
-use crate::outage::Entry;
+use crate::model::verdict::FailKind;
+use crate::outage::{Entry, KeyFile};
 use crate::report::progress::Progress;
-use crate::target::{Enter, FindOptions, Target, TargetSpec};
+use crate::target::{Enter, FindOptions, SETNS, Target, TargetSpec};
 use crate::technique;
 
 /// What the caller wants.
@@ -63,6 +67,8 @@ pub struct Options<'a> {
     pub timeout: Option<Duration>,
     /// Where the journal of what has to be put back is kept; else where it usually is.
     pub state_dir: Option<&'a Path>,
+    /// Restart containers that were left outside of the stack's network.
+    pub restart_dependents: bool,
     /// Told what happens.
     pub progress: Arc<dyn Progress>,
 }
@@ -96,7 +102,13 @@ impl Options<'_> {
     fn select(&self, methods: &[String]) -> Result<Vec<Trial<'_>>, RunError> {
         let methods: Vec<&str> = methods.iter().map(String::as_str).collect();
         self.catalog.check_techniques(&technique::names())?;
-        Ok(self.catalog.select(&methods, self.selection)?)
+        let mut trials = self.catalog.select(&methods, self.selection)?;
+        // Where no container is started there is no start to listen to.
+        let starts = |trial: &Trial<'_>| {
+            trial.method.as_deref().is_none_or(|method| method.parse().is_ok_and(OutageMethod::starts_anew))
+        };
+        trials.retain(|trial| trial.probe.technique != technique::BOOT || starts(trial));
+        if trials.is_empty() { Err(RunError::NoStart) } else { Ok(trials) }
     }
 }
 
@@ -111,30 +123,34 @@ pub fn run(options: &Options<'_>) -> Result<Report, RunError> {
     let clock = Instant::now();
     let runtime = runtime()?;
     let extra_ca = options.config.echo.extra_ca.as_deref().map(read_ca).transpose()?;
-    let api_key = options.config.outage.api_key_file.as_deref().map(read_key).transpose()?;
+    let key_file = key_file(options.config);
+    let control_key = key_file.as_ref().map(read_key).transpose()?;
+    let mended = put_back::work_off_containers(&runtime, options.state_dir, stated_target(options).as_ref())?;
     let mut target = runtime.block_on(find(options))?;
     if let Some(label) = &options.label {
         target.label.clone_from(label);
     }
+    let mut target = Arc::new(target);
     let outside = runtime.spawn(outside::look(options.config.clone(), extra_ca.clone()));
-    let api_key_file = options.config.outage.api_key_file.as_deref();
-    let notebook = Arc::new(Notebook::open(options.state_dir, &target, api_key_file, !options.quick)?);
+    let notebook = Arc::new(Notebook::open(options.state_dir, &target, key_file, !options.quick)?);
     let left = notebook.left();
     let process = runtime.block_on(target.launch(options.enter, !options.quick || left.is_some()))?;
     let deadline = options.timeout.map(|timeout| clock + timeout);
-    let session = Session::open(&runtime, process, deadline);
-    let session = Arc::new(session);
-    session::watch_signals(&runtime, &session);
+    let mut session = Arc::new(Session::open(runtime.handle(), process, deadline));
+    session::watch_signals(runtime.handle(), &session);
     let result = match &left {
         Some(entry) => put_back::work_off(&session, entry).map(|()| notebook.cross_out()),
         None => Ok(()),
     };
-    let inputs = Inputs { outside, extra_ca, api_key, clock };
-    let result = result.and_then(|()| audit(options, &runtime, &target, &session, &notebook, inputs));
+    let inputs = Inputs { outside, extra_ca, control_key, clock };
+    let result = result.and_then(|()| audit(options, &runtime, &mut target, &mut session, &notebook, inputs));
     let ended = session.end();
     let (mut report, home) = result?;
     if let Some(Entry { method, .. }) = left {
         report.notes.insert(0, format!("an earlier run had died in an outage by {method}: put back first"));
+    }
+    for entry in mended {
+        report.notes.insert(0, format!("an earlier run had died in an outage by {}: put back first", entry.method));
     }
     put_back_rest(options, &runtime, &target, &notebook, &mut report);
     if let Err(why) = ended {
@@ -159,13 +175,21 @@ fn runtime() -> Result<Runtime, RunError> {
 
 /// When the agent was lost in an outage, or did not succeed, another one puts the stack back.
 fn put_back_rest(options: &Options<'_>, runtime: &Runtime, target: &Target, notebook: &Notebook, report: &mut Report) {
+    if let Some(entry) = notebook.left_container() {
+        match put_back::work_off_container(runtime, &entry) {
+            Ok(()) => {
+                notebook.cross_out_container();
+                mark_restored(report, &entry.method);
+                report.notes.push(format!("the outage by {} was put back in the end", entry.method));
+            }
+            Err(error) => report.notes.push(format!("failed to {error}; leakcheck restore tries again")),
+        }
+    }
     let Some(entry) = notebook.left() else { return };
     match put_back::work_off_anew(runtime, target, options.enter, &entry) {
         Ok(()) => {
             notebook.cross_out();
-            for outage in report.outages.iter_mut().filter(|outage| outage.method == entry.method) {
-                outage.restored = true;
-            }
+            mark_restored(report, &entry.method);
             report.notes.push(format!("the outage by {} was put back by a second agent", entry.method));
         }
         Err(error) => {
@@ -175,7 +199,13 @@ fn put_back_rest(options: &Options<'_>, runtime: &Runtime, target: &Target, note
     }
 }
 
-async fn find(options: &Options<'_>) -> Result<Target, RunError> {
+fn mark_restored(report: &mut Report, method: &str) {
+    for outage in report.outages.iter_mut().filter(|outage| outage.method == method) {
+        outage.restored = true;
+    }
+}
+
+fn stated_target(options: &Options<'_>) -> Option<TargetSpec> {
     let stated = &options.config.target;
     let configured = stated
         .docker
@@ -183,28 +213,34 @@ async fn find(options: &Options<'_>) -> Result<Target, RunError> {
         .map(TargetSpec::Docker)
         .or_else(|| stated.netns.clone().map(TargetSpec::Netns))
         .or_else(|| stated.pid.map(TargetSpec::Pid));
-    let spec = options.target.clone().or(configured);
-    let find = FindOptions { resolv_conf: stated.resolv_conf.clone(), ..FindOptions::default() };
-    Ok(Target::find(spec.as_ref(), &find).await?)
+    options.target.clone().or(configured)
+}
+
+fn find_options(options: &Options<'_>) -> FindOptions {
+    FindOptions { resolv_conf: options.config.target.resolv_conf.clone(), ..FindOptions::default() }
+}
+
+async fn find(options: &Options<'_>) -> Result<Target, RunError> {
+    Ok(Target::find(stated_target(options).as_ref(), &find_options(options)).await?)
 }
 
 /// What was read or begun before the agent was there.
 struct Inputs {
     outside: tokio::task::JoinHandle<Outside>,
     extra_ca: Option<String>,
-    api_key: Option<ApiKey>,
+    control_key: Option<ControlKey>,
     clock: Instant,
 }
 
 fn audit(
     options: &Options<'_>,
     runtime: &Runtime,
-    target: &Target,
-    session: &Arc<Session>,
+    target: &mut Arc<Target>,
+    session: &mut Arc<Session>,
     notebook: &Arc<Notebook>,
     inputs: Inputs,
 ) -> Result<(Report, Vec<IpAddr>), RunError> {
-    let Inputs { outside, extra_ca, api_key, clock } = inputs;
+    let Inputs { outside, extra_ca, control_key, clock } = inputs;
     let asker = Arc::new(Asker {
         clock,
         must_serve: options.config.local.must_serve.clone(),
@@ -212,8 +248,8 @@ fn audit(
         open_ports: open_ports(options, target),
         extra_ca: extra_ca.clone(),
     });
-    let setup = setup(options, target, extra_ca, api_key, clock);
-    let stack = session.start(setup)?;
+    let setup = setup(options, target, session, extra_ca, control_key, clock);
+    let stack = session.start(setup.clone())?;
     let outside = runtime.block_on(outside).unwrap_or_default();
     let facts = facts(options.config, &outside, &stack);
     let mut notes: Vec<String> = target.notes.iter().chain(&stack.notes).chain(&outside.notes).cloned().collect();
@@ -224,7 +260,23 @@ fn audit(
     let methods = methods(options, &stack, &mut notes);
     let trials = options.select(&methods)?;
     let facts = Arc::new(facts);
-    let mut phases = Phases::new(session, &facts, notebook, &options.progress, &asker);
+    let around = Around {
+        handle: runtime.handle().clone(),
+        target: Arc::clone(target),
+        setup: Arc::new(setup),
+        tunnel: stack.tunnel.clone(),
+        clock,
+        deadline: options.timeout.map(|timeout| clock + timeout),
+        find: Arc::new(find_options(options)),
+        restart_dependents: options.restart_dependents,
+    };
+    let mut phases = Phases::new(session, &facts, around, notebook, &options.progress, &asker);
+    if options.restart_dependents {
+        let (restarted, told) = runtime.block_on(dependents::mend(target));
+        told.iter().for_each(|note| options.progress.note(note));
+        notes.extend(told);
+        phases.restarted = restarted;
+    }
     let of = |phase: Phase, method: Option<&str>| -> Vec<&Trial<'_>> {
         trials.iter().filter(|trial| trial.phase == phase && trial.method.as_deref() == method).collect()
     };
@@ -247,13 +299,36 @@ fn audit(
         };
         results.extend(phases.run(&format!("outage {method}"), &down, Asked::Outage(order)));
         let Some(outage) = phases.outage.take() else { continue };
-        let restored = outage.restored;
-        outages.push(outage_report(&outage));
+        let (restored, ended) = (outage.restored, outage.namespace_ended);
+        outages.push(outage_report(&outage, phases.took));
+        if let Some(reborn) = phases.reborn.take() {
+            phases.go_on(&reborn, self::facts(options.config, &outside, &reborn.stack));
+            reborn.session.take_after(session);
+            session::watch_signals(runtime.handle(), &reborn.session);
+            if let Err(why) = session.end() {
+                notes.push(format!("the agent did not end as it should: {why}"));
+            }
+            reborn.notes.iter().for_each(|note| options.progress.note(note));
+            notes.extend(reborn.notes);
+            notes.push(describe(&reborn.stack, &reborn.target, reborn.session.how));
+            let followed = notebook.follow(&reborn.target);
+            (*session, *target) = (reborn.session, reborn.target);
+            if let Err(error) = followed {
+                notes.push(format!("what comes after the outage by {method} was not asked: failed to {error}"));
+                break;
+            }
+        } else if ended {
+            notes.push(format!(
+                "what comes after the outage by {method} was not asked: no stack was found in a new namespace"
+            ));
+            break;
+        }
         if !restored || session.ended_early() {
             break;
         }
         results.extend(phases.run(&format!("recovered from {method}"), &after, Asked::AfterOutage(outage)));
     }
+    let wire = wire(&phases.wires, &results);
     let report = Report {
         version: report::VERSION,
         tool: concat!("leakcheck ", env!("CARGO_PKG_VERSION")).to_owned(),
@@ -265,18 +340,21 @@ fn audit(
         exit_status: 0,
         summary: Summary::of(&results),
         probes: results,
-        wire: wire(&phases.wires),
+        wire,
         outages,
         notes,
     };
-    Ok((report, facts.home.clone()))
+    // A stranger over IPv6 is played under an address of this machine's, which tells the home as well as any.
+    let home = facts.home.iter().copied().chain(inbound::own_v6(&facts.uplink_nets).map(IpAddr::V6)).collect();
+    Ok((report, home))
 }
 
 fn setup(
     options: &Options<'_>,
     target: &Target,
+    session: &Session,
     extra_ca: Option<String>,
-    api_key: Option<ApiKey>,
+    control_key: Option<ControlKey>,
     clock: Instant,
 ) -> Setup {
     let config = options.config;
@@ -308,6 +386,9 @@ fn setup(
             .map(|text| text.split(',').filter_map(|net| net.trim().parse::<IpNet>().ok()).collect())
             .unwrap_or_default(),
         resolv_conf: target.resolv_conf.text.clone(),
+        resolv_files: target.resolv_files(),
+        resolvers: config.dns.resolvers.clone(),
+        dependents: dependents(target),
         echo_http: config.echo.http.iter().map(ToString::to_string).collect(),
         echo_stun: config.echo.stun.iter().map(|at| (at.host.clone(), at.port)).collect(),
         echo_dht: config.echo.dht.iter().map(|at| (at.host.clone(), at.port)).collect(),
@@ -321,8 +402,12 @@ fn setup(
         must_reach: config.local.must_reach.iter().map(crate::config::Local::stated).collect(),
         must_not_reach: config.local.must_not_reach.iter().map(crate::config::Local::stated).collect(),
         users: users(target),
+        container: target.container().map(|container| container.name),
         control_server: control,
-        api_key,
+        control_key,
+        host_programs: session.how == SETNS,
+        down: config.outage.down.clone(),
+        up: config.outage.up.clone(),
     }
 }
 
@@ -331,6 +416,18 @@ fn open_ports(options: &Options<'_>, target: &Target) -> Vec<u16> {
     let stated = target.gluetun.as_ref().and_then(|gluetun| gluetun.env.get("FIREWALL_INPUT_PORTS"));
     let stated = stated.into_iter().flat_map(|text| text.split(',')).filter_map(|port| port.trim().parse().ok());
     options.config.local.must_serve.iter().map(|local| local.host_port().port).chain(stated).collect()
+}
+
+/// The containers that run in the namespace, or may, with their resolv.conf.
+fn dependents(target: &Target) -> Vec<technique::DependentFile> {
+    let inside = target.dependents.iter().filter(|dependent| dependent.pid.is_some());
+    let inside = inside.filter(|dependent| dependent.in_namespace != Some(false));
+    inside
+        .map(|dependent| technique::DependentFile {
+            name: dependent.name.clone(),
+            text: dependent.resolv_conf.as_ref().map(|file| file.text.clone()),
+        })
+        .collect()
 }
 
 /// As whom the containers' settings say that the stack's programs run.
@@ -361,6 +458,8 @@ fn facts(config: &Config, outside: &Outside, stack: &Stack) -> Facts {
         uplinks: uplinks.map(|link| link.name.clone()).collect(),
         tunnel: stack.tunnel.clone(),
         endpoint_known: stack.endpoint.is_some(),
+        endpoint: stack.endpoint.as_ref().map(|(address, _)| *address),
+        local: stack.local.clone(),
         firewall: Some(stack.firewall.clone()),
     }
 }
@@ -406,7 +505,7 @@ fn methods(options: &Options<'_>, stack: &Stack, notes: &mut Vec<String>) -> Vec
     methods
 }
 
-fn outage_report(outage: &OutageEvidence) -> Outage {
+fn outage_report(outage: &OutageEvidence, took: Duration) -> Outage {
     let since = |at: f64| at;
     Outage {
         method: outage.method.clone(),
@@ -418,7 +517,15 @@ fn outage_report(outage: &OutageEvidence) -> Outage {
         restored: outage.restored,
         gave_up: outage.gave_up.clone(),
         samples: outage.samples.iter().map(|sample| sample.sent + sample.refused).sum(),
+        // Recovery is counted from the beginning of the outage, so the window is in it.
+        cost_ms: outage.recovered_ms.map(|recovered| took.as_secs_f64() * 1000.0 - recovered),
         longest_gap_ms: outage.longest_gap_ms,
+        gaps: outage.pace.gaps,
+        longest_gap_at_ms: outage.pace.longest_at_ms.filter(|_| outage.pace.gaps > 0),
+        first_refusal_ms: outage.first_refusal_ms,
+        last_in_tunnel_ms: outage.last_in_tunnel_ms,
+        tunnel_back_ms: outage.tunnel_back_ms,
+        flows: outage.flows.iter().map(|flow| format!("{} to {}", flow.proto, judge::end(flow.to))).collect(),
         local: outage.local.clone(),
         events: outage
             .events
@@ -432,7 +539,7 @@ fn outage_report(outage: &OutageEvidence) -> Outage {
     }
 }
 
-fn wire(wires: &[Arc<PhaseWire>]) -> Wire {
+fn wire(wires: &[Arc<PhaseWire>], results: &[ProbeResult]) -> Wire {
     let mut links: Vec<String> = wires.iter().flat_map(|wire| wire.uplinks.clone()).collect();
     links.sort();
     links.dedup();
@@ -455,7 +562,23 @@ fn wire(wires: &[Arc<PhaseWire>]) -> Wire {
         packets: wires.iter().map(|wire| wire.packets).sum(),
         dropped: wires.iter().map(|wire| wire.dropped).sum(),
         leaks,
-        captured: wires.iter().flat_map(|wire| wire.captured.clone()).collect(),
+        captured: wires
+            .iter()
+            .flat_map(|wire| &wire.captured)
+            .filter(|packet| leaked(packet, results))
+            .cloned()
+            .collect(),
+    }
+}
+
+/// Whether a packet that was kept leaked. What a probe sends to somebody near, such as a question to the router, may be just what it has to
+/// try: then it is for the judge to say.
+fn leaked(packet: &Captured, results: &[ProbeResult]) -> bool {
+    match &packet.probe {
+        Some(probe) if packet.class != Class::Offence => {
+            results.iter().any(|result| result.kind == Some(FailKind::Leak) && result.name() == *probe)
+        }
+        _ => true,
     }
 }
 
@@ -488,7 +611,22 @@ fn read_ca(path: &Path) -> Result<String, RunError> {
     Ok(pem)
 }
 
-fn read_key(path: &Path) -> Result<ApiKey, RunError> {
-    let secret = Secret::read(path).map_err(|source| RunError::ApiKey { path: path.to_owned(), source })?;
-    Ok(ApiKey(secret.expose().to_owned()))
+/// Where the secret is that opens the control server.
+fn key_file(config: &Config) -> Option<KeyFile> {
+    let rules = &config.outage;
+    let password = rules.control_password_file.clone().map(|path| KeyFile { path, user: rules.control_user.clone() });
+    password.or_else(|| rules.api_key_file.clone().map(|path| KeyFile { path, user: None }))
+}
+
+fn read_key(file: &KeyFile) -> Result<ControlKey, RunError> {
+    let KeyFile { path, user } = file;
+    let secret = Secret::read(path).map_err(|source| match user {
+        Some(_) => RunError::ControlPassword { path: path.clone(), source },
+        None => RunError::ApiKey { path: path.clone(), source },
+    })?;
+    let secret = secret.expose().to_owned();
+    Ok(match user {
+        Some(user) => ControlKey::Login { user: user.clone(), password: secret },
+        None => ControlKey::ApiKey(secret),
+    })
 }

@@ -1,18 +1,21 @@
 //! One phase: the sensor is armed, every trial of it runs at once under libtest-mimic, the sensor is closed, and each trial gets its verdict.
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, ColorSetting, Failed, Trial as TestTrial};
 
+use super::container::{Around, Operation, Reborn};
+use super::dependents;
 use super::forwarding;
 use super::inbound;
 use super::outside::Asker;
 use super::put_back::Notebook;
 use super::result;
 use super::session::Session;
-use crate::agent::protocol::{OutageOrder, Reply, Request};
+use crate::agent::protocol::{Act, OutageOrder, Reply, Request};
 use crate::catalog::Trial;
+use crate::config::OutageMethod;
 use crate::judge::{Case, Facts, Ruling, judge};
 use crate::model::evidence::{Evidence, OutageEvidence, PhaseWire};
 use crate::model::probe::{Phase, Probe};
@@ -35,6 +38,11 @@ pub(super) enum Asked {
 pub(super) struct Phases {
     session: Arc<Session>,
     facts: Arc<Facts>,
+    around: Around,
+    /// Dependents that had to be restarted before the phase.
+    pub restarted: Vec<String>,
+    /// The stack in its new namespace, if the last phase ended the old one.
+    pub reborn: Option<Reborn>,
     notebook: Arc<Notebook>,
     progress: Arc<dyn Progress>,
     asker: Arc<Asker>,
@@ -42,12 +50,16 @@ pub(super) struct Phases {
     pub wires: Vec<Arc<PhaseWire>>,
     /// The outage of the last phase, if it had one.
     pub outage: Option<Arc<OutageEvidence>>,
+    /// How long the last phase took.
+    pub took: Duration,
 }
 
 /// What the trials of one phase share.
 struct Shared {
     session: Arc<Session>,
     facts: Arc<Facts>,
+    around: Around,
+    restarted: Vec<String>,
     notebook: Arc<Notebook>,
     progress: Arc<dyn Progress>,
     asker: Arc<Asker>,
@@ -63,6 +75,7 @@ struct State {
     closed: bool,
     wire: Option<Arc<PhaseWire>>,
     outage: Option<Arc<OutageEvidence>>,
+    reborn: Option<Reborn>,
     problem: Option<String>,
     results: Vec<(usize, ProbeResult)>,
 }
@@ -80,22 +93,44 @@ impl Phases {
     pub(super) fn new(
         session: &Arc<Session>,
         facts: &Arc<Facts>,
+        around: Around,
         notebook: &Arc<Notebook>,
         progress: &Arc<dyn Progress>,
         asker: &Arc<Asker>,
     ) -> Self {
-        let (session, facts, progress) = (Arc::clone(session), Arc::clone(facts), Arc::clone(progress));
-        let (notebook, asker) = (Arc::clone(notebook), Arc::clone(asker));
-        Phases { session, facts, notebook, progress, asker, wires: Vec::new(), outage: None }
+        Phases {
+            session: Arc::clone(session),
+            facts: Arc::clone(facts),
+            around,
+            restarted: Vec::new(),
+            reborn: None,
+            notebook: Arc::clone(notebook),
+            progress: Arc::clone(progress),
+            asker: Arc::clone(asker),
+            wires: Vec::new(),
+            outage: None,
+            took: Duration::ZERO,
+        }
+    }
+
+    /// Goes on in another namespace, by another agent.
+    pub(super) fn go_on(&mut self, reborn: &Reborn, facts: Facts) {
+        self.session = Arc::clone(&reborn.session);
+        self.facts = Arc::new(facts);
+        self.around.target = Arc::clone(&reborn.target);
+        self.around.tunnel.clone_from(&reborn.stack.tunnel);
+        self.restarted.clone_from(&reborn.restarted);
     }
 
     /// Runs one phase. `label` is for the progress line.
     pub(super) fn run(&mut self, label: &str, trials: &[&Trial<'_>], asked: Asked) -> Vec<ProbeResult> {
         self.outage = None;
+        self.reborn = None;
         if trials.is_empty() && !matches!(asked, Asked::Outage(_)) {
             return Vec::new();
         }
         self.progress.phase(label);
+        let began = Instant::now();
         let problem = match self.session.request(Request::OpenPhase) {
             Ok(Reply::Done) => None,
             Ok(Reply::Failed { what, .. }) => Some(what),
@@ -105,6 +140,8 @@ impl Phases {
         let shared = Arc::new(Shared {
             session: Arc::clone(&self.session),
             facts: Arc::clone(&self.facts),
+            around: self.around.clone(),
+            restarted: self.restarted.clone(),
             notebook: Arc::clone(&self.notebook),
             progress: Arc::clone(&self.progress),
             asker: Arc::clone(&self.asker),
@@ -136,17 +173,16 @@ impl Phases {
             ..Arguments::default()
         };
         let _ = libtest_mimic::run(&arguments, tests.collect());
+        self.took = began.elapsed();
         let mut state = shared.state.lock().unwrap_or_else(PoisonError::into_inner);
         self.wires.extend(state.wire.clone());
         self.outage = state.outage.clone();
+        self.reborn = state.reborn.take();
         let mut results = std::mem::take(&mut state.results);
         drop(state);
         for (place, trial) in trials.iter().enumerate() {
             if !results.iter().any(|(known, _)| *known == place) {
-                results.push((
-                    place,
-                    result(trial, unasked("the runner broke off while asking"), std::time::Duration::ZERO),
-                ));
+                results.push((place, result(trial, unasked("the runner broke off while asking"), Duration::ZERO)));
             }
         }
         results.sort_by_key(|(place, _)| *place);
@@ -201,6 +237,13 @@ impl Shared {
             let answers = self.session.block_on(self.asker.served());
             let to_ms = self.now_ms(&asking.name)?;
             return Ok(Some(Evidence { from_ms, to_ms, answers, ..Evidence::default() }));
+        }
+        if asking.probe.technique == technique::DEPENDENTS {
+            let from_ms = self.now_ms(&asking.name)?;
+            let began = Instant::now();
+            let now_ms = || from_ms + began.elapsed().as_secs_f64() * 1000.0;
+            let looked = dependents::evidence(&self.around.target, &self.restarted, now_ms);
+            return Ok(Some(self.session.block_on(looked)));
         }
         if asking.probe.technique == technique::INBOUND {
             let (home, near) = (&self.facts.home, &self.facts.uplink_nets);
@@ -280,6 +323,9 @@ impl Shared {
 
     /// One outage: what it will change is noted in the journal before the agent may begin, and crossed out once it is put back.
     fn outage(&self, order: &OutageOrder) -> Result<Reply, String> {
+        if order.method.parse().is_ok_and(OutageMethod::is_of_container) {
+            return Ok(Reply::Outage(Box::new(self.container_outage(order))));
+        }
         let armed = match self.session.request(Request::Arm(order.method.clone())) {
             Ok(Reply::Armed(recipe)) => self.notebook.write(&order.method, *recipe),
             Ok(Reply::Failed { what, .. }) => Err(what),
@@ -287,10 +333,7 @@ impl Shared {
             Err(why) => Err(why),
         };
         if let Err(why) = armed {
-            let problems = vec![format!("the outage was not started: {why}")];
-            let evidence =
-                OutageEvidence { method: order.method.clone(), restored: true, problems, ..OutageEvidence::default() };
-            return Ok(Reply::Outage(Box::new(evidence)));
+            return Ok(Reply::Outage(Box::new(not_started(order, &why))));
         }
         let answer = self.session.outage(order.clone(), &*self.progress);
         let untouched = match &answer {
@@ -302,6 +345,58 @@ impl Shared {
             self.notebook.cross_out();
         }
         answer
+    }
+
+    /// One that is made from outside of the namespace: as [`Shared::outage`], but the journal, the keeper and the hands are the runner's own.
+    fn container_outage(&self, order: &OutageOrder) -> OutageEvidence {
+        let armed = self.session.block_on(Operation::arm(&self.around, order, self.session.how));
+        let operation = match armed {
+            Ok(operation) => Arc::new(operation),
+            Err(why) => return not_started(order, &why),
+        };
+        let begun = match self.session.request(Request::Arm(order.method.clone())) {
+            Ok(Reply::Done) => self.notebook.write_container(&order.method, operation.recipe()),
+            Ok(Reply::Failed { what, .. }) => Err(what),
+            Ok(_) => Err("the agent gave an answer that does not fit".to_owned()),
+            Err(why) => Err(why),
+        };
+        let keeper = begun.and_then(|()| self.session.block_on(operation.keeper()));
+        let keeper = match keeper {
+            Ok(keeper) => keeper,
+            Err(why) => {
+                self.notebook.cross_out_container();
+                operation.end();
+                return not_started(order, &why);
+            }
+        };
+        self.session.set_operation(Some(Arc::clone(&operation)));
+        let answer = self.session.outage(operation.order(), &*self.progress);
+        self.session.set_operation(None);
+        let mut evidence = match answer {
+            Ok(Reply::Outage(evidence)) => *evidence,
+            other => {
+                let why = match other {
+                    Ok(Reply::Failed { what, .. }) | Err(what) => what,
+                    Ok(_) => "the agent gave an answer that does not fit".to_owned(),
+                };
+                // Nobody is left to ask for it.
+                let put_back = self.session.block_on(operation.act(Act::Up));
+                let problem = format!("the agent was lost in the middle of the outage: {why}");
+                let problems = std::iter::once(problem).chain(put_back.as_ref().err().cloned()).collect();
+                let restored = put_back.is_ok();
+                OutageEvidence { method: order.method.clone(), restored, problems, ..OutageEvidence::default() }
+            }
+        };
+        if evidence.restored {
+            let recovered = self.session.unless_interrupted(operation.recover(&mut evidence));
+            self.state.lock().unwrap_or_else(PoisonError::into_inner).reborn = recovered.flatten();
+        }
+        operation.end();
+        if evidence.restored {
+            self.session.block_on(keeper.dismiss());
+            self.notebook.cross_out_container();
+        }
+        evidence
     }
 
     fn close(&self) {
@@ -348,6 +443,11 @@ impl Shared {
         drop(state);
         self.closed.notify_all();
     }
+}
+
+fn not_started(order: &OutageOrder, why: &str) -> OutageEvidence {
+    let problems = vec![format!("the outage was not started: {why}")];
+    OutageEvidence { method: order.method.clone(), restored: true, problems, ..OutageEvidence::default() }
 }
 
 /// Arrives when dropped, so that a trial that panics does not keep the others waiting.

@@ -5,11 +5,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::runtime::{Handle, Runtime};
+use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::RunError;
+use super::container::Operation;
 use crate::agent::protocol::{Envelope, OutageOrder, Reply, Request, Setup, Stack, read_frame, write_frame};
 use crate::outage::PUT_BACK_AT_MOST;
 use crate::report::progress::Progress;
@@ -35,6 +36,8 @@ pub(super) struct Session {
     deadline: Option<Instant>,
     /// `setns` or `container`.
     pub how: &'static str,
+    /// What acts when the agent asks for it.
+    operation: Arc<Mutex<Option<Arc<Operation>>>>,
     /// A signal asked for the end.
     interrupted: watch::Sender<bool>,
 }
@@ -48,7 +51,7 @@ struct Waiting {
 
 impl Session {
     /// Takes over the agent's streams.
-    pub(super) fn open(runtime: &Runtime, process: AgentProcess, deadline: Option<Instant>) -> Self {
+    pub(super) fn open(runtime: &Handle, process: AgentProcess, deadline: Option<Instant>) -> Self {
         let AgentProcess { mut stdin, mut stdout, how, handle } = process;
         let (outbox, mut requests) = mpsc::unbounded_channel::<Envelope<Request>>();
         let waiting: Arc<Mutex<Waiting>> = Arc::default();
@@ -62,9 +65,25 @@ impl Session {
             // Dropping the stream is what ends the agent.
         });
         let answers = Arc::clone(&waiting);
+        let operation: Arc<Mutex<Option<Arc<Operation>>>> = Arc::default();
+        // Dropping the outbox itself has to end the agent, whoever is still at work for it.
+        let (acting, acted) = (Arc::clone(&operation), outbox.downgrade());
         runtime.spawn(async move {
             let why = loop {
                 match read_frame::<Envelope<Reply>>(&mut stdout).await {
+                    Ok(Some(Envelope { id: 0, body: Reply::Act(act) })) => {
+                        let operation = acting.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                        let acted = acted.clone();
+                        tokio::spawn(async move {
+                            let outcome = match operation {
+                                Some(operation) => operation.act(act).await,
+                                None => Err("no outage of this kind is under way".to_owned()),
+                            };
+                            if let Some(outbox) = acted.upgrade() {
+                                let _ = outbox.send(Envelope { id: 0, body: Request::Acted(outcome) });
+                            }
+                        });
+                    }
                     Ok(Some(Envelope { id: 0, body: Reply::Note(text) })) => {
                         let _ = note.send(text);
                     }
@@ -83,7 +102,8 @@ impl Session {
             waiting.answers.clear();
         });
         Session {
-            handle: runtime.handle().clone(),
+            handle: runtime.clone(),
+            operation,
             next: AtomicU64::new(1),
             outbox: Mutex::new(Some(outbox)),
             waiting,
@@ -130,6 +150,41 @@ impl Session {
                 _ = interrupted.wait_for(|interrupted| *interrupted) => Err("the run was interrupted".to_owned()),
             }
         })
+    }
+
+    /// As [`Session::request`], for a task of the runtime.
+    ///
+    /// # Errors
+    /// Why there is no answer.
+    pub(super) async fn call(&self, body: Request) -> Result<Reply, String> {
+        let receiver = self.ask(body)?;
+        match tokio::time::timeout(ANSWER_PATIENCE, receiver).await {
+            Ok(answer) => answer.map_err(|_| self.why_gone()),
+            Err(_) => Err(stuck(ANSWER_PATIENCE)),
+        }
+    }
+
+    /// From now on `operation` acts when the agent asks for it; `None`: nobody does.
+    pub(super) fn set_operation(&self, operation: Option<Arc<Operation>>) {
+        *self.operation.lock().unwrap_or_else(PoisonError::into_inner) = operation;
+    }
+
+    /// Waits for work of the runner's own as long as no signal asks for the end. Must not be called from a task of the runtime.
+    pub(super) fn unless_interrupted<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        let mut interrupted = self.interrupted.subscribe();
+        self.handle.block_on(async {
+            tokio::select! {
+                done = work => Some(done),
+                _ = interrupted.wait_for(|interrupted| *interrupted) => None,
+            }
+        })
+    }
+
+    /// A signal that has asked for the end of `other` has asked for that of this one.
+    pub(super) fn take_after(&self, other: &Session) {
+        if other.interrupted() {
+            self.interrupted.send_replace(true);
+        }
     }
 
     /// Waits for work of the runner's own. Must not be called from a task of the runtime.
@@ -236,7 +291,7 @@ fn stuck(patience: Duration) -> String {
 }
 
 /// From here on SIGINT and SIGTERM end an outage, and the run after it, instead of the program.
-pub(super) fn watch_signals(runtime: &Runtime, session: &Arc<Session>) {
+pub(super) fn watch_signals(runtime: &Handle, session: &Arc<Session>) {
     let session = Arc::clone(session);
     runtime.spawn(async move {
         let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))

@@ -23,6 +23,7 @@ use super::sockets;
 use super::trace::Trace;
 use crate::clock::Clock;
 use crate::model::evidence::{Control, Link, PhaseWire, Role};
+use crate::net::route::Rtnetlink;
 
 /// The owner under which controls stand in the ledger.
 const CONTROL: &str = "control";
@@ -30,8 +31,15 @@ const CONTROL: &str = "control";
 const CONTROL_PATIENCE: Duration = Duration::from_millis(1500);
 /// How long the thread sleeps at most when nothing comes.
 const POLL_MS: u16 = 20;
+/// Packets that are read in one go: a flood that never ends must not keep others from the state, nor the thread from its end.
+const MAX_AT_ONCE: usize = 1024;
 /// Sockets that wait to be looked for; more are not looked for.
 const MAX_QUESTIONS: usize = 256;
+/// The link that carries the closing controls where the uplinks are gone, and its other end.
+const STAND_IN: &str = "leakcheck0";
+const STAND_IN_PEER: &str = "leakcheck1";
+/// How long it may take to come up.
+const STAND_IN_PATIENCE: Duration = Duration::from_secs(2);
 /// How long the end of a phase waits for the last of them.
 const ANSWER_PATIENCE: Duration = Duration::from_millis(500);
 
@@ -117,6 +125,20 @@ impl Sensor {
     /// Sends the closing controls, waits until they have been seen, and hands over what was seen since the last phase was closed.
     pub fn close(&self, mut phase: PhaseWire) -> PhaseWire {
         phase.controls.extend(self.control());
+        let there = datalink::interfaces();
+        let is_gone = |name: &String| !there.iter().any(|link| link.name == *name);
+        phase.gone = phase.uplinks.iter().filter(|name| is_gone(name)).cloned().collect();
+        if !phase.gone.is_empty() && phase.gone.len() == phase.uplinks.len() {
+            match self.stand_in() {
+                Ok(controls) => {
+                    phase.controls.extend(controls);
+                    phase.stand_in = Some(STAND_IN.to_owned());
+                }
+                Err(error) => phase.problems.push(format!(
+                    "the uplinks are gone, and no other link could be made to see whether the sensor still works: {error}"
+                )),
+            }
+        }
         let deadline = Instant::now() + ANSWER_PATIENCE;
         while self.shared.asked.load(Ordering::Relaxed) > 0 && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(2));
@@ -158,6 +180,11 @@ impl Sensor {
         self.shared.lock().trace.mark(now);
     }
 
+    /// From here on the trace measures how long the tunnel is silent.
+    pub fn watch_silence(&self) {
+        self.shared.lock().trace.watch_silence();
+    }
+
     /// The trace so far.
     pub fn trace(&self) -> Trace {
         self.shared.lock().trace.clone()
@@ -170,12 +197,16 @@ impl Sensor {
 
     /// One control of each kind on each uplink that is up; waits until all are seen or patience is over.
     fn control(&self) -> Vec<Control> {
+        self.control_on(|name| !self.shared.tunnels.iter().any(|tunnel| tunnel == name))
+    }
+
+    fn control_on(&self, is_wanted: impl Fn(&str) -> bool) -> Vec<Control> {
         let owner: Arc<str> = CONTROL.into();
         let mut sent: Vec<(Control, Option<Entry>)> = Vec::new();
         // A link that is down or has no carrier lets nothing out, and could not carry a control either. Links that came later are uplinks too.
         for interface in datalink::interfaces() {
             let carries = interface.is_up() && interface.is_lower_up();
-            if carries && !interface.is_loopback() && !self.shared.tunnels.contains(&interface.name) {
+            if carries && !interface.is_loopback() && is_wanted(&interface.name) {
                 self.control_link(&interface, &owner, &mut sent);
             }
         }
@@ -194,6 +225,23 @@ impl Sensor {
             thread::sleep(Duration::from_millis(1));
         }
         sent.into_iter().map(|(control, _)| control).collect()
+    }
+
+    /// Controls on a link of our own that goes nowhere, in a namespace that has lost all of its uplinks: the sensor has to hear to the end.
+    fn stand_in(&self) -> io::Result<Vec<Control>> {
+        let own = std::fs::File::open("/proc/thread-self/ns/net")?;
+        let mut kernel = Rtnetlink::open().map_err(io::Error::other)?;
+        kernel.add_veth(STAND_IN, STAND_IN_PEER, &own).map_err(io::Error::other)?;
+        let up = [STAND_IN_PEER, STAND_IN].iter().try_for_each(|name| kernel.set_link(name, true));
+        // The peer's carrier is told to this end by a worker of the kernel.
+        let deadline = Instant::now() + STAND_IN_PATIENCE;
+        let carries = |link: &NetworkInterface| link.name == STAND_IN && link.is_lower_up();
+        while up.is_ok() && !datalink::interfaces().iter().any(carries) && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(2));
+        }
+        let controls = up.map(|()| self.control_on(|name| name == STAND_IN));
+        kernel.delete_link(STAND_IN).map_err(io::Error::other)?;
+        controls.map_err(io::Error::other)
     }
 
     fn control_link(&self, interface: &NetworkInterface, owner: &Arc<str>, sent: &mut Vec<(Control, Option<Entry>)>) {
@@ -237,7 +285,8 @@ impl Shared {
                 state.problems.push(format!("the sensor could not wait for packets: {error}"));
                 return;
             }
-            while let Some(question) = ring.next(|frame| self.take(&mut state, &frame)) {
+            for _ in 0..MAX_AT_ONCE {
+                let Some(question) = ring.next(|frame| self.take(&mut state, &frame)) else { break };
                 // Who sent it is good to know, but no verdict hangs on it: what there is no room for is not asked.
                 if let Some(question) = question {
                     self.asked.fetch_add(1, Ordering::Relaxed);
@@ -333,6 +382,7 @@ impl State {
     fn uplinks(&self) -> Vec<String> {
         let mut names: Vec<String> =
             self.roles.values().filter(|(_, role)| *role == Role::Uplink).map(|(name, _)| name.clone()).collect();
+        names.retain(|name| name != STAND_IN && name != STAND_IN_PEER);
         names.sort();
         names.dedup();
         names

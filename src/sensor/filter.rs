@@ -45,6 +45,22 @@ pub fn nothing() -> Vec<sock_filter> {
     vec![op(RET, DROP)]
 }
 
+/// The filter for what comes in by links whose index is above `known`, and nothing else: on the host, what the other end sends of links
+/// that are made from now on.
+pub fn incoming_above(known: u32) -> Vec<sock_filter> {
+    let mut asm = Assembler::default();
+    asm.load(LD_W_ABS, AD_PKTTYPE);
+    asm.when(JEQ, u32::from(libc::PACKET_OUTGOING), Label::Drop);
+    asm.load(LD_W_ABS, AD_IFINDEX);
+    asm.unless(JGE, known.saturating_add(1), Label::Drop);
+    asm.jump(Label::Accept);
+    asm.place(Label::Accept);
+    asm.op(RET, SNAP);
+    asm.place(Label::Drop);
+    asm.op(RET, DROP);
+    asm.finish()
+}
+
 /// The filter for outgoing packets on all links. `loopback` and `tunnels` are interface indices; of a tunnel only packets with TTL or
 /// hop limit 1 pass, which every stimulus has; every other link is an uplink.
 pub fn compile(allow: &AllowList, loopback: &[u32], tunnels: &[u32]) -> Vec<sock_filter> {

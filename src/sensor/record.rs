@@ -207,6 +207,8 @@ impl Record {
                 tag: seen.tag,
                 octets: STANDARD.encode(seen.octets),
                 length: seen.length,
+                class,
+                probe: kept.sighting.probe.clone(),
                 comment: String::new(),
             });
         }

@@ -18,6 +18,9 @@ pub struct Trace {
     pub first_after_mark_ms: Option<f64>,
     /// Last stimulus seen in the tunnel before [`Trace::mark`].
     pub last_before_mark_ms: Option<f64>,
+    /// The longest time between two stimuli in the tunnel since [`Trace::watch_silence`]: its beginning and its end.
+    pub longest_silence_ms: Option<(f64, f64)>,
+    watched: bool,
     mark_ms: Option<f64>,
 }
 
@@ -28,16 +31,27 @@ impl Trace {
         self.mark_ms = Some(now);
     }
 
+    /// From here on silence in the tunnel is measured.
+    pub fn watch_silence(&mut self) {
+        self.watched = true;
+    }
+
     /// Takes note of a stimulus.
     pub fn take(&mut self, at_ms: f64, class: Class, packet: &Packet<'_>) {
         match class {
             Class::Tunnelled => {
+                if let (true, Some(last)) = (self.watched, self.last_in_tunnel_ms) {
+                    let longest = self.longest_silence_ms.map_or(0.0, |(from, to)| to - from);
+                    if at_ms - last > longest {
+                        self.longest_silence_ms = Some((last, at_ms));
+                    }
+                }
                 self.last_in_tunnel_ms = Some(at_ms);
                 if self.mark_ms.is_some_and(|mark| at_ms >= mark) {
                     self.first_after_mark_ms.get_or_insert(at_ms);
                 }
             }
-            Class::Offence => {
+            Class::Offence | Class::Nearby | Class::LocalDns => {
                 let proto = hole_label(packet);
                 match self.holes.iter_mut().rev().find(|hole| hole.proto == proto) {
                     Some(hole) if at_ms - hole.to_ms <= HOLE_GAP_MS => {
@@ -47,7 +61,7 @@ impl Trace {
                     _ => self.holes.push(Hole { from_ms: at_ms, to_ms: at_ms, proto, packets: 1 }),
                 }
             }
-            Class::Nearby | Class::LocalDns | Class::Server => {}
+            Class::Server => {}
         }
     }
 }

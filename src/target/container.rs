@@ -27,6 +27,9 @@ const ROOM: usize = 256 * 1024;
 /// Patience for the engine to remove a container that was killed.
 const REMOVAL: Duration = Duration::from_secs(10);
 
+/// What [`AgentProcess::how`] is.
+pub(super) const HOW: &str = "container";
+
 /// A container of ours that was started; the engine removes it when its process ends.
 pub(super) struct Joined {
     engine: Engine,
@@ -36,12 +39,34 @@ pub(super) struct Joined {
 
 /// Starts the agent in a container that shares the network of the container `owner`.
 pub async fn launch(engine: &Engine, owner: &str, admin: bool) -> Result<AgentProcess, TargetError> {
-    let image = image::ensure(engine).await?;
-    let name = format!("leakcheck-agent-{}-{:08x}", std::process::id(), rand::random::<u32>());
-    let options = CreateContainerOptionsBuilder::default().name(&name).build();
-    let body = recipe(image, owner, admin);
-    let id =
-        engine.docker.create_container(Some(options), body).await.map_err(asked("create the agent's container"))?.id;
+    // It sends as the users of the stack's programs too, whom firewalls can tell apart.
+    let mut capabilities = ["NET_RAW", "SETUID", "SETGID"].map(str::to_owned).to_vec();
+    if admin {
+        capabilities.push("NET_ADMIN".to_owned());
+    }
+    launch_with(engine, &format!("container:{owner}"), &capabilities).await
+}
+
+/// Starts the agent in a container in the network namespace of the engine's host, with the right to listen and no other.
+pub async fn launch_on_host(engine: &Engine) -> Result<AgentProcess, TargetError> {
+    launch_with(engine, "host", &["NET_RAW".to_owned()]).await
+}
+
+async fn launch_with(engine: &Engine, network: &str, capabilities: &[String]) -> Result<AgentProcess, TargetError> {
+    let create = async || {
+        let image = image::ensure(engine).await?;
+        let name = format!("leakcheck-agent-{}-{:08x}", std::process::id(), rand::random::<u32>());
+        let options = CreateContainerOptionsBuilder::default().name(&name).build();
+        let body = recipe(image, network, capabilities);
+        engine.docker.create_container(Some(options), body).await.map_err(asked("create the agent's container"))
+    };
+    let id = match create().await {
+        // Another leakcheck may have removed the image as one of an earlier build, just after it was found.
+        Err(TargetError::Docker { source: Error::DockerResponseServerError { status_code: 404, .. }, .. }) => {
+            create().await?.id
+        }
+        other => other?.id,
+    };
     match start(engine, &id).await {
         Ok(agent) => Ok(agent),
         Err(error) => {
@@ -53,12 +78,7 @@ pub async fn launch(engine: &Engine, owner: &str, admin: bool) -> Result<AgentPr
 }
 
 /// Everything that is not needed is taken away: the agent is to look at a network, and at nothing else of the host.
-fn recipe(image: String, owner: &str, admin: bool) -> ContainerCreateBody {
-    // It sends as the users of the stack's programs too, whom firewalls can tell apart.
-    let mut capabilities = ["NET_RAW", "SETUID", "SETGID"].map(str::to_owned).to_vec();
-    if admin {
-        capabilities.push("NET_ADMIN".to_owned());
-    }
+fn recipe(image: String, network: &str, capabilities: &[String]) -> ContainerCreateBody {
     ContainerCreateBody {
         image: Some(image),
         cmd: Some(vec!["agent".to_owned()]),
@@ -71,9 +91,9 @@ fn recipe(image: String, owner: &str, admin: bool) -> ContainerCreateBody {
         stdin_once: Some(true),
         tty: Some(false),
         host_config: Some(HostConfig {
-            network_mode: Some(format!("container:{owner}")),
+            network_mode: Some(network.to_owned()),
             cap_drop: Some(vec!["ALL".to_owned()]),
-            cap_add: Some(capabilities),
+            cap_add: Some(capabilities.to_vec()),
             security_opt: Some(vec!["no-new-privileges:true".to_owned()]),
             readonly_rootfs: Some(true),
             auto_remove: Some(true),
@@ -101,7 +121,7 @@ async fn start(engine: &Engine, id: &str) -> Result<AgentProcess, TargetError> {
     let pump = tokio::spawn(pump_out(attached.output, from_agent, tail.clone()));
     let joined = Joined { engine: engine.clone(), id: id.to_owned(), end };
     let handle = AgentHandle::new(Behind::Container(joined), tail, pump);
-    Ok(AgentProcess { stdin: Box::pin(stdin), stdout: Box::pin(stdout), how: "container", handle })
+    Ok(AgentProcess { stdin: Box::pin(stdin), stdout: Box::pin(stdout), how: HOW, handle })
 }
 
 /// Waits until the container is removed; how it ended, when not well. When it was gone before the engine took the question, nobody
@@ -169,14 +189,11 @@ mod tests {
 
     #[test]
     fn the_agent_may_do_no_more_than_it_needs() {
-        let recipe = |admin| recipe("leakcheck-agent:1".to_owned(), "abc", admin).host_config.expect("a host config");
-        let plain = recipe(false);
-        assert_eq!(plain.cap_drop.as_deref(), Some(&["ALL".to_owned()][..]));
-        let needed = ["NET_RAW", "SETUID", "SETGID"].map(str::to_owned).to_vec();
-        assert_eq!(plain.cap_add.as_ref(), Some(&needed));
-        assert_eq!(plain.network_mode.as_deref(), Some("container:abc"));
-        assert_eq!((plain.readonly_rootfs, plain.privileged, plain.binds), (Some(true), None, None));
-        let admin = recipe(true);
-        assert_eq!(admin.cap_add, Some([needed, vec!["NET_ADMIN".to_owned()]].concat()));
+        let needed = ["NET_RAW", "NET_ADMIN"].map(str::to_owned);
+        let host = recipe("leakcheck-agent:1".to_owned(), "container:abc", &needed).host_config.expect("a host config");
+        assert_eq!(host.cap_drop.as_deref(), Some(&["ALL".to_owned()][..]));
+        assert_eq!(host.cap_add.as_deref(), Some(&needed[..]));
+        assert_eq!(host.network_mode.as_deref(), Some("container:abc"));
+        assert_eq!((host.readonly_rootfs, host.privileged, host.binds), (Some(true), None, None));
     }
 }

@@ -26,6 +26,8 @@ const LONGEST_ARCHIVE: usize = 256 * 1024;
 #[derive(Debug, Clone)]
 pub struct Engine {
     pub(super) docker: Docker,
+    /// Its address, as [`Engine::connect`] takes it.
+    pub host: String,
     /// Whether the engine is reached over a socket of this machine.
     pub local: bool,
 }
@@ -47,7 +49,10 @@ impl Engine {
             .map_err(|source| TargetError::Address { host: host.clone(), source })?
             .negotiate_version();
         match tokio::time::timeout(patience, docker).await {
-            Ok(Ok(docker)) => Ok(Self { docker, local: socket.is_some() }),
+            Ok(Ok(docker)) => {
+                let local = socket.is_some();
+                Ok(Self { docker, host, local })
+            }
             Ok(Err(source)) => Err(TargetError::Address { host, source }),
             Err(_) => Err(TargetError::Silent { host, after: patience }),
         }

@@ -5,7 +5,6 @@ use std::ffi::{CStr, c_int, c_void};
 use std::fs;
 use std::hash::Hasher as _;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use bollard::errors::Error;
 use bollard::query_parameters::{BuildImageOptionsBuilder, ListImagesOptions, RemoveImageOptions};
@@ -20,9 +19,6 @@ const REPOSITORY: &str = "leakcheck-agent";
 
 /// Where the program is inside.
 const PROGRAM: &str = "/leakcheck";
-
-/// Images of other builds are removed when they are older than this, in seconds: a run that goes on may still want its own.
-const STALE_S: i64 = 24 * 3600;
 
 /// Finds the image of this very program, or builds it; its name and tag.
 pub async fn ensure(engine: &Engine) -> Result<String, TargetError> {
@@ -149,13 +145,14 @@ async fn build(engine: &Engine, tag: &str, files: &[Content], instructions: &str
     Ok(())
 }
 
-/// Removes images of earlier builds. One that cannot be removed is in use, or gone already: either is fine.
+/// Removes images of earlier builds. One that cannot be removed is in use, or gone already: either is fine. One that has no name may be
+/// about to get it, in another run's build.
 async fn remove_stale(engine: &Engine, keep: &str) {
     let filters = [("label".to_owned(), vec![format!("{LABEL}={IMAGE}")])].into();
     let options = ListImagesOptions { filters: Some(filters), ..Default::default() };
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs() as i64);
+    let ours = format!("{REPOSITORY}:");
     for image in engine.docker.list_images(Some(options)).await.unwrap_or_default() {
-        if image.created + STALE_S < now && !image.repo_tags.iter().any(|tag| tag == keep) {
+        if image.repo_tags.iter().any(|tag| tag.starts_with(&ours)) && !image.repo_tags.iter().any(|tag| tag == keep) {
             // No force: an image that a container still uses stays.
             drop(engine.docker.remove_image(&image.id, None::<RemoveImageOptions>, None).await);
         }

@@ -6,6 +6,7 @@ mod docker;
 mod error;
 mod gluetun;
 mod image;
+mod lifecycle;
 mod netns;
 mod pid;
 mod process;
@@ -16,15 +17,18 @@ mod spec;
 mod stack;
 mod sweep;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use bollard::query_parameters::RestartContainerOptions;
 use docker::Engine;
 pub use error::{Candidate, TargetError};
 pub use gluetun::{Gluetun, ROLE_LABEL};
-use pid::Process;
+pub use lifecycle::{Condition, Container};
+pub use pid::Process;
 pub use process::{AgentHandle, AgentInput, AgentOutput, AgentProcess};
 use resolv::Place;
-pub use resolv::ResolvConf;
+pub use resolv::{ResolvConf, of_process as resolv_conf_of};
+pub use setns::SETNS;
 pub use settings::Settings;
 pub use spec::{Enter, FindOptions, TargetSpec};
 pub use stack::Dependent;
@@ -136,14 +140,88 @@ impl Target {
     /// Starts the agent inside. `admin` says that it will change the network there, and needs CAP_NET_ADMIN.
     pub async fn launch(&self, enter: Enter, admin: bool) -> Result<AgentProcess, TargetError> {
         match (enter, &self.stack) {
-            (Enter::Setns, _) | (Enter::Auto, None) => setns::launch(self.enterable()?),
+            (Enter::Setns, _) | (Enter::Auto, None) => setns::launch(Some(self.enterable()?)),
             (Enter::Container, None) => Err(TargetError::NotDocker { label: self.label.clone() }),
             (Enter::Container, Some(stack)) => container::launch(&stack.engine, &stack.id, admin).await,
             (Enter::Auto, Some(stack)) => match self.enterable() {
-                Ok(namespace) => setns::launch(namespace),
+                Ok(namespace) => setns::launch(Some(namespace)),
                 Err(_) => container::launch(&stack.engine, &stack.id, admin).await,
             },
         }
+    }
+
+    /// Paths by which the resolv.conf of the stack and of its dependents are read from here, as far as they are.
+    pub fn resolv_files(&self) -> Vec<PathBuf> {
+        let of_dependents = self.dependents.iter().filter_map(|dependent| dependent.pid);
+        let own = self.place.path().into_iter();
+        own.chain(of_dependents.map(|pid| PathBuf::from(format!("/proc/{pid}/root{}", resolv::PATH)))).collect()
+    }
+
+    /// The container that owns the namespace, as something that can be stopped and started; `None` when there is none.
+    pub fn container(&self) -> Option<Container> {
+        let stack = self.stack.as_ref()?;
+        Some(Container::new(&stack.engine.host, &stack.id, &stack.name, &stack.settings.restart))
+    }
+
+    /// The containers that share the namespace, or were meant to, as they are now.
+    pub async fn dependents_now(&self) -> Result<Vec<Dependent>, TargetError> {
+        match &self.stack {
+            Some(stack) => stack.dependents(self.namespace.as_ref()).await,
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// Restarts a dependent, which has it join the namespace that its owner has now.
+    pub async fn restart_dependent(&self, dependent: &Dependent) -> Result<(), TargetError> {
+        let Some(stack) = &self.stack else { return Ok(()) };
+        let doing = docker::asked(format!("restart the container {}", dependent.name));
+        stack.engine.docker.restart_container(&dependent.id, None::<RestartContainerOptions>).await.map_err(doing)
+    }
+
+    /// Whether a dependent waits for the health of this container before Compose starts it; `None` when nobody can tell.
+    pub fn waits_for_health(&self, dependent: &Dependent) -> Option<bool> {
+        let stack = self.stack.as_ref()?;
+        match &dependent.settings.depends_on {
+            Some(all) => {
+                Some(all.iter().any(|(service, condition)| {
+                    stack.service.as_ref() == Some(service) && condition == "service_healthy"
+                }))
+            }
+            // An old Compose does not tell what it knows; Docker by itself waits for nothing.
+            None => (!dependent.settings.by_compose).then_some(false),
+        }
+    }
+
+    /// Starts an agent in the namespace that the container, which was started again since it was found, has now. What comes beside it has
+    /// to be kept until the agent has answered once.
+    pub async fn launch_anew(
+        &self,
+        condition: &Condition,
+        how: &str,
+    ) -> Result<(AgentProcess, Option<Netns>), TargetError> {
+        let Some(stack) = &self.stack else { return Err(TargetError::NotDocker { label: self.label.clone() }) };
+        if how == container::HOW {
+            return Ok((container::launch(&stack.engine, &stack.id, true).await?, None));
+        }
+        let not_local = || TargetError::NotLocal { name: stack.name.clone() };
+        let process = Process::of_container(condition.pid, &stack.id, None).ok_or_else(not_local)?;
+        let docker = true;
+        let refused = |source| TargetError::NotPermitted { label: self.label.clone(), docker, source };
+        let namespace = Netns::open(process.netns()).map_err(refused)?;
+        Ok((setns::launch(Some(&namespace))?, Some(namespace)))
+    }
+
+    /// Starts an agent on the host of the container, in the network namespace of the engine's bridges: a child where they are to be seen
+    /// from here and may be listened to, else a container.
+    pub async fn launch_on_host(&self) -> Result<AgentProcess, TargetError> {
+        let Some(stack) = &self.stack else { return Err(TargetError::NotDocker { label: self.label.clone() }) };
+        let here = pnet::datalink::interfaces();
+        let bridges = stack.bridges().await?;
+        let near = stack.engine.local && here.iter().any(|link| bridges.contains(&link.name));
+        if near && crate::sensor::ring::Ring::open(1).is_ok() {
+            return setns::launch(None);
+        }
+        container::launch_on_host(&stack.engine).await
     }
 
     /// Reads the stack's resolv.conf as it is now.

@@ -1,6 +1,7 @@
 //! The resolv.conf that counts is the stack's. A network namespace does not bring its own, so where it is depends on what the target is.
 
 use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::docker::Engine;
@@ -30,11 +31,32 @@ pub(super) enum Place {
     Container { engine: Engine, id: String, name: String },
 }
 
+/// That of a running process, as it sees it; `None`: there is no such file there.
+///
+/// # Errors
+/// When it cannot be read, or the process is gone ([`io::ErrorKind::NotFound`]).
+pub fn of_process(pid: u32) -> io::Result<Option<String>> {
+    let process = Process::find(pid).ok_or(io::ErrorKind::NotFound)?;
+    match process.read(PATH) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound && process.alive() => Ok(None),
+        other => other.map(Some),
+    }
+}
+
 impl Place {
     /// Where the resolv.conf is for programs that are run in a named namespace, by ip-netns(8).
     pub(super) fn of_namespace(name: Option<&str>) -> Self {
         let own = name.map(|name| Path::new("/etc/netns").join(name).join("resolv.conf"));
         Self::File(own.filter(|path| path.exists()).unwrap_or_else(|| PathBuf::from(PATH)))
+    }
+
+    /// Its path on this machine, where it has one.
+    pub(super) fn path(&self) -> Option<PathBuf> {
+        match self {
+            Self::File(path) => Some(path.clone()),
+            Self::Process(process) => Some(format!("/proc/{}/root{PATH}", process.pid).into()),
+            Self::Container { .. } => None,
+        }
     }
 
     /// Reads it as it is now.
@@ -76,6 +98,8 @@ mod tests {
         let own = Process::find(std::process::id()).expect("we run");
         let read = Place::Process(own).read().await.expect("we have one");
         assert_eq!(read.text, std::fs::read_to_string(PATH).expect("we have one"));
+        assert_eq!(of_process(std::process::id()).expect("we run"), Some(read.text));
+        assert_eq!(of_process(u32::MAX).expect_err("there is none").kind(), io::ErrorKind::NotFound);
     }
 
     #[test]

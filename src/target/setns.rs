@@ -8,10 +8,16 @@ use super::error::TargetError;
 use super::process::{AgentHandle, AgentProcess, Behind, Tail};
 use crate::net::netns::Netns;
 
-/// Starts this program again as the agent of the namespace.
-pub fn launch(netns: &Netns) -> Result<AgentProcess, TargetError> {
+/// What an agent that came in this way says of it.
+pub const SETNS: &str = "setns";
+
+/// Starts this program again as the agent of the namespace; without one, of that in which we are.
+pub fn launch(netns: Option<&Netns>) -> Result<AgentProcess, TargetError> {
     let mut command = Command::new("/proc/self/exe");
-    command.arg0("leakcheck").arg("agent").arg("--netns").arg(netns.path());
+    command.arg0("leakcheck").arg("agent");
+    if let Some(netns) = netns {
+        command.arg("--netns").arg(netns.path());
+    }
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     // A session of its own: Ctrl-C and the closing of the terminal reach the runner alone, which then ends the agent in order.
     let own_session = || nix::unistd::setsid().map(drop).map_err(std::io::Error::from);
@@ -25,5 +31,5 @@ pub fn launch(netns: &Netns) -> Result<AgentProcess, TargetError> {
     let tail = Tail::default();
     let pump = tokio::spawn(tail.clone().follow(stderr));
     let handle = AgentHandle::new(Behind::Child(child), tail, pump);
-    Ok(AgentProcess { stdin: Box::pin(stdin), stdout: Box::pin(stdout), how: "setns", handle })
+    Ok(AgentProcess { stdin: Box::pin(stdin), stdout: Box::pin(stdout), how: SETNS, handle })
 }

@@ -31,6 +31,8 @@ pub struct Settings {
     pub restart: String,
     /// What Compose was told that it depends on, as `(service, condition)`; `None` when it was not made by Compose.
     pub depends_on: Option<Vec<(String, String)>>,
+    /// Whether Compose made it; an old one does not tell what it depends on.
+    pub by_compose: bool,
     /// Names of environment variables that hold a secret in clear.
     pub secret_variables: Vec<String>,
     /// As whom its programs run, user and group, by its settings: `User`, and the variables PUID and PGID that many images obey.
@@ -65,6 +67,7 @@ pub fn read(container: &ContainerInspectResponse) -> Settings {
             .map(RestartPolicyNameEnum::to_string)
             .unwrap_or_default(),
         depends_on: depends_on(&config),
+        by_compose: config.labels.as_ref().is_some_and(|labels| labels.contains_key("com.docker.compose.project")),
         secret_variables: config.env.iter().flatten().filter_map(|line| secret_variable(line)).collect(),
         users: users(&config),
         started_at: state.started_at,
@@ -188,6 +191,7 @@ mod tests {
                 ("gluetun".to_owned(), "service_healthy".to_owned()),
                 ("db".to_owned(), "service_started".to_owned()),
             ]),
+            by_compose: false,
             secret_variables: vec!["API_KEY".to_owned()],
             users: vec![(1000, 100)],
             started_at: Some("2026-01-01T00:00:00Z".to_owned()),

@@ -4,8 +4,9 @@ use std::path::Path;
 
 use bollard::models::{ContainerInspectResponse, ContainerStateStatusEnum, ContainerSummary};
 use futures_util::future::{join_all, try_join_all};
+use jiff::Timestamp;
 
-use super::docker::{Engine, candidate, label, name_of, runs};
+use super::docker::{Engine, asked, candidate, label, name_of, runs};
 use super::error::TargetError;
 use super::gluetun::{self, Gluetun, Listed};
 use super::netns;
@@ -17,6 +18,9 @@ use crate::net::netns::Netns;
 
 /// Label of Compose: which project a container is of.
 const PROJECT: &str = "com.docker.compose.project";
+
+/// Label of Compose: of which service of it.
+const SERVICE: &str = "com.docker.compose.service";
 
 /// A container that shares the network of the stack, or was meant to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +53,8 @@ pub(super) struct Stack {
     /// Its first process, when it is to be seen from here.
     pub process: Option<Process>,
     pub notes: Vec<String>,
+    /// Its service, where Compose made it.
+    pub service: Option<String>,
     project: Option<String>,
 }
 
@@ -77,6 +83,7 @@ pub(super) async fn find(engine: Engine, name: Option<&str>) -> Result<Stack, Ta
     Ok(Stack {
         settings: settings::read(&container.inner),
         gluetun: config.and_then(Gluetun::read),
+        service: config.and_then(|config| config.labels.as_ref()?.get(SERVICE).cloned()),
         project: config.and_then(|config| config.labels.as_ref()?.get(PROJECT).cloned()),
         id: container.id,
         name: container.name,
@@ -87,6 +94,19 @@ pub(super) async fn find(engine: Engine, name: Option<&str>) -> Result<Stack, Ta
 }
 
 impl Stack {
+    /// Names of the links on the engine's host that are the bridges of its networks.
+    pub(super) async fn bridges(&self) -> Result<Vec<String>, TargetError> {
+        let mut names = Vec::new();
+        for network in &self.settings.networks {
+            let doing = asked(format!("inspect the network {network}"));
+            let found = self.engine.docker.inspect_network(network, None).await.map_err(doing)?;
+            let stated = found.options.and_then(|mut options| options.remove("com.docker.network.bridge.name"));
+            let by_id = found.id.and_then(|id| Some(format!("br-{}", id.get(..12)?)));
+            names.extend(stated.or(by_id));
+        }
+        Ok(names)
+    }
+
     /// Where its resolv.conf is: the process's root is quicker to read and needs privilege; the engine always can.
     pub(super) fn resolv_conf(&self) -> Place {
         match &self.process {
@@ -123,11 +143,16 @@ impl Stack {
         let pid = container.pid();
         let process = pid.filter(|_| self.engine.local).and_then(|pid| Process::of_container(pid, &container.id, None));
         let joined_this = container.joined().is_some_and(|owner| is_named(owner, &self.id, &self.name));
+        let owner_started_at = self.settings.started_at.as_deref().and_then(|at| at.parse::<Timestamp>().ok());
         let in_namespace = match (namespace, &process) {
             (Some(namespace), Some(process)) => netns::holds(namespace, process.pid),
             // One that joined a container which is gone cannot be in this namespace, and one that does not run is in none.
             _ if !joined_this || pid.is_none() => Some(false),
-            _ => None,
+            // It joins when it is started, the namespace that its owner has then.
+            _ => match (&owner_started_at, container.started_at()) {
+                (Some(owner), Some(own)) => Some(own > *owner),
+                _ => None,
+            },
         };
         let place =
             Place::Container { engine: self.engine.clone(), id: container.id.clone(), name: container.name.clone() };
@@ -213,6 +238,10 @@ impl Inspected {
     /// The container whose network it joined.
     fn joined(&self) -> Option<&str> {
         self.network_mode().strip_prefix("container:")
+    }
+
+    fn started_at(&self) -> Option<Timestamp> {
+        self.inner.state.as_ref()?.started_at.as_deref()?.parse().ok()
     }
 
     fn state(&self) -> String {

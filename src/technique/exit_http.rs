@@ -7,6 +7,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::ready;
+use futures_util::stream::{self, FuturesUnordered, Stream, StreamExt};
 use reqwest::Url;
 use rustls::ClientConfig;
 use serde::Deserialize;
@@ -51,33 +53,59 @@ pub(super) async fn hear(cx: &Context) -> Evidence {
     cx.heard.now().http.get_or_init(|| asked).await.clone()
 }
 
-/// Asks every witness, over both families.
+/// Asks every witness, over both families, and gives each answer as it comes: of those that are down, at last.
 ///
 /// # Errors
 /// When TLS cannot be set up.
-pub async fn ask_exits(cx: &Context) -> Result<Vec<Answer>, String> {
+pub fn asking_exits(cx: &Context) -> Result<impl Stream<Item = Answer> + '_, String> {
     let tls = http::trust(cx.setup.extra_ca.as_deref())?;
-    let (servers, _) = names::nameservers(&cx.setup.resolv_conf);
-    let asked = cx.setup.echo_http.iter().map(|url| witness(cx, &tls, &servers, url));
+    let asked = cx.setup.echo_http.iter().map(move |url| {
+        let tls = tls.clone();
+        let ask = move |found: Found| match found {
+            Ok((url, addresses)) => {
+                let asked = addresses.into_iter().map(|address| {
+                    let (tls, url) = (tls.clone(), url.clone());
+                    async move { echo(cx, &tls, &url, address).await }
+                });
+                asked.collect::<FuturesUnordered<_>>().left_stream()
+            }
+            Err(answer) => stream::once(ready(answer)).right_stream(),
+        };
+        stream::once(find(cx, url)).flat_map(ask).boxed_local()
+    });
+    Ok(stream::iter(asked).flatten_unordered(None))
+}
+
+/// Asks every witness, over both families.
+async fn ask_exits(cx: &Context) -> Result<Vec<Answer>, String> {
+    let tls = http::trust(cx.setup.extra_ca.as_deref())?;
+    let asked = cx.setup.echo_http.iter().map(|url| witness(cx, &tls, url));
     Ok(futures_util::future::join_all(asked).await.into_iter().flatten().collect())
 }
 
-async fn witness(cx: &Context, tls: &ClientConfig, servers: &[IpAddr], url: &str) -> Vec<Answer> {
-    let Ok(parsed) = Url::parse(url) else {
-        return vec![cx.answer(url, Said::Nothing { error: "it is no URL".to_owned() })];
-    };
-    let addresses = match names::addresses(servers, parsed.host_str().unwrap_or_default()).await {
-        Ok(addresses) => addresses,
-        Err(error) => {
-            return vec![
-                cx.answer(shown(&parsed), Said::Nothing { error: format!("its name could not be resolved: {error}") }),
-            ];
+async fn witness(cx: &Context, tls: &ClientConfig, url: &str) -> Vec<Answer> {
+    match find(cx, url).await {
+        Ok((url, addresses)) => {
+            let asked = addresses.into_iter().map(|address| echo(cx, tls, &url, address));
+            futures_util::future::join_all(asked).await
         }
-    };
+        Err(answer) => vec![answer],
+    }
+}
+
+/// A witness and one address of each family that it has, or what goes on record instead.
+type Found = Result<(Url, Vec<IpAddr>), Answer>;
+
+async fn find(cx: &Context, url: &str) -> Found {
+    let nothing = |who: String, error: String| cx.answer(who, Said::Nothing { error });
+    let parsed = Url::parse(url).map_err(|_| nothing(url.to_owned(), "it is no URL".to_owned()))?;
+    let (servers, _) = names::nameservers(&cx.setup.resolv_conf);
+    let found = names::addresses(&servers, parsed.host_str().unwrap_or_default()).await;
+    let addresses =
+        found.map_err(|error| nothing(shown(&parsed), format!("its name could not be resolved: {error}")))?;
     let v4 = addresses.iter().find(|address| address.is_ipv4());
     let v6 = addresses.iter().find(|address| address.is_ipv6());
-    let asked = [v4, v6].into_iter().flatten().map(|address| echo(cx, tls, &parsed, *address));
-    futures_util::future::join_all(asked).await
+    Ok((parsed, [v4, v6].into_iter().flatten().copied().collect()))
 }
 
 async fn echo(cx: &Context, tls: &ClientConfig, url: &Url, address: IpAddr) -> Answer {

@@ -13,7 +13,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde_json::Value;
 use tokio::net::{TcpStream, UdpSocket};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{Context, NoParams, Technique, Work, read};
 use crate::model::evidence::{Evidence, Said};
@@ -85,7 +85,7 @@ fn hosts(cx: &Context) -> Vec<Ipv4Addr> {
     hosts.into_iter().filter(|ip| !own(ip)).take(MAX_HOSTS).collect()
 }
 
-/// The first answer, or `None` when there was none.
+/// The first answer that is one, else the first that is none, or `None` when nothing came.
 async fn ask(host: Ipv4Addr, port: u16, question: &[u8]) -> io::Result<Option<Vec<u8>>> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await?;
     socket.connect(SocketAddr::from((host, port))).await?;
@@ -96,14 +96,31 @@ async fn ask(host: Ipv4Addr, port: u16, question: &[u8]) -> io::Result<Option<Ve
         question[20..24].copy_from_slice(&own.octets());
     }
     let mut answer = [0; 1500];
+    let mut odd = None;
     for _ in 0..TRIES {
         socket.send(&question).await?;
-        match timeout(PATIENCE, socket.recv(&mut answer)).await {
-            Ok(length) => return Ok(Some(answer[..length?].to_vec())),
-            Err(_) => continue,
+        let until = Instant::now() + PATIENCE;
+        // A flood of what is no answer must not keep the clock from being looked at.
+        while Instant::now() < until {
+            let Ok(length) = timeout_at(until, socket.recv(&mut answer)).await else { break };
+            let octets = &answer[..length?];
+            if external(octets).is_some() {
+                return Ok(Some(octets.to_vec()));
+            }
+            odd.get_or_insert_with(|| octets.to_vec());
         }
     }
-    Ok(None)
+    Ok(odd)
+}
+
+/// What an answer says about the external address, which most do not tell; `None`: it is no answer.
+fn external(octets: &[u8]) -> Option<Option<IpAddr>> {
+    match octets {
+        // RFC 6886: version, opcode, two of result, four of time, four of address.
+        [0, 128, 0, 0, _, _, _, _, a, b, c, d, ..] => Some(Some(IpAddr::from([*a, *b, *c, *d]))),
+        [0, 128, ..] | [2, 128..=255, ..] => Some(None),
+        text => text.starts_with(b"HTTP/1.1 200").then_some(None),
+    }
 }
 
 /// Whether the host is there at all: without that its silence says nothing.
@@ -127,14 +144,9 @@ async fn sign_of_life(host: Ipv4Addr) -> Option<String> {
 fn said(what: &str, answer: io::Result<Option<Vec<u8>>>, sign: &Option<String>) -> Said {
     let how = what.to_owned();
     match answer {
-        Ok(Some(octets)) => match octets.as_slice() {
-            // RFC 6886: version, opcode, two of result, four of time, four of address.
-            [0, 128, 0, 0, _, _, _, _, a, b, c, d, ..] => {
-                Said::Mapper { external: Some(IpAddr::from([*a, *b, *c, *d])), how }
-            }
-            [0, 128, ..] | [2, 128..=255, ..] => Said::Mapper { external: None, how },
-            text if text.starts_with(b"HTTP/1.1 200") => Said::Mapper { external: None, how },
-            _ => Said::Refused { rcode: format!("an answer that is not {what}") },
+        Ok(Some(octets)) => match external(&octets) {
+            Some(external) => Said::Mapper { external, how },
+            None => Said::Refused { rcode: format!("an answer that is not {what}") },
         },
         Ok(None) => match sign {
             Some(sign) => Said::Refused { rcode: format!("no answer in {TRIES} tries, while {sign}") },

@@ -2,11 +2,11 @@
 //! Procedure: programs that wait on an uplink's address are looked up in the kernel's tables. The runner, outside, sends each a question
 //! that claims to come from the home's public address, so that an answer ends at the home's own router, and tries whether the port is
 //! published. A packet socket here tells what came in; the sensor tells what was answered.
-//! Limits: IPv4. Over UDP only ports on which a program also takes connections, and the configured ones.
+//! Limits: IPv6 only where the machine outside has a public address of its own beside the stack's network. Over UDP only ports on which a program also takes connections, and the configured ones.
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,13 +17,16 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::{Context, Technique, Work, read};
 use crate::clock::Clock;
 use crate::model::evidence::{Answer, Evidence, Fate, Proto, Said, Stimulus, Via};
-use crate::sensor::decode::{ETHERTYPE_IPV4, Packet, SYN};
+use crate::sensor::decode::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet, SYN};
 use crate::sensor::sockets;
 
 /// Its name.
 pub const INBOUND: &str = "inbound";
 /// The name of [`Arrivals`].
 pub const ARRIVALS: &str = "inbound-arrivals";
+/// Why nobody could be asked over IPv6.
+const NO_STRANGER: &str =
+    "leakcheck's machine has no public IPv6 address beside the stack's network, from which a stranger could come";
 /// Where torrent clients listen if nobody tells them otherwise.
 const TORRENT: u16 = 6881;
 const DNS: u16 = 53;
@@ -53,6 +56,9 @@ pub struct Inbound;
 struct Params {
     /// The home's public address, from which the questions claim to come.
     from: Option<Ipv4Addr>,
+    /// The same over IPv6: one of the machine on which the runner is.
+    #[serde(default)]
+    from_v6: Option<Ipv6Addr>,
     /// Ports that are meant to be reached.
     #[serde(default)]
     leave: Vec<u16>,
@@ -71,7 +77,9 @@ impl Technique for Inbound {
         Box::pin(async move {
             let mut evidence = Evidence { from_ms: cx.clock.now_ms(), ..Evidence::default() };
             match read::<Params>(&params) {
-                Ok(Params { from: Some(from), leave }) => list(cx, &trial, from, &leave, &mut evidence),
+                Ok(Params { from: Some(from), from_v6, leave }) => {
+                    list(cx, &trial, (from, from_v6), &leave, &mut evidence);
+                }
                 Ok(Params { from: None, .. }) => {
                     let why =
                         "the home's public IPv4 address is not known, from which a stranger could come: set home.ip";
@@ -85,7 +93,7 @@ impl Technique for Inbound {
     }
 }
 
-fn list(cx: &Context, trial: &Arc<str>, from: Ipv4Addr, leave: &[u16], evidence: &mut Evidence) {
+fn list(cx: &Context, trial: &Arc<str>, from: (Ipv4Addr, Option<Ipv6Addr>), leave: &[u16], evidence: &mut Evidence) {
     let waiting = match waiting() {
         Ok(waiting) => waiting,
         Err(error) => return evidence.problems.push(format!("the kernel's tables of sockets do not tell: {error}")),
@@ -94,11 +102,18 @@ fn list(cx: &Context, trial: &Arc<str>, from: Ipv4Addr, leave: &[u16], evidence:
     let control = reqwest::Url::parse(&cx.setup.control_server).ok();
     leave.extend(control.and_then(|url| url.port_or_known_default()));
     let usual: BTreeSet<u16> = cx.setup.source_ports.iter().copied().chain([TORRENT]).collect();
-    let addresses: Vec<IpAddr> =
-        cx.uplinks().flat_map(|link| link.addresses.iter().map(|net| net.addr())).filter(IpAddr::is_ipv4).collect();
+    let own = cx.uplinks().flat_map(|link| link.addresses.iter().map(|net| net.addr()));
+    let addresses = own.filter(|ip| !super::is_link_local(*ip));
     let mut asked = BTreeSet::new();
     for address in addresses {
         let ports = asked_ports(&waiting, address, &usual, &leave);
+        if address.is_ipv6() && from.1.is_none() {
+            if !ports.is_empty() {
+                let text = format!("nobody was asked at {address}: {NO_STRANGER}");
+                evidence.answers.push(cx.answer(address.to_string(), Said::Setting { text }));
+            }
+            continue;
+        }
         asked.extend(ports.into_iter().map(|(proto, port)| (proto, SocketAddr::new(address, port))));
     }
     if asked.len() > MAX_PORTS {
@@ -108,14 +123,18 @@ fn list(cx: &Context, trial: &Arc<str>, from: Ipv4Addr, leave: &[u16], evidence:
     }
     for (proto, to) in asked.into_iter().take(MAX_PORTS) {
         let entry = cx.ledger.enter(trial);
-        let answer_to = SocketAddr::from((from, source_port(entry.id)));
+        let from: IpAddr = match (to, from.1) {
+            (SocketAddr::V6(_), Some(v6)) => v6.into(),
+            _ => from.0.into(),
+        };
+        let answer_to = SocketAddr::new(from, source_port(entry.id));
         cx.ledger.enter_flow(entry, proto, to.port(), answer_to);
         evidence.stimuli.push(Stimulus {
             id: entry.id,
             at_ms: cx.clock.now_ms(),
             proto,
             to,
-            via: Via::Source(from.into()),
+            via: Via::Source(from),
             what: if proto == Proto::Tcp { "SYN from outside" } else { "DHT question from outside" }.to_owned(),
             fate: Fate::NotSent { reason: "nobody outside has sent it".to_owned() },
         });
@@ -129,7 +148,9 @@ fn asked_ports(
     usual: &BTreeSet<u16>,
     leave: &BTreeSet<u16>,
 ) -> BTreeSet<(Proto, u16)> {
-    let here = |at: &SocketAddr| at.ip().is_unspecified() || at.ip() == address;
+    // What waits on all addresses of IPv6 waits on those of IPv4 too, unless it refuses to, which the tables do not tell.
+    let everywhere = |ip: IpAddr| ip.is_unspecified() && (ip.is_ipv6() || address.is_ipv4());
+    let here = |at: &SocketAddr| everywhere(at.ip()) || at.ip() == address;
     let open: BTreeSet<(Proto, u16)> =
         waiting.iter().filter(|(_, at)| here(at)).map(|(proto, at)| (*proto, at.port())).collect();
     let wanted = |(proto, port): &(Proto, u16)| {
@@ -193,8 +214,23 @@ impl Technique for Arrivals {
 }
 
 fn watch(clock: &Clock, params: &Watch) -> io::Result<Vec<Answer>> {
+    let of = |ether_type, v6: bool| (ether_type, params.to.iter().any(|to| to.is_ipv6() == v6));
+    let wanted = [of(ETHERTYPE_IPV4, false), of(ETHERTYPE_IPV6, true)].into_iter().filter(|(_, any)| *any);
+    // A thread is in the namespace of the one that made it.
+    std::thread::scope(|scope| {
+        let watchers: Vec<_> =
+            wanted.map(|(ether_type, _)| scope.spawn(move || watch_one(clock, params, ether_type))).collect();
+        let mut answers = Vec::new();
+        for watcher in watchers {
+            answers.extend(watcher.join().map_err(|_| io::Error::other("a thread that watches broke off"))??);
+        }
+        Ok(answers)
+    })
+}
+
+fn watch_one(clock: &Clock, params: &Watch, ether_type: u16) -> io::Result<Vec<Answer>> {
     // A packet socket of one EtherType is given incoming packets alone.
-    let protocol = Protocol::from(i32::from(ETHERTYPE_IPV4.to_be()));
+    let protocol = Protocol::from(i32::from(ether_type.to_be()));
     let socket = Socket::new(Domain::PACKET, Type::DGRAM, Some(protocol))?;
     let _ = socket.set_recv_buffer_size(BUFFER);
     socket.set_read_timeout(Some(PATIENCE))?;
@@ -209,7 +245,7 @@ fn watch(clock: &Clock, params: &Watch) -> io::Result<Vec<Answer>> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(error),
         };
-        let packet = Packet::decode(ETHERTYPE_IPV4, buffer.get(..length).unwrap_or_default());
+        let packet = Packet::decode(ether_type, buffer.get(..length).unwrap_or_default());
         let begins = match packet.proto {
             Proto::Tcp => packet.flags & (SYN | ACK) == SYN,
             Proto::Udp => true,
@@ -245,6 +281,9 @@ mod tests {
         ];
         let asked = asked_ports(&waiting, "172.18.0.10".parse().unwrap(), &[6881].into(), &[8080, 53].into());
         assert_eq!(asked, [(Proto::Tcp, 6881), (Proto::Udp, 6881)].into());
+        // Over IPv6 only what waits on IPv6 too.
+        let asked = asked_ports(&waiting, "2001:db8:18::10".parse().unwrap(), &[6881].into(), &[53].into());
+        assert_eq!(asked, [(Proto::Udp, 6881), (Proto::Tcp, 8080)].into());
     }
 
     #[test]

@@ -3,14 +3,17 @@
 //! Procedure: the uplinks' gateways and the first address of each local subnet are asked for a fresh public name, with TTL 1.
 //! Limits: other addresses of the local subnets are not searched.
 
+use std::io::{self, Read};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use hickory_proto::op::{Message, ResponseCode};
 use serde_json::Value;
+use socket2::Socket;
 use tokio::time::{Instant, sleep};
 
+use super::names::answers;
 use super::{Context, NoParams, Technique, Work, question, read};
 use crate::model::evidence::{Evidence, Said, Via};
 
@@ -19,6 +22,8 @@ const DNS: u16 = 53;
 const PATIENCE: Duration = Duration::from_millis(900);
 /// More addresses than this are not asked.
 const MAX_TARGETS: usize = 16;
+/// Datagrams that are looked at in one go.
+const MAX_AT_ONCE: usize = 64;
 
 /// See the head of this file.
 pub struct LocalResolvers;
@@ -41,32 +46,28 @@ impl Technique for LocalResolvers {
                 let to = SocketAddr::new(target, DNS);
                 let outcome =
                     sender.udp(to, &Via::Default, "DNS question", |entry| question(entry, &cx.setup.canary, target));
+                let id = outcome.stimulus.id as u16;
                 evidence.stimuli.push(outcome.stimulus);
-                waiting.extend(outcome.socket.map(|socket| (target, socket)));
+                waiting.extend(outcome.socket.map(|socket| (target, id, socket)));
             }
             let deadline = Instant::now() + PATIENCE;
             while !waiting.is_empty() && Instant::now() < deadline {
-                waiting.retain(|(target, socket)| {
-                    let mut buffer = [0; 1500];
-                    match std::io::Read::read(&mut &*socket, &mut buffer) {
-                        Ok(length) => {
-                            evidence
-                                .answers
-                                .push(cx.answer(target.to_string(), said(buffer.get(..length).unwrap_or_default())));
-                            false
-                        }
-                        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => true,
-                        Err(error) => {
-                            evidence
-                                .answers
-                                .push(cx.answer(target.to_string(), Said::Nothing { error: error.to_string() }));
-                            false
-                        }
+                waiting.retain(|(target, id, socket)| match read_answer(socket, *id) {
+                    Ok(None) => true,
+                    Ok(Some(octets)) => {
+                        evidence.answers.push(cx.answer(target.to_string(), said(&octets)));
+                        false
+                    }
+                    Err(error) => {
+                        evidence
+                            .answers
+                            .push(cx.answer(target.to_string(), Said::Nothing { error: error.to_string() }));
+                        false
                     }
                 });
                 sleep(Duration::from_millis(10)).await;
             }
-            for (target, _) in waiting {
+            for (target, ..) in waiting {
                 evidence
                     .answers
                     .push(cx.answer(target.to_string(), Said::Nothing { error: "no answer in time".to_owned() }));
@@ -75,6 +76,25 @@ impl Technique for LocalResolvers {
             evidence
         })
     }
+}
+
+/// What has come in answer to question `id`, if anything has. Whatever else comes is passed over.
+fn read_answer(mut socket: &Socket, id: u16) -> io::Result<Option<Vec<u8>>> {
+    let mut buffer = [0; 1500];
+    // So many at a time that a flood keeps nobody from looking at the clock.
+    for _ in 0..MAX_AT_ONCE {
+        match socket.read(&mut buffer) {
+            Ok(length) => {
+                let octets = buffer.get(..length).unwrap_or_default();
+                if answers(octets, id) {
+                    return Ok(Some(octets.to_vec()));
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
 }
 
 /// The gateways, and the first address of each local subnet, where routers use to be; not the stack's own addresses, nor its nameservers,

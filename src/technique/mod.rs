@@ -2,6 +2,7 @@
 
 mod capabilities;
 mod craft;
+mod dependent_resolvers;
 mod exit_all;
 mod exit_dht;
 mod exit_http;
@@ -30,6 +31,7 @@ mod volley;
 
 use std::future::Future;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -45,7 +47,8 @@ use crate::model::evidence::{Answer, Evidence, Link, Role, Said, Via};
 use crate::sensor::allow::Endpoint;
 use crate::sensor::ledger::Ledger;
 
-pub use exit_http::{ask_exits, exit_in};
+pub use dependent_resolvers::{DependentFile, STACK as STACK_RESOLV_CONF};
+pub use exit_http::{asking_exits, exit_in};
 pub use forced_dns::question;
 pub use forwarding::FORWARDING;
 pub use heard::Heard;
@@ -60,7 +63,7 @@ pub use routes::{
     PUBLIC as ROUTE_PUBLIC,
 };
 pub use send::{Outcome, Sender, echo_octets, fate_of, open, syn_octets};
-pub use user::User;
+pub use user::{User, as_user};
 
 /// What techniques work with.
 pub struct Context {
@@ -78,6 +81,8 @@ pub struct Context {
     pub local: Vec<IpNet>,
     /// Programs in the namespace, as far as they are to be seen from here.
     pub programs: Vec<Program>,
+    /// The resolv.conf of the stack and of its dependents, as far as they can be read from here.
+    pub resolv_files: Vec<PathBuf>,
     /// The VPN server, if it is known.
     pub endpoint: Option<Endpoint>,
     /// The kernel's routes, for asking.
@@ -156,6 +161,7 @@ pub const TECHNIQUES: &[&dyn Technique] = &[
     &exit_tracker::ExitTracker,
     &exit_all::ExitAll,
     &resolver_path::ResolverPath,
+    &dependent_resolvers::DependentResolvers,
     &forced_dns::ForcedDns,
     &local_names::LocalNames,
     &local_resolvers::LocalResolvers,
@@ -177,6 +183,12 @@ pub const OUTAGE_SAMPLER: &str = "outage-sampler";
 /// The technique of probes that the runner asks from outside of the namespace.
 pub const SERVED: &str = "served";
 
+/// The technique of probes that are asked of Docker: who shares the stack's network.
+pub const DEPENDENTS: &str = "dependents";
+
+/// The technique of probes of a container's start, which an outage listens to that starts it.
+pub const BOOT: &str = "boot";
+
 /// The technique of this name.
 pub fn find(name: &str) -> Option<&'static dyn Technique> {
     TECHNIQUES.iter().copied().find(|technique| technique.name() == name)
@@ -184,7 +196,7 @@ pub fn find(name: &str) -> Option<&'static dyn Technique> {
 
 /// The names that a probe file may give as its technique.
 pub fn names() -> Vec<&'static str> {
-    TECHNIQUES.iter().map(|technique| technique.name()).chain([OUTAGE_SAMPLER, SERVED]).collect()
+    TECHNIQUES.iter().map(|technique| technique.name()).chain([OUTAGE_SAMPLER, SERVED, DEPENDENTS, BOOT]).collect()
 }
 
 /// Reads parameters, for [`Technique::check`] and [`Technique::run`].

@@ -14,6 +14,12 @@ use crate::model::evidence::Said;
 /// How long one try at a resolver may take; there are two.
 const TRY: Duration = Duration::from_millis(1500);
 
+/// Whether a datagram claims to be the answer to question `id` (RFC 1035, 4.1.1). A late answer to an earlier question is none to this one.
+pub(super) fn answers(octets: &[u8], id: u16) -> bool {
+    const RESPONSE: u8 = 0x80;
+    octets.get(..2) == Some(&id.to_be_bytes()) && octets.get(2).is_some_and(|flags| flags & RESPONSE != 0)
+}
+
 /// The addresses of resolv.conf's `nameserver` lines (resolv.conf(5)), at most three as the C library takes them, and what could not be
 /// read. An empty file means 127.0.0.1. Zones (`fe80::1%eth0`) are kept out: they make the address usable on one link only.
 pub fn nameservers(text: &str) -> (Vec<IpAddr>, Vec<String>) {
@@ -115,7 +121,7 @@ pub async fn lookup_marked(server: IpAddr, name: &str) -> Said {
     }
 }
 
-/// All addresses of `name`, asked of each server in turn until one answers. An address is its own answer.
+/// All addresses of `name`, asked of each server in turn until one answers, and all once more if none does. An address is its own answer.
 ///
 /// # Errors
 /// What each server said.
@@ -124,20 +130,29 @@ pub async fn addresses(servers: &[IpAddr], name: &str) -> Result<Vec<IpAddr>, St
         return Ok(vec![address]);
     }
     let mut said = Vec::new();
-    for server in servers {
-        let resolver = resolver_at(*server)?;
-        let (v4, v6) = tokio::join!(lookup(&resolver, name, RecordType::A), lookup(&resolver, name, RecordType::AAAA));
-        let mut found = Vec::new();
-        for answer in [v4, v6] {
-            match answer {
-                Ok(answer) => found.extend(answer.addresses),
-                Err(NoAnswer::Refused(why) | NoAnswer::Nothing(why)) => {
-                    said.push(format!("{server} says of {name}: {why}"))
+    // What gets lost is asked again.
+    for _ in 0..2 {
+        let mut lost = false;
+        for server in servers {
+            let resolver = resolver_at(*server)?;
+            let (v4, v6) =
+                tokio::join!(lookup(&resolver, name, RecordType::A), lookup(&resolver, name, RecordType::AAAA));
+            let mut found = Vec::new();
+            for answer in [v4, v6] {
+                lost |= matches!(answer, Err(NoAnswer::Nothing(_)));
+                match answer {
+                    Ok(answer) => found.extend(answer.addresses),
+                    Err(NoAnswer::Refused(why) | NoAnswer::Nothing(why)) => {
+                        said.push(format!("{server} says of {name}: {why}"))
+                    }
                 }
             }
+            if !found.is_empty() {
+                return Ok(found);
+            }
         }
-        if !found.is_empty() {
-            return Ok(found);
+        if !lost {
+            break;
         }
     }
     said.dedup();
@@ -147,6 +162,14 @@ pub async fn addresses(servers: &[IpAddr], name: &str) -> Result<Vec<IpAddr>, St
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_answer_to_the_question_is_its_answer() {
+        assert!(answers(&[0x12, 0x34, 0x81, 0x80], 0x1234) && answers(&[0x12, 0x34, 0x80], 0x1234));
+        for other in [&[0x12, 0x35, 0x81, 0x80][..], &[0x12, 0x34, 0x01, 0x00], &[0x12, 0x34], &[0x12], &[]] {
+            assert!(!answers(other, 0x1234), "{other:?}");
+        }
+    }
 
     #[test]
     fn resolv_conf_in_its_odd_shapes() {

@@ -7,6 +7,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
+use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RecordType;
 use ipnet::IpNet;
 use reqwest::Url;
@@ -22,6 +24,9 @@ use crate::model::evidence::{Answer, Evidence, Said};
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Times that Mullvad's service is asked, each with a fresh name.
 const ROUNDS: usize = 2;
+/// Times that a resolver is asked for the canary, and for an echo name, if it does not answer.
+const TRIES: usize = 3;
+const TRIES_FOR_ECHO: usize = 2;
 
 /// See the head of this file.
 pub struct ResolverPath;
@@ -43,12 +48,12 @@ impl Technique for ResolverPath {
                 odd.into_iter().map(|what| format!("resolv.conf has a nameserver that could not be asked: {what}")),
             );
             let asked = servers.iter().map(|server| ask_server(cx, &trial, *server));
-            let by_server = futures_util::future::join_all(asked);
+            let by_server = join_all(asked);
             if cx.setup.mullvad {
                 match http::trust(cx.setup.extra_ca.as_deref()) {
                     Ok(tls) => {
                         let rounds = (0..ROUNDS).map(|_| dnsleak(cx, &tls, &trial, &servers));
-                        let (found, seen) = tokio::join!(by_server, futures_util::future::join_all(rounds));
+                        let (found, seen) = tokio::join!(by_server, join_all(rounds));
                         evidence.answers = found.into_iter().chain(seen).flatten().collect();
                     }
                     Err(problem) => {
@@ -65,7 +70,8 @@ impl Technique for ResolverPath {
     }
 }
 
-async fn ask_server(cx: &Context, trial: &Arc<str>, server: IpAddr) -> Vec<Answer> {
+/// Asks one nameserver for the canary, a fresh name, and the echo names, all at once.
+pub(super) async fn ask_server(cx: &Context, trial: &Arc<str>, server: IpAddr) -> Vec<Answer> {
     let who = server.to_string();
     let index = route_link(&cx.routes, server).await;
     let link = cx.links.iter().find(|link| Some(link.index) == index).map(|link| link.name.clone());
@@ -78,12 +84,40 @@ async fn ask_server(cx: &Context, trial: &Arc<str>, server: IpAddr) -> Vec<Answe
         }
     };
     let marked = format!("{}.{}", cx.ledger.enter(trial).marker(), cx.setup.canary);
-    let (canary, _) = tokio::join!(lookup_marked(server, &cx.setup.canary), lookup_marked(server, &marked));
+    let for_canary = async || lookup_marked(server, &cx.setup.canary).await;
+    let (canary, _) = tokio::join!(unless_lost(TRIES, for_canary, is_lost), lookup_marked(server, &marked));
+    // Who says nothing of three canaries would say no more of an echo name.
+    let tries = if is_lost(&canary) { 1 } else { TRIES_FOR_ECHO };
     answers.push(cx.answer(&who, canary));
-    for name in &cx.setup.echo_dns {
-        answers.extend(asker(cx, &resolver, &who, name).await);
-    }
+    let silent = |answers: &Vec<Answer>| answers.iter().all(|answer| is_lost(&answer.said));
+    let echoes = cx
+        .setup
+        .echo_dns
+        .iter()
+        .map(|name| unless_lost(tries, async || asker(cx, &resolver, &who, name).await, silent));
+    answers.extend(join_all(echoes).await.into_iter().flatten());
     answers
+}
+
+/// Asks so many times at most, until something comes: what a lost packet can cause must not be told of a resolver.
+async fn unless_lost<T>(tries: usize, mut ask: impl AsyncFnMut() -> T, lost: impl Fn(&T) -> bool) -> T {
+    let mut said = ask().await;
+    for _ in 1..tries {
+        if !lost(&said) {
+            break;
+        }
+        said = ask().await;
+    }
+    said
+}
+
+/// Whether nothing came, or only that the resolver itself heard nothing (SERVFAIL, RFC 1035, section 4.1.1).
+fn is_lost(said: &Said) -> bool {
+    match said {
+        Said::Nothing { .. } => true,
+        Said::Refused { rcode } => *rcode == ResponseCode::ServFail.to_string(),
+        _ => false,
+    }
 }
 
 /// Who the authority of an echo name saw asking: the name's A record, or an address in its TXT record; and for whom, where it was told.

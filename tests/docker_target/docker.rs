@@ -7,8 +7,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use bollard::models::HostConfig;
-use bollard::query_parameters::RestartContainerOptionsBuilder;
-use leakcheck::target::{AgentProcess, Enter, FindOptions, ROLE_LABEL, Target, TargetError, TargetSpec};
+use bollard::query_parameters::{RemoveImageOptionsBuilder, RestartContainerOptionsBuilder};
+use leakcheck::target::{
+    AgentProcess, Enter, FindOptions, ROLE_LABEL, Target, TargetError, TargetSpec, build_own_image, own_image,
+};
 use libtest_mimic::Trial;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 
@@ -47,6 +49,7 @@ pub fn trials() -> Vec<Trial> {
         trial("docker::an_agent_that_fails_says_why", || with_bench(an_agent_that_fails_says_why)),
         trial("docker::an_agent_that_never_ends_is_killed", || with_bench(an_agent_that_never_ends_is_killed)),
         trial("docker::no_agent_outlives_its_runner", || with_bench(no_agent_outlives_its_runner)),
+        trial("docker::images_of_earlier_builds_are_pruned", || with_bench(images_of_earlier_builds_are_pruned)),
         trial("docker::leftovers_are_swept", || with_bench(leftovers_are_swept)),
     ]
 }
@@ -336,4 +339,29 @@ async fn leftovers_are_swept(bench: &Bench) {
     assert!(bench.with_prefix(&bench.name("left")).await.is_empty(), "it was removed");
     assert!(!bench.with_prefix(&bench.name("elsewhere")).await.is_empty(), "nothing is known of that runner");
     agent.finish(PATIENCE).await.expect("ours was left alone");
+}
+
+/// What a build leaves behind is what is used: its own image, and those that containers have.
+async fn images_of_earlier_builds_are_pruned(bench: &Bench) {
+    let options = FindOptions::default();
+    let own = own_image(&options).await.expect("an image");
+    let exists = async |name: &str| bench.docker.inspect_image(name).await.is_ok();
+    let tags = ["leakcheck-agent:test-old", "leakcheck-agent:test-used", "leakcheck-test:somebody-elses"];
+    for (number, tag) in tags.iter().enumerate() {
+        let label = if tag.contains("somebody") { "other" } else { "leakcheck" };
+        // Another label, so that it is not the very same image.
+        let instructions = format!("LABEL {label}=agent-image\nLABEL number={number}\n");
+        build_own_image(&options, tag, &instructions).await.expect("built");
+    }
+    bench.create("user", |body| body.image = Some(tags[1].to_owned())).await;
+    // The containers of the trial may have it; its name is what is looked for.
+    let force = RemoveImageOptionsBuilder::default().force(true).build();
+    drop(bench.docker.remove_image(&own, Some(force.clone()), None).await);
+    assert_eq!(own_image(&options).await.expect("built again"), own);
+    let left = [exists(tags[0]).await, exists(tags[1]).await, exists(tags[2]).await, exists(&own).await];
+    bench.docker.remove_container(&bench.name("user"), None).await.expect("removed");
+    for tag in tags {
+        drop(bench.docker.remove_image(tag, Some(force.clone()), None).await);
+    }
+    assert_eq!(left, [false, true, true, true], "the old one, the used one, somebody else's, our own");
 }

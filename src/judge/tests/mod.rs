@@ -6,7 +6,7 @@ mod table;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
@@ -28,6 +28,8 @@ const TRIAL: &str = "asked";
 #[serde(deny_unknown_fields)]
 struct Situation {
     expect: Expectation,
+    /// Id of the probe; else the first one that expects it.
+    probe: Option<String>,
     #[serde(default = "up")]
     phase: Phase,
     evidence: Option<Evidence>,
@@ -62,6 +64,10 @@ struct FactsText {
     uplinks: Vec<String>,
     tunnel: Option<String>,
     endpoint_known: bool,
+    #[serde(default)]
+    endpoint: Option<SocketAddr>,
+    #[serde(default)]
+    local: Vec<IpNet>,
     firewall: Option<FirewallText>,
 }
 
@@ -148,9 +154,9 @@ fn situations() -> Vec<(String, Situation)> {
     found
 }
 
-fn probe(expect: Expectation) -> &'static Probe {
+fn probe(expect: Expectation, id: Option<&str>) -> &'static Probe {
     static CATALOG: LazyLock<Catalog> = LazyLock::new(|| Catalog::builtin().unwrap());
-    let found = CATALOG.probes().iter().find(|probe| probe.expect == expect);
+    let found = CATALOG.probes().iter().find(|probe| probe.expect == expect && id.is_none_or(|id| probe.id == id));
     found.unwrap_or_else(|| panic!("no probe expects {expect:?}"))
 }
 
@@ -167,6 +173,8 @@ impl FactsText {
             uplinks: self.uplinks.clone(),
             tunnel: self.tunnel.clone(),
             endpoint_known: self.endpoint_known,
+            endpoint: self.endpoint,
+            local: self.local.clone(),
             firewall: self.firewall.clone(),
         }
     }
@@ -175,7 +183,7 @@ impl FactsText {
 impl Situation {
     fn judge(&self) -> Ruling {
         judge(&Case {
-            probe: probe(self.expect),
+            probe: probe(self.expect, self.probe.as_deref()),
             trial: TRIAL,
             phase: self.phase,
             evidence: self.evidence.as_ref(),

@@ -8,7 +8,7 @@ use base64::prelude::BASE64_STANDARD;
 use super::Version;
 
 /// How a role shows who it is.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Auth {
     /// Anybody.
     None,

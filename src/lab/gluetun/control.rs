@@ -17,6 +17,7 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 
 use super::auth::{Access, Role, access};
+use super::habit::{Fault, Faults, Habit, When};
 use super::{DnsSwitch, Status, Version, VpnControl};
 use crate::lab::witness::accept;
 
@@ -43,6 +44,9 @@ pub struct ControlServer {
     roles: Vec<Role>,
     private_key: String,
     self_restart: Option<Duration>,
+    /// Whether the older route is the one that knows the VPN.
+    older_route: bool,
+    faults: Faults,
     vpn: Arc<dyn VpnControl>,
     dns: DnsSwitch,
     /// Changes of the VPN come one after the other.
@@ -63,6 +67,8 @@ impl ControlServer {
             roles: Vec::new(),
             private_key: String::new(),
             self_restart: (version == Version::V3_40).then_some(SELF_RESTART),
+            older_route: false,
+            faults: Faults::default(),
             vpn,
             dns,
             changing: Mutex::new(()),
@@ -87,13 +93,28 @@ impl ControlServer {
         self
     }
 
+    /// Does otherwise than the others of its version.
+    pub fn with_habit(mut self, habit: &Habit) -> Self {
+        match habit {
+            Habit::Version(version) => {
+                self.version = *version;
+                self.self_restart = (*version == Version::V3_40).then_some(SELF_RESTART);
+            }
+            Habit::Lock(auth) => self.roles.push(Role::everything(auth.clone())),
+            Habit::OlderRoute => self.older_route = true,
+            Habit::SelfRestart(after) => self.self_restart = Some(*after),
+            Habit::Fault(when, fault, times) => self.faults.add(*when, *fault, *times),
+        }
+        self
+    }
+
     /// Serves until dropped.
     pub async fn serve(self, listener: TcpListener) {
         let server = Arc::new(self);
         let answering = Arc::clone(&server);
         let answer = move |method: Method, uri: Uri, headers: HeaderMap, body: Bytes| {
             let server = Arc::clone(&answering);
-            async move { server.answer(&method, uri.path(), &headers, &body).await }
+            async move { server.answer_oddly(&method, uri.path(), &headers, &body).await }
         };
         let router = Router::new().fallback(answer).layer(DefaultBodyLimit::max(BODY_LIMIT));
         let serving = accept::accept(listener, None, move |stream, _| {
@@ -101,6 +122,33 @@ impl ControlServer {
             async move { accept::http(stream, |_| Some(router.clone())).await }
         });
         tokio::join!(serving, server.restart_by_itself());
+    }
+
+    /// What it answers, unless something else is to come of the question.
+    async fn answer_oddly(&self, method: &Method, path: &str, headers: &HeaderMap, body: &[u8]) -> Response {
+        let when = match (path, method == Method::PUT) {
+            (VPN | OPENVPN, false) => Some(When::Check),
+            (VPN | OPENVPN, true) => wanted(body).ok().map(|change| match change {
+                Change::Start => When::Start,
+                Change::Stop => When::Stop,
+            }),
+            _ => None,
+        };
+        let fault = when.and_then(|when| self.faults.next(when));
+        if fault.is_none_or(Fault::is_done) {
+            let answer = self.answer(method, path, headers, body).await;
+            if fault.is_none() {
+                return answer;
+            }
+        }
+        match fault {
+            Some(Fault::Refused(status)) => {
+                error(StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), "something went wrong")
+            }
+            Some(Fault::RefusedButDone) | None => error(StatusCode::INTERNAL_SERVER_ERROR, "something went wrong"),
+            Some(Fault::Garbage) => ([PLAIN], "\u{1b}[31m<html>\u{7}nothing of use</html>\n").into_response(),
+            Some(Fault::Silent | Fault::SilentButDone) => std::future::pending().await,
+        }
     }
 
     async fn answer(&self, method: &Method, path: &str, headers: &HeaderMap, body: &[u8]) -> Response {
@@ -131,6 +179,7 @@ impl ControlServer {
                 Err(problem) => error(StatusCode::BAD_REQUEST, &problem),
             },
             (VPN, false) => text(&json!({"status": self.vpn.status().to_string()})),
+            (OPENVPN, false) if self.older_route => text(&json!({"status": self.vpn.status().to_string()})),
             // The stack speaks WireGuard.
             (OPENVPN, false) => text(&json!({"status": Status::Stopped.to_string()})),
             (DNS, false) => text(&json!({"status": self.dns.status().to_string()})),
@@ -155,6 +204,7 @@ impl ControlServer {
     /// The methods of a route; none when there is no such route.
     fn methods(&self, path: &str) -> &'static [Method] {
         match path {
+            VPN if self.older_route => &[],
             VPN | OPENVPN | DNS => &[Method::GET, Method::PUT],
             PUBLIC_IP | PORT_FORWARDED | SETTINGS_ROUTE | VERSION => &[Method::GET],
             PORT_FORWARD if self.version >= Version::V3_41 => &[Method::GET],

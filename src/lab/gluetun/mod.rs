@@ -5,6 +5,7 @@
 mod auth;
 mod control;
 mod dns;
+mod habit;
 mod health;
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,7 @@ use tokio::sync::watch;
 pub use auth::{Auth, Role};
 pub use control::{ControlServer, SETTINGS_ROUTE};
 pub use dns::{Resolver, is_local};
+pub use habit::{Fault, Habit, When};
 pub use health::serve as serve_health;
 
 /// Whose habits the servers have, where releases differ.

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use ipnet::IpNet;
@@ -17,6 +18,9 @@ use crate::lab::witness::Journal;
 const DNS: u16 = 53;
 const HTTP: u16 = 80;
 const HTTPS: u16 = 443;
+const TORRENT: u16 = 6881;
+/// Variable that says for how many milliseconds the firewall is late; a leak that only a container that is started can have.
+const FIREWALL_AFTER: &str = "LEAKCHECK_FIREWALL_AFTER_MS";
 
 pub(super) async fn start(leak: Option<Leak>, journal: Journal) -> anyhow::Result<Part> {
     let actions = || leak.iter().flat_map(Leak::actions);
@@ -31,11 +35,15 @@ pub(super) async fn start(leak: Option<Leak>, journal: Journal) -> anyhow::Resul
         _ => None,
     });
     let config = config(leak.clone())?;
+    if let Some(after) = place::variable(FIREWALL_AFTER) {
+        come_late(after.parse().with_context(|| format!("read the variable {FIREWALL_AFTER}"))?).await?;
+    }
     let uplink = Uplink::discover(&config.uplink)?;
     let stack = stack::run_gluetun(config).await.context("start the VPN stack")?;
     let services = ServiceConfig {
         version: Version::V3_41,
         roles: Vec::new(),
+        habits: Vec::new(),
         upstream: (!dead).then(|| (plan::ip(plan::TUNNEL_RESOLVER), DNS).into()),
         original,
         echo: ((plan::ip(plan::WEB[1].1), HTTP).into(), plan::WEB[1].0.to_owned()),
@@ -46,6 +54,20 @@ pub(super) async fn start(leak: Option<Leak>, journal: Journal) -> anyhow::Resul
     addresses.extend(uplink.addresses.iter().map(IpNet::addr));
     let servers = stack::serve(&stack, services, &addresses)?;
     Ok(Part::holding(servers, stack))
+}
+
+/// Has everything open for a while, in which a program of the container's own talks: what the time before the firewall is, made longer.
+async fn come_late(milliseconds: u64) -> anyhow::Result<()> {
+    let socket = tokio::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await.context("open a socket")?;
+    // No further than the home's bridge.
+    socket.set_ttl(1).context("have packets die at once")?;
+    let end = tokio::time::Instant::now() + Duration::from_millis(milliseconds);
+    while tokio::time::Instant::now() < end {
+        // That a stack without a firewall has no route is its own affair.
+        let _ = socket.send_to(b"announce", (plan::ip(plan::RECURSORS[0]), TORRENT)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
 }
 
 /// Gluetun's variables, under the names of v3.41 and those of before.
@@ -68,6 +90,8 @@ fn config(leak: Option<Leak>) -> anyhow::Result<GluetunConfig> {
         outbound: place::list("FIREWALL_OUTBOUND_SUBNETS")?,
         input_ports: place::list("FIREWALL_INPUT_PORTS")?,
         resolv_conf: PathBuf::from("/etc/resolv.conf"),
+        firewall: stack::Backend::Nftables,
         leak,
+        apart: None,
     })
 }

@@ -16,6 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::internet::Servers;
 use super::leak::Leak;
+use super::tunnel_process;
 use super::witness::{HttpWitness, Journal};
 use crate::target::{FindOptions, build_own_image};
 
@@ -56,6 +57,8 @@ pub enum Role {
     Internet,
     /// The VPN provider
     Provider,
+    /// The tunnel of a stack alone, in a process of its own
+    Tunnel,
     /// Asks whether the part of this container is ready, and ends
     Health,
 }
@@ -67,6 +70,9 @@ pub fn run(role: Role) -> anyhow::Result<()> {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start a runtime")?;
     runtime.block_on(async {
+        if role == Role::Tunnel {
+            return tunnel_process::hold().await.context("hold the tunnel");
+        }
         // Asked for first: as the first process of a container we get no signal without it.
         let mut term = signal(SignalKind::terminate()).context("wait for SIGTERM")?;
         let mut int = signal(SignalKind::interrupt()).context("wait for SIGINT")?;
@@ -79,7 +85,7 @@ pub fn run(role: Role) -> anyhow::Result<()> {
             Role::Home => ready(home::start(leak.as_ref(), &journal)?)?,
             Role::Internet => ready(internet::start(&journal)?)?,
             Role::Provider => ready(provider::start(leak.as_ref(), &journal).await?)?,
-            Role::Health => unreachable!("it has ended above"),
+            Role::Tunnel | Role::Health => unreachable!("both have ended above"),
         };
         eprintln!("lab: {role:?} is ready");
         tokio::select! {

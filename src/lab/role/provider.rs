@@ -6,6 +6,7 @@ use ipnet::IpNet;
 use super::{Part, place};
 use crate::lab::internet::{self, Servers};
 use crate::lab::leak::{Action, Leak};
+use crate::lab::line::Quality;
 use crate::lab::plan;
 use crate::lab::provider::{self, ProviderConfig};
 use crate::lab::wireguard::{PrivateKey, public_key_from_base64};
@@ -33,6 +34,7 @@ pub(super) async fn start(leak: Option<&Leak>, journal: &Journal) -> anyhow::Res
         addresses: vec![IpNet::from(plan::ip(plan::TUNNEL_RESOLVER))],
         clients: vec![(client, vec![plan::net(plan::CLIENT)])],
         exits: vec![exit],
+        line: Quality::default(),
     };
     let provider = provider::run(&config).await.context("start the VPN provider")?;
     let mut servers = Servers::default();

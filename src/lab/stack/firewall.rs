@@ -2,7 +2,7 @@
 //!
 //! Rules of leaks carry a comment, by which they are found again to be removed.
 
-use super::Uplink;
+use super::{GluetunConfig, StackError, Uplink, legacy};
 use crate::lab::leak::{ChainName, FamilyName, Packets, PolicyName, Transport};
 use crate::net::nft::{
     Batch, Chain, HookPoint, Match, Nft, NftError, Policy, Rule, Table, TableFamily, Verdict, state,
@@ -25,6 +25,31 @@ pub(super) struct Allowed<'a> {
     pub input_ports: &'a [u16],
 }
 
+impl<'a> Allowed<'a> {
+    /// What a stack so set up lets pass.
+    pub fn of(config: &'a GluetunConfig, uplink: &'a Uplink) -> Self {
+        Self {
+            uplink,
+            tunnel: &config.tunnel,
+            endpoint: config.endpoint,
+            outbound: &config.outbound,
+            input_ports: &config.input_ports,
+        }
+    }
+}
+
+/// Who keeps a stack's firewall in the kernel. Both are asked for each packet, and one that drops is enough.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Backend {
+    /// nftables, as iptables-nft writes to it
+    #[default]
+    Nftables,
+    /// iptables-legacy and ip6tables-legacy, and nothing in nftables
+    Legacy,
+    /// nftables, and tables of iptables-legacy that let everything pass
+    Beside,
+}
+
 fn table(family: Family) -> Table {
     match family {
         Family::V4 => Table::new(TableFamily::Ip, "filter"),
@@ -33,7 +58,17 @@ fn table(family: Family) -> Table {
 }
 
 /// Closes everything, then opens what is allowed: in that order, so that no packet finds a gap.
-pub(super) fn seal(nft: &mut Nft, allowed: &Allowed<'_>) -> Result<(), NftError> {
+pub(super) fn seal(nft: &mut Nft, allowed: &Allowed<'_>, backend: Backend) -> Result<(), StackError> {
+    match backend {
+        Backend::Nftables => {}
+        Backend::Legacy => return seal_legacy(FamilyName::Both, PolicyName::Drop, allowed),
+        Backend::Beside => {
+            let open = || legacy::Chain { policy: Policy::Accept, rules: Vec::new() };
+            for family in [Family::V4, Family::V6] {
+                legacy::replace(family, &[open(), open(), open()]).map_err(StackError::Legacy)?;
+            }
+        }
+    }
     let mut batch = Batch::new();
     for family in [Family::V4, Family::V6] {
         let table = table(family);
@@ -55,7 +90,25 @@ pub(super) fn seal(nft: &mut Nft, allowed: &Allowed<'_>) -> Result<(), NftError>
             batch.append_rule(&table, "OUTPUT", &rule.counted());
         }
     }
-    nft.commit(batch)
+    Ok(nft.commit(batch)?)
+}
+
+/// Puts the same rules into the tables of iptables-legacy; each table is replaced at once.
+pub(super) fn seal_legacy(family: FamilyName, policy: PolicyName, allowed: &Allowed<'_>) -> Result<(), StackError> {
+    let policy = policy_of(policy);
+    for family in families(family) {
+        let chain = |rules| legacy::Chain { policy, rules };
+        let chains = [chain(input(family, allowed)), chain(Vec::new()), chain(output(family, allowed))];
+        legacy::replace(family, &chains).map_err(StackError::Legacy)?;
+    }
+    Ok(())
+}
+
+fn policy_of(name: PolicyName) -> Policy {
+    match name {
+        PolicyName::Accept => Policy::Accept,
+        PolicyName::Drop => Policy::Drop,
+    }
 }
 
 fn accept() -> Rule {
@@ -140,10 +193,7 @@ pub(super) fn set_policy(
     chain: ChainName,
     policy: PolicyName,
 ) -> Result<(), NftError> {
-    let policy = match policy {
-        PolicyName::Accept => Policy::Accept,
-        PolicyName::Drop => Policy::Drop,
-    };
+    let policy = policy_of(policy);
     let mut batch = Batch::new();
     for family in families(family) {
         batch.set_policy(&table(family), chain.name(), policy);
@@ -186,6 +236,15 @@ pub(super) fn insert(nft: &mut Nft, packets: &Packets, verdict: Verdict, comment
         if let Some(kind) = packets.icmp_type {
             rule = rule.when(Match::IcmpType(kind));
         }
+        if let Some(class) = packets.class {
+            rule = rule.when(Match::Class(class));
+        }
+        if packets.later_fragments {
+            rule = rule.when(Match::LaterFragment);
+        }
+        if let Some(flags) = packets.flags {
+            rule = rule.when(Match::TcpFlags { of: flags.of, set: flags.set, not: flags.not });
+        }
         if let Some(least) = packets.longer {
             rule = rule.when(Match::Length(least, u16::MAX.into()));
         }
@@ -216,7 +275,7 @@ fn families_of(packets: &Packets) -> Vec<Family> {
 }
 
 /// The number of a transport in a family.
-pub(super) fn protocol(transport: Transport, family: Family) -> u8 {
+pub(in crate::lab) fn protocol(transport: Transport, family: Family) -> u8 {
     let number = match (transport, family) {
         (Transport::Tcp, _) => libc::IPPROTO_TCP,
         (Transport::Udp, _) => libc::IPPROTO_UDP,

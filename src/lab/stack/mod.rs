@@ -6,16 +6,22 @@
 
 mod early;
 mod firewall;
+mod legacy;
 mod program;
 mod routing;
 mod sabotage;
 mod services;
 
-pub use program::Program;
+pub use firewall::Backend;
+pub(super) use firewall::protocol;
+pub use legacy::is_available as has_legacy_tables;
+pub use program::{Program, resolv_conf};
 pub use routing::{INBOUND_TABLE, MARK, OUTBOUND_TABLE, TUNNEL_PRIORITY, TUNNEL_TABLE, Uplink};
 pub use services::{ServiceConfig, serve};
 
 use super::leak::{Action, Leak, Transport};
+use super::line::Quality;
+use super::tunnel_process::TunnelProcess;
 use super::wireguard::{PeerConfig, PrivateKey, Tunnel, TunnelConfig, WireguardError};
 use crate::net::nft::{Nft, NftError};
 use crate::net::route::{Family, RouteError, Rtnetlink, wait_ready};
@@ -25,13 +31,16 @@ use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, mpsc};
+use tokio::time::sleep;
 
 /// How long the tunnel's link may take until its addresses work.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// After how long a VPN process that died is started again. Gluetun takes 15 s, which nobody wants to wait for here.
+const REVIVAL: Duration = Duration::from_secs(2);
 
 /// Why a stack does not stand, or does not do as it is told.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +51,9 @@ pub enum StackError {
     /// The firewall.
     #[error("set up the stack's firewall")]
     Firewall(#[from] NftError),
+    /// The firewall, in the tables of iptables-legacy.
+    #[error("write the tables of iptables-legacy")]
+    Legacy(#[source] io::Error),
     /// The tunnel.
     #[error("start the stack's tunnel")]
     Tunnel(#[from] WireguardError),
@@ -81,8 +93,53 @@ pub struct GluetunConfig {
     pub input_ports: Vec<u16>,
     /// The resolv.conf that programs of the stack read; its nameserver lines are rewritten.
     pub resolv_conf: PathBuf,
+    /// Who keeps its firewall.
+    pub firewall: Backend,
     /// How to break it.
     pub leak: Option<Leak>,
+    /// The program, this one, that holds the tunnel in a process of its own, as OpenVPN does; `None`: the stack holds it itself, as
+    /// Gluetun does with WireGuard.
+    pub apart: Option<PathBuf>,
+}
+
+/// Who holds the tunnel.
+enum Held {
+    Here(Tunnel),
+    Apart(TunnelProcess),
+}
+
+impl Held {
+    async fn start(
+        config: &TunnelConfig,
+        apart: Option<&Path>,
+        dead: mpsc::UnboundedSender<u32>,
+    ) -> Result<Self, WireguardError> {
+        match apart {
+            Some(program) => TunnelProcess::start(program, config, dead).await.map(Self::Apart),
+            None => Tunnel::start(config).await.map(Self::Here),
+        }
+    }
+
+    async fn connected(&mut self) -> Result<(), WireguardError> {
+        match self {
+            Self::Here(tunnel) => tunnel.connected().await,
+            Self::Apart(process) => process.connected().await,
+        }
+    }
+
+    async fn stop(self) {
+        match self {
+            Self::Here(tunnel) => tunnel.stop().await,
+            Self::Apart(process) => process.stop().await,
+        }
+    }
+
+    fn pid(&self) -> Option<u32> {
+        match self {
+            Self::Here(_) => None,
+            Self::Apart(process) => Some(process.pid()),
+        }
+    }
 }
 
 /// A running stack. Cheap to clone; every method may be called from any thread and acts in the stack's namespace.
@@ -92,7 +149,9 @@ pub struct Gluetun(Arc<Inner>);
 struct Inner {
     config: GluetunConfig,
     runtime: tokio::runtime::Handle,
-    tunnel: Mutex<Option<Tunnel>>,
+    tunnel: Mutex<Option<Held>>,
+    /// Told of each VPN process that ends.
+    dead: mpsc::UnboundedSender<u32>,
     /// Whether the VPN was started before.
     started: AtomicBool,
     /// Ends with the stack.
@@ -118,24 +177,20 @@ pub async fn run_gluetun(mut config: GluetunConfig) -> Result<Gluetun, StackErro
         }
     }
     let mut nft = Nft::open()?;
-    let allowed = firewall::Allowed {
-        uplink: &uplink,
-        tunnel: &config.tunnel,
-        endpoint: config.endpoint,
-        outbound: &config.outbound,
-        input_ports: &config.input_ports,
-    };
-    firewall::seal(&mut nft, &allowed)?;
+    firewall::seal(&mut nft, &firewall::Allowed::of(&config, &uplink), config.firewall)?;
     routing::lasting(&mut Rtnetlink::open()?, &uplink, &config.outbound)?;
     set_nameservers(&config.resolv_conf, &[Ipv4Addr::LOCALHOST.into()])?;
     let runtime = tokio::runtime::Handle::current();
+    let (dead, deaths) = mpsc::unbounded_channel();
     let stack = Gluetun(Arc::new(Inner {
         runtime,
         tunnel: Mutex::new(None),
+        dead,
         started: AtomicBool::new(false),
         sabotage: std::sync::Mutex::new(None),
         config,
     }));
+    tokio::spawn(revive(Arc::downgrade(&stack.0), deaths));
     let config = &stack.0.config;
     if !config.leak.as_ref().is_some_and(Leak::without_tunnel) {
         stack.0.bring_up().await?;
@@ -148,6 +203,22 @@ pub async fn run_gluetun(mut config: GluetunConfig) -> Result<Gluetun, StackErro
         *stack.0.sabotage.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(sabotage);
     }
     Ok(stack)
+}
+
+/// Starts a VPN process again that died without having been told to, as Gluetun does with OpenVPN.
+async fn revive(stack: Weak<Inner>, mut deaths: mpsc::UnboundedReceiver<u32>) {
+    while let Some(pid) = deaths.recv().await {
+        sleep(REVIVAL).await;
+        let Some(stack) = stack.upgrade() else { return };
+        let mut place = stack.tunnel.lock().await;
+        if place.as_ref().and_then(Held::pid) != Some(pid) {
+            continue;
+        }
+        *place = None;
+        if let Err(error) = stack.bring_up_in(&mut place).await {
+            eprintln!("lab: failed to start the VPN again: {:#}", anyhow::Error::from(error));
+        }
+    }
 }
 
 impl Gluetun {
@@ -174,8 +245,8 @@ impl Gluetun {
     /// When the stack has ended, or the server cannot be asked.
     pub async fn connected(&self, limit: Duration) -> Result<bool, StackError> {
         let wait = |inner: Arc<Inner>| async move {
-            let place = inner.tunnel.lock().await;
-            let Some(tunnel) = place.as_ref() else { return Ok(false) };
+            let mut place = inner.tunnel.lock().await;
+            let Some(tunnel) = place.as_mut() else { return Ok(false) };
             match tokio::time::timeout(limit, tunnel.connected()).await {
                 Ok(outcome) => Ok(outcome.map(|()| true)?),
                 Err(_) => Ok(false),
@@ -187,6 +258,11 @@ impl Gluetun {
     /// Whether there is a tunnel, working or not.
     pub async fn is_running(&self) -> bool {
         self.0.tunnel.lock().await.is_some()
+    }
+
+    /// Number of the process that holds the tunnel, where it is one of its own.
+    pub async fn vpn_process(&self) -> Option<u32> {
+        self.0.tunnel.lock().await.as_ref().and_then(Held::pid)
     }
 
     /// What it was set up with.
@@ -212,7 +288,10 @@ impl Inner {
     }
 
     async fn bring_up(&self) -> Result<bool, StackError> {
-        let mut place = self.tunnel.lock().await;
+        self.bring_up_in(&mut *self.tunnel.lock().await).await
+    }
+
+    async fn bring_up_in(&self, place: &mut Option<Held>) -> Result<bool, StackError> {
         if place.is_some() {
             return Ok(false);
         }
@@ -227,15 +306,16 @@ impl Inner {
             endpoint: Some(endpoint),
             allowed: vec![Family::V4.everything(), Family::V6.everything()],
         };
-        let tunnel = Tunnel::start(&TunnelConfig {
+        let tunnel = TunnelConfig {
             link: config.tunnel.clone(),
             mtu: config.mtu,
             private_key: config.private_key.clone(),
             port: 0,
             mark: Some(MARK),
             peers: vec![peer],
-        })
-        .await?;
+            line: Quality::default(),
+        };
+        let tunnel = Held::start(&tunnel, config.apart.as_deref(), self.dead.clone()).await?;
         let mut netlink = Rtnetlink::open()?;
         netlink.set_mtu(&config.tunnel, config.mtu.into())?;
         for address in &config.addresses {
@@ -248,7 +328,11 @@ impl Inner {
         for family in self.families() {
             netlink.add_route(&routing::tunnel_route(family, &config.tunnel))?;
             if ruled {
-                netlink.add_rule(&routing::tunnel_rule(family))?;
+                match netlink.add_rule(&routing::tunnel_rule(family)) {
+                    // It outlived a VPN process that died.
+                    Err(error) if error.errno() == Some(libc::EEXIST) => {}
+                    other => other?,
+                }
             }
         }
         *place = Some(tunnel);
@@ -267,7 +351,11 @@ impl Inner {
             }
         }
         // Removing the link by name first makes its end one event at one time; stopping closes the rest.
-        netlink.delete_link(&self.config.tunnel)?;
+        match netlink.delete_link(&self.config.tunnel) {
+            // Gone with the process that held it.
+            Err(error) if matches!(error, RouteError::NoLink(_)) || error.errno() == Some(libc::ENODEV) => {}
+            other => other?,
+        }
         tunnel.stop().await;
         Ok(true)
     }
@@ -283,7 +371,7 @@ pub fn set_nameservers(path: &Path, nameservers: &[IpAddr]) -> Result<(), StackE
         Err(e) if e.kind() == io::ErrorKind::NotFound => String::new(),
         other => other.map_err(failed)?,
     };
-    let mut text: String = nameservers.iter().map(|ip| format!("nameserver {ip}\n")).collect();
+    let mut text = resolv_conf(nameservers);
     for line in before.lines().filter(|line| !line.trim_start().starts_with("nameserver")) {
         text.push_str(line);
         text.push('\n');

@@ -44,6 +44,7 @@ impl Sabotage {
             netlink: Rtnetlink::open()?,
             uplink,
             tunnel: config.tunnel.clone(),
+            config: config.clone(),
             resolv_conf: config.resolv_conf.clone(),
             nameservers: Vec::new(),
             settings: Vec::new(),
@@ -245,6 +246,7 @@ struct Hand {
     netlink: Rtnetlink,
     uplink: Uplink,
     tunnel: String,
+    config: GluetunConfig,
     resolv_conf: PathBuf,
     nameservers: Vec<String>,
     /// Names of settings, and what they were.
@@ -261,6 +263,10 @@ impl Hand {
                 firewall::insert(&mut self.nft, packets, Verdict::Accept, &comment(index))?;
             }
             Action::Forbid(packets) => firewall::insert(&mut self.nft, packets, Verdict::Drop, &comment(index))?,
+            Action::Legacy { family, policy } => {
+                let allowed = firewall::Allowed::of(&self.config, &self.uplink);
+                firewall::seal_legacy(*family, *policy, &allowed)?;
+            }
             Action::Route { to, link, table } => self.netlink.add_route(&self.route(*to, link, *table))?,
             Action::Rule { .. } => {
                 for rule in rules(action) {
@@ -289,6 +295,7 @@ impl Hand {
             | Action::OutsideResolver { .. }
             | Action::DeadResolver {}
             | Action::LocalNames { .. }
+            | Action::OwnResolvConf { .. }
             | Action::Exit { .. }
             | Action::SecondNetwork {}
             | Action::EarlyFlow { .. }
@@ -329,6 +336,7 @@ impl Hand {
                 }
             }
             Action::Unrule { .. }
+            | Action::Legacy { .. }
             | Action::NoTunnel {}
             | Action::Outbound { .. }
             | Action::PortMapper { .. }
@@ -338,6 +346,7 @@ impl Hand {
             | Action::OutsideResolver { .. }
             | Action::DeadResolver {}
             | Action::LocalNames { .. }
+            | Action::OwnResolvConf { .. }
             | Action::Exit { .. }
             | Action::SecondNetwork {}
             | Action::EarlyFlow { .. }

@@ -2,7 +2,7 @@
 //! background: ask for the public address when the tunnel comes up, look after its health, keep resolv.conf.
 
 use super::{Gluetun, StackError, set_nameservers};
-use crate::lab::gluetun::{ControlServer, DnsSwitch, Resolver, Role, Status, Version, VpnControl, serve_health};
+use crate::lab::gluetun::{ControlServer, DnsSwitch, Habit, Resolver, Role, Status, Version, VpnControl, serve_health};
 use crate::lab::internet::{ServerError, Servers, tcp};
 use crate::lab::witness::Journal;
 use futures_util::future::BoxFuture;
@@ -33,6 +33,8 @@ pub struct ServiceConfig {
     pub version: Version,
     /// Who may use the control server; empty for the version's default.
     pub roles: Vec<Role>,
+    /// What its control server does otherwise.
+    pub habits: Vec<Habit>,
     /// The VPN's resolver; `None` for a stack whose own resolver is dead.
     pub upstream: Option<SocketAddr>,
     /// The container's original resolver, which is asked for local names.
@@ -65,6 +67,9 @@ pub fn serve(stack: &Gluetun, config: ServiceConfig, addresses: &[IpAddr]) -> Re
     let mut server = ControlServer::new(config.version, Arc::clone(&vpn), switch.clone());
     for role in config.roles {
         server = server.with_role(role);
+    }
+    for habit in &config.habits {
+        server = server.with_habit(habit);
     }
     servers.task(async move { server.serve(listener).await });
     let listener = tcp((Ipv4Addr::LOCALHOST, HEALTH_PORT).into())?;

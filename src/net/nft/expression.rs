@@ -56,6 +56,23 @@ fn matching(family: TableFamily, condition: &Match, out: &mut Vec<Expressions>) 
         Match::IcmpType(kind) => {
             out.extend([payload(TRANSPORT_HEADER, 0, 1), compare(Operator::Equal, vec![*kind])]);
         }
+        Match::Class(class) if family == TableFamily::Ip6 => {
+            // Four bits of the version stand before it, and twenty of the flow label behind.
+            out.push(payload(NETWORK_HEADER, 0, 2));
+            out.push(masked(vec![0x0f, 0xf0]));
+            out.push(compare(Operator::Equal, (u16::from(*class) << 4).to_be_bytes().to_vec()));
+        }
+        Match::Class(class) => out.extend([payload(NETWORK_HEADER, 1, 1), compare(Operator::Equal, vec![*class])]),
+        Match::LaterFragment => {
+            out.push(payload(NETWORK_HEADER, 6, 2));
+            out.push(masked(vec![0x1f, 0xff]));
+            out.push(compare(Operator::NotEqual, vec![0; 2]));
+        }
+        Match::TcpFlags { of, set, not } => {
+            out.push(payload(TRANSPORT_HEADER, 13, 1));
+            out.push(masked(vec![*of]));
+            out.push(compare(if *not { Operator::NotEqual } else { Operator::Equal }, vec![*set]));
+        }
         Match::OneIn(modulus) => {
             const RANDOM: u32 = 1;
             let fields = [(1, R1.into()), (2, *modulus), (3, RANDOM), (4, 0)];

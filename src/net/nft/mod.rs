@@ -7,6 +7,7 @@ mod batch;
 mod expression;
 mod list;
 mod read;
+mod sets;
 
 pub use batch::{Batch, Nft};
 pub use list::{ListedRule, Ruleset};
@@ -194,6 +195,19 @@ pub enum Match {
     User(u32),
     /// ICMP or ICMPv6 type; put a [`Match::Protocol`] before it.
     IcmpType(u8),
+    /// Type of service (IPv4) or traffic class (IPv6), of a table of one family.
+    Class(u8),
+    /// A fragment but the first of its datagram; IPv4 only.
+    LaterFragment,
+    /// Flags of TCP: which count, which of those are set, and whether it must not be so; put a [`Match::Protocol`] before it.
+    TcpFlags {
+        /// Which count.
+        of: u8,
+        /// Which of those are set.
+        set: u8,
+        /// Any other combination.
+        not: bool,
+    },
     /// Length of the packet in bytes, inclusive.
     Length(u32, u32),
     /// One packet in so many, at random.

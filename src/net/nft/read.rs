@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::NftError;
 use super::list::{GET_CHAIN, GET_RULE, HEADER, dump, text};
+use super::sets::{Row, Sets};
 use crate::model::firewall::{Backend, Chain, Condition, Does, Family, Hook, Of, Rule, masked};
 use crate::net::legacy;
 use crate::net::netlink::{Client, attributes};
@@ -24,14 +25,17 @@ pub(super) fn chains(client: &mut Client) -> Result<Vec<Chain>, NftError> {
         let Some(family) = message.payload.first().and_then(|number| family(*number)) else { continue };
         chains.extend(chain(family, message.payload.get(HEADER..).unwrap_or_default()));
     }
+    let sets = Sets::read(client)?;
     for message in dump(client, GET_RULE, 0, &[])?.into_iter().take(MAX_RULES) {
-        let Some(family) = message.payload.first().and_then(|number| family(*number)) else { continue };
+        let Some(number) = message.payload.first().copied() else { continue };
+        let Some(family) = family(number) else { continue };
         let body = message.payload.get(HEADER..).unwrap_or_default();
         let (table, name) = (word(body, 1), word(body, 2));
         let chain =
             chains.iter_mut().find(|chain| (chain.family, &chain.table, &chain.name) == (family, &table, &name));
         if let Some(chain) = chain {
-            chain.rules.push(rule(family, find(body, 4).unwrap_or_default()));
+            let rows = |set: &str, fields: &[&Held]| sets.get(number, &table, set)?.rows(fields);
+            chain.rules.extend(rules(family, find(body, 4).unwrap_or_default(), &rows));
         }
     }
     Ok(chains)
@@ -46,16 +50,16 @@ fn family(number: u8) -> Option<Family> {
     }
 }
 
-fn find(body: &[u8], wanted: u16) -> Option<&[u8]> {
+pub(super) fn find(body: &[u8], wanted: u16) -> Option<&[u8]> {
     attributes(body).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
 }
 
-fn word(body: &[u8], kind: u16) -> String {
+pub(super) fn word(body: &[u8], kind: u16) -> String {
     find(body, kind).map(text).unwrap_or_default()
 }
 
 /// A number in network order.
-fn number(body: &[u8], kind: u16) -> Option<u32> {
+pub(super) fn number(body: &[u8], kind: u16) -> Option<u32> {
     Some(u32::from_be_bytes(find(body, kind)?.try_into().ok()?))
 }
 
@@ -79,9 +83,13 @@ fn chain(family: Family, body: &[u8]) -> Option<Chain> {
 
 /// What a register holds.
 #[derive(Debug, Clone)]
-enum Held {
+pub(super) enum Held {
     Link,
+    /// Its number.
+    LinkIndex,
     Protocol,
+    EtherType,
+    IcmpType,
     Version,
     Mark(u32),
     User,
@@ -94,28 +102,59 @@ enum Held {
     Ports {
         to: bool,
     },
+    /// The state of connection tracking, after the mask.
+    State(u32),
     Other(String),
 }
 
-fn rule(family: Family, expressions: &[u8]) -> Rule {
+impl Held {
+    /// Octets of it in a register; `None` where that is not known.
+    pub(super) fn width(&self) -> Option<usize> {
+        Some(match self {
+            Held::Link => 16,
+            Held::LinkIndex | Held::Mark(_) | Held::User | Held::State(_) => 4,
+            Held::Protocol | Held::Version | Held::IcmpType => 1,
+            Held::Ports { .. } | Held::EtherType => 2,
+            Held::Address { v6, mask, .. } => {
+                let width = if *v6 { 16 } else { 4 };
+                return mask.as_ref().is_some_and(|mask| mask == &vec![0xff; width]).then_some(width);
+            }
+            Held::Other(_) => return None,
+        })
+    }
+}
+
+/// The registers of sixteen octets are four of four octets each.
+fn slot(register: u32) -> u32 {
+    if (1..=4).contains(&register) { 8 + (register - 1) * 4 } else { register }
+}
+
+/// Tells what the elements of the set of this name stand for, where registers hold these.
+type Rows<'a> = dyn Fn(&str, &[&Held]) -> Option<Vec<Row>> + 'a;
+
+/// What a rule comes to: one rule, or one for each element of the set that it looks something up in. `rows` tells what those are.
+fn rules(family: Family, expressions: &[u8], rows: &Rows<'_>) -> Vec<Rule> {
     let mut held: HashMap<u32, Held> = HashMap::new();
-    let mut rule = Rule { conditions: Vec::new(), does: Does::Nothing };
+    let mut rules = vec![Rule { conditions: Vec::new(), does: Does::Nothing }];
+    // What a verdict map has decided nothing after it changes.
+    let mut decides = false;
     for (_, element) in attributes(expressions) {
         let (name, data) = (word(element, 1), find(element, 2).unwrap_or_default());
-        let source = number(data, 1).unwrap_or_default();
+        let source = slot(number(data, 1).unwrap_or_default());
+        let mut does = None;
+        let mut conditions = Vec::new();
         match name.as_str() {
             "meta" if find(data, 1).is_some() => drop(held.insert(source, meta(number(data, 2)))),
             "payload" => drop(held.insert(source, payload(family, data))),
-            "ct" => drop(held.insert(source, Held::Other("conntrack state".to_owned()))),
+            "ct" => drop(held.insert(source, tracked(number(data, 2)))),
             "bitwise" => {
                 let before = held.remove(&source);
                 let mask = find(data, 4).and_then(|nested| find(nested, 1)).unwrap_or_default();
-                held.insert(number(data, 2).unwrap_or_default(), covered(before, mask));
+                held.insert(slot(number(data, 2).unwrap_or_default()), covered(before, mask));
             }
             "cmp" => {
                 let value = find(data, 3).and_then(|nested| find(nested, 1)).unwrap_or_default();
-                let conditions = compared(held.get(&source), number(data, 2).unwrap_or_default(), value);
-                rule.conditions.push(conditions);
+                conditions.push(compared(held.get(&source), number(data, 2).unwrap_or_default(), value));
             }
             "range" => {
                 let side = |kind| find(data, kind).and_then(|nested| find(nested, 1)).and_then(port);
@@ -124,39 +163,83 @@ fn rule(family: Family, expressions: &[u8]) -> Rule {
                     (Some(Held::Ports { to: false }), Some(low), Some(high)) => Of::FromPorts(low, high),
                     _ => Of::Other("a range".to_owned()),
                 };
-                rule.conditions.push(Condition { of, not: number(data, 2) == Some(1) });
+                conditions.push(Condition { of, not: number(data, 2) == Some(1) });
             }
             "lookup" => {
-                let of = Of::Other(format!("in the set {}", word(data, 1)));
-                rule.conditions.push(Condition { of, not: number(data, 5) == Some(1) });
+                let not = number(data, 5) == Some(1);
+                let set = word(data, 1);
+                let fields = fields(&held, slot(number(data, 2).unwrap_or_default()));
+                let found = rows(&set, &fields).filter(|_| !fields.is_empty());
+                decides |= number(data, 3) == Some(0);
+                match found {
+                    // In none of them: each of them does not hold, which is simple where they are of one condition.
+                    Some(found) if not && found.iter().all(|row| row.conditions.len() == 1) => {
+                        conditions.extend(
+                            found.into_iter().flat_map(|row| row.conditions).map(|one| Condition { not: true, ..one }),
+                        );
+                    }
+                    Some(found) if !not && rules.len() * found.len() <= MAX_RULES => {
+                        rules = rules.iter().flat_map(|rule| found.iter().map(move |row| with(rule, row))).collect();
+                    }
+                    _ => conditions.push(Condition { of: Of::Other(format!("in the set {set}")), not }),
+                }
             }
             "match" => {
                 let info = find(data, 3).unwrap_or_default();
-                rule.conditions.extend(legacy::matched(&word(data, 1), number(data, 2).unwrap_or_default(), info));
+                conditions.extend(legacy::matched(&word(data, 1), number(data, 2).unwrap_or_default(), info));
             }
-            "target" if word(data, 1) == "REJECT" => rule.does = Does::Drop,
-            "reject" => rule.does = Does::Drop,
-            "immediate" => {
-                if let Some(verdict) = find(data, 2).and_then(|nested| find(nested, 2)) {
-                    rule.does = decided(verdict);
-                }
-            }
+            "target" if word(data, 1) == "REJECT" => does = Some(Does::Drop),
+            "reject" => does = Some(Does::Drop),
+            "immediate" => does = find(data, 2).and_then(|nested| find(nested, 2)).map(decided),
             // They count, tell, mark and log.
             "meta" | "target" | "counter" | "log" | "last" | "notrack" | "masq" | "nat" | "byteorder" => {}
-            other => rule.conditions.push(Condition { of: Of::Other(other.to_owned()), not: false }),
+            other => conditions.push(Condition { of: Of::Other(other.to_owned()), not: false }),
+        }
+        for rule in &mut rules {
+            rule.conditions.extend(conditions.iter().cloned());
+            if let Some(does) = does.clone().filter(|_| !decides) {
+                rule.does = does;
+            }
         }
     }
-    rule
+    rules
+}
+
+/// What the registers hold from there on, one after another, as the key of a set of several fields has them.
+fn fields(held: &HashMap<u32, Held>, from: u32) -> Vec<&Held> {
+    let mut found = Vec::new();
+    let mut at = from;
+    while let Some(field) = held.get(&at) {
+        found.push(field);
+        let Some(width) = field.width() else { break };
+        at += width.div_ceil(4) as u32;
+    }
+    found
+}
+
+fn with(rule: &Rule, row: &Row) -> Rule {
+    let conditions = rule.conditions.iter().chain(&row.conditions).cloned().collect();
+    Rule { conditions, does: row.does.clone().unwrap_or_else(|| rule.does.clone()) }
 }
 
 fn meta(key: Option<u32>) -> Held {
     match key {
         Some(3) => Held::Mark(u32::MAX),
+        Some(0) => Held::Other("length".to_owned()),
+        Some(1) => Held::EtherType,
+        Some(5) => Held::LinkIndex,
         Some(7) => Held::Link,
         Some(10) => Held::User,
         Some(15) => Held::Version,
         Some(16) => Held::Protocol,
         other => Held::Other(format!("meta {}", other.unwrap_or_default())),
+    }
+}
+
+fn tracked(key: Option<u32>) -> Held {
+    match key {
+        Some(0) => Held::State(u32::MAX),
+        other => Held::Other(format!("ct {}", other.unwrap_or_default())),
     }
 }
 
@@ -169,6 +252,7 @@ fn payload(family: Family, data: &[u8]) -> Held {
         Held::Address { to, v6, mask: Some(mask) }
     };
     match at {
+        (Some(2), Some(0), Some(1)) => Held::IcmpType,
         (Some(2), Some(0), Some(2)) => Held::Ports { to: false },
         (Some(2), Some(2), Some(2)) => Held::Ports { to: true },
         (Some(1), Some(9), Some(1)) if family == Family::Ip => Held::Protocol,
@@ -176,6 +260,12 @@ fn payload(family: Family, data: &[u8]) -> Held {
         (Some(1), Some(16), Some(length @ 1..=4)) if family != Family::Ip6 => address(true, false, length),
         (Some(1), Some(8), Some(length @ 1..=16)) if family != Family::Ip => address(false, true, length),
         (Some(1), Some(24), Some(length @ 1..=16)) if family != Family::Ip => address(true, true, length),
+        (Some(1), Some(8), Some(1)) if family == Family::Ip => Held::Other("ttl".to_owned()),
+        (Some(1), Some(7), Some(1)) if family == Family::Ip6 => Held::Other("hop limit".to_owned()),
+        (Some(1), Some(1), Some(1)) if family == Family::Ip => Held::Other("type of service".to_owned()),
+        (Some(1), Some(0), Some(2)) if family == Family::Ip6 => Held::Other("traffic class".to_owned()),
+        (Some(1), Some(6), Some(2)) if family == Family::Ip => Held::Other("place of a fragment".to_owned()),
+        (Some(2), Some(13), Some(1)) => Held::Other("TCP flags".to_owned()),
         (base, offset, _) => {
             Held::Other(format!("octet {} of header {}", offset.unwrap_or_default(), base.unwrap_or_default()))
         }
@@ -187,6 +277,9 @@ fn covered(held: Option<Held>, with: &[u8]) -> Held {
         Some(Held::Mark(_)) => {
             with.try_into().map_or(Held::Other("mark".to_owned()), |bits| Held::Mark(u32::from_ne_bytes(bits)))
         }
+        Some(Held::State(_)) => {
+            with.try_into().map_or(Held::Other("ct state".to_owned()), |bits| Held::State(u32::from_ne_bytes(bits)))
+        }
         Some(Held::Address { to, v6, .. }) => {
             let mut mask = with.to_vec();
             mask.resize(if v6 { 16 } else { 4 }, 0);
@@ -197,7 +290,7 @@ fn covered(held: Option<Held>, with: &[u8]) -> Held {
     }
 }
 
-fn compared(held: Option<&Held>, operator: u32, value: &[u8]) -> Condition {
+pub(super) fn compared(held: Option<&Held>, operator: u32, value: &[u8]) -> Condition {
     const NOT_EQUAL: u32 = 1;
     let not = operator == NOT_EQUAL;
     let equal = operator <= NOT_EQUAL;
@@ -208,10 +301,22 @@ fn compared(held: Option<&Held>, operator: u32, value: &[u8]) -> Condition {
             let whole = value.contains(&0);
             Some(Of::Link(text(value) + if whole { "" } else { "+" }))
         }
+        Some(Held::LinkIndex) if equal => own.and_then(link_name).map(Of::Link),
+        Some(Held::EtherType) if equal => port(value).and_then(|kind| match i32::from(kind) {
+            libc::ETH_P_IP => Some(Of::Version6(false)),
+            libc::ETH_P_IPV6 => Some(Of::Version6(true)),
+            _ => None,
+        }),
+        Some(Held::IcmpType) if equal => value.first().map(|kind| Of::IcmpType(*kind)),
         Some(Held::Protocol) if equal => value.first().map(|number| Of::Protocol(*number)),
         Some(Held::Version) if equal => {
             value.first().map(|number| Of::Version6(i32::from(*number) == libc::NFPROTO_IPV6))
         }
+        // Some bit of the mask is set, or the state is that one.
+        Some(Held::State(mask)) if not && own == Some(0) => {
+            return Condition { of: Of::State(*mask), not: false };
+        }
+        Some(Held::State(u32::MAX)) if equal => own.map(Of::State),
         Some(Held::Mark(mask)) if equal => own.map(|value| Of::Mark { value, mask: *mask }),
         Some(Held::User) if equal => own.map(|uid| Of::User(uid, uid)),
         Some(Held::Address { to, v6, mask: Some(mask) }) if equal => {
@@ -237,12 +342,18 @@ fn compared(held: Option<&Held>, operator: u32, value: &[u8]) -> Condition {
     }
 }
 
+/// Name of the link of that number in this namespace, now.
+fn link_name(index: u32) -> Option<String> {
+    let name = nix::net::if_::if_indextoname(index).ok()?;
+    name.into_string().ok()
+}
+
 fn port(value: &[u8]) -> Option<u16> {
     Some(u16::from_be_bytes(value.try_into().ok()?))
 }
 
 /// An address of which the last octets may be missing.
-fn address(v6: bool, octets: &[u8]) -> Option<IpAddr> {
+pub(super) fn address(v6: bool, octets: &[u8]) -> Option<IpAddr> {
     let mut whole = octets.to_vec();
     whole.resize(if v6 { 16 } else { 4 }, 0);
     Some(if v6 {
@@ -252,7 +363,7 @@ fn address(v6: bool, octets: &[u8]) -> Option<IpAddr> {
     })
 }
 
-fn decided(verdict: &[u8]) -> Does {
+pub(super) fn decided(verdict: &[u8]) -> Does {
     // Verdicts of the kernel, and those of nftables' own below zero.
     match number(verdict, 1).map(u32::cast_signed) {
         Some(0) => Does::Drop,
@@ -284,7 +395,9 @@ mod tests {
 
     fn read(expressions: &[Vec<u8>]) -> String {
         let parts: Vec<(u16, &[u8])> = expressions.iter().map(|one| (1, one.as_slice())).collect();
-        rule(Family::Ip, &nest(&parts)).to_string()
+        let found: Vec<String> =
+            rules(Family::Ip, &nest(&parts), &|_, _| None).iter().map(ToString::to_string).collect();
+        found.join(" | ")
     }
 
     const ONE: [u8; 4] = 1_u32.to_be_bytes();
@@ -319,6 +432,12 @@ mod tests {
             accept,
         ];
         assert_eq!(read(&rule), "oifname eth0 not daddr 172.16.0.0/12 udp dport 1024-65535 skuid 1000 accept");
+        let state = expression("ct", &[(1, &ONE), (2, &[0; 4])]);
+        let known = nest(&[(1, &6_u32.to_ne_bytes())]);
+        let known = expression("bitwise", &[(1, &ONE), (2, &ONE), (4, &known)]);
+        assert_eq!(read(&[state.clone(), known, compare(1, &[0; 4])]), "ct state established,related continue");
+        assert_eq!(read(&[state, compare(0, &8_u32.to_ne_bytes())]), "ct state new continue");
+        assert_eq!(read(&[payload(1, 8, 1), compare(4, &[1])]), "ttl continue");
         // What is not known keeps a rule from being taken for one that fits.
         assert_eq!(read(&[expression("fib", &[])]), "fib continue");
         let owner = [1000_u32.to_ne_bytes(), 1000_u32.to_ne_bytes(), [0; 4], [0; 4]].concat();
@@ -329,7 +448,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_answer_is_read(octets in proptest::collection::vec(any::<u8>(), 0..300)) {
-            let _ = (rule(Family::Inet, &octets), chain(Family::Ip6, &octets));
+            let _ = (rules(Family::Inet, &octets, &|_, _| None), chain(Family::Ip6, &octets));
         }
     }
 }

@@ -4,6 +4,7 @@
 //! Every value keeps the kernel's own message, so that what this code has no name for is compared and put back too.
 
 mod change;
+mod event;
 mod lookup;
 mod object;
 mod ready;
@@ -11,6 +12,7 @@ mod restore;
 mod snapshot;
 
 pub use change::{Family, RouteSpec, Rtnetlink, RuleSpec, link_event};
+pub use event::{GROUPS, Names, told};
 pub use lookup::{Flow, Lookup, Way};
 pub use object::{Address, Link, Object, Route, Rule};
 pub use ready::wait_ready;

@@ -12,6 +12,7 @@ const ECHO: [&str; 2] = ["104.26.12.205", "2606:4700:20::681a:ccd"];
 const EXAMPLE: [&str; 2] = ["93.184.215.14", "2606:2800:21f:cb07:6820:80da:af6b:8b2c"];
 const TRACKER: [&str; 2] = ["93.158.213.92", "2a03:7220:8083:cd00::1"];
 const STUN: [&str; 2] = ["74.125.250.129", "2001:4860:4864:5:8000::1"];
+const STUN_2: [&str; 2] = ["162.159.207.0", "2606:4700:49::"];
 
 /// The lab's internet. The echo services beside ipify share its address, as they share a content network outside.
 const INTERNET: &[(&str, &[&str])] = &[
@@ -31,6 +32,7 @@ const INTERNET: &[(&str, &[&str])] = &[
     ("example.com", &EXAMPLE),
     ("*.example.com", &EXAMPLE),
     ("stun.l.google.com", &STUN),
+    ("stun.cloudflare.com", &STUN_2),
     ("router.bittorrent.com", &["67.215.246.10"]),
     ("dht.transmissionbt.com", &["87.98.162.88", "2001:41d0:c:5ac:5::1"]),
     ("tracker.opentrackr.org", &TRACKER),

@@ -3,6 +3,12 @@
 //!
 //! The vocabulary is closed: what a fixture does is said here, once, and a word that is not here is an error.
 
+mod packets;
+mod words;
+
+pub use packets::{Flags, Packets};
+pub use words::{Capability, ChainName, FamilyName, Place, PolicyName, Ports, Transport};
+
 use ipnet::IpNet;
 use serde::Deserialize;
 use std::fmt;
@@ -90,6 +96,12 @@ impl Leak {
         })
     }
 
+    /// Whether it needs the tables of iptables-legacy, which not every kernel has.
+    #[must_use]
+    pub fn needs_legacy(&self) -> bool {
+        self.actions().any(|action| matches!(action, Action::Legacy { .. }))
+    }
+
     /// What is done, whenever it is done.
     pub fn actions(&self) -> impl Iterator<Item = &Action> {
         self.changes.iter().map(|change| &change.action)
@@ -170,6 +182,14 @@ pub enum Action {
     Allow(Packets),
     /// Puts a DROP at the head of a chain of the stack's firewall.
     Forbid(Packets),
+    /// Puts the sealed stack's rules and policies into the filter tables of iptables-legacy too.
+    Legacy {
+        /// Of which family.
+        #[serde(default)]
+        family: FamilyName,
+        /// The policy of its chains.
+        policy: PolicyName,
+    },
     /// Adds a route.
     Route {
         /// Where to.
@@ -241,6 +261,11 @@ pub enum Action {
         /// Its nameservers.
         nameservers: Vec<IpAddr>,
     },
+    /// The stack's other program has a resolv.conf of its own, which names these.
+    OwnResolvConf {
+        /// Its nameservers.
+        nameservers: Vec<IpAddr>,
+    },
     /// A resolver that is reached inside the stack but asks from the home's namespace, past every rule of the stack, as
     /// Docker's 127.0.0.11 does when the host's resolver is a loopback address.
     OutsideResolver {
@@ -306,157 +331,6 @@ fn udp() -> Transport {
 
 fn main_table() -> u32 {
     254
-}
-
-/// Which packets a firewall rule is about; what is left out matches all.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Packets {
-    /// Which chain.
-    #[serde(default)]
-    pub chain: ChainName,
-    /// Leaving by that link (entering by it, for the input chain).
-    pub link: Option<String>,
-    /// From that network.
-    pub from: Option<IpNet>,
-    /// To that network.
-    pub to: Option<IpNet>,
-    /// Of that transport.
-    pub proto: Option<Transport>,
-    /// Of the protocol of that number.
-    pub number: Option<u8>,
-    /// From those ports; needs `proto`.
-    pub from_ports: Option<Ports>,
-    /// To those ports; needs `proto`.
-    pub ports: Option<Ports>,
-    /// Carrying that mark.
-    pub mark: Option<u32>,
-    /// Of sockets of that user.
-    pub user: Option<u32>,
-    /// Messages of that type; needs `proto = "icmp"`.
-    pub icmp_type: Option<u8>,
-    /// Packets of that many octets and more, headers included.
-    pub longer: Option<u32>,
-    /// One of so many, at random.
-    pub one_in: Option<u32>,
-    /// Of which family.
-    #[serde(default)]
-    pub family: FamilyName,
-}
-
-/// A chain of the stack's firewall.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ChainName {
-    /// To the stack.
-    Input,
-    /// Through it.
-    Forward,
-    /// From it.
-    #[default]
-    Output,
-}
-
-impl ChainName {
-    /// As iptables writes it.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Input => "INPUT",
-            Self::Forward => "FORWARD",
-            Self::Output => "OUTPUT",
-        }
-    }
-}
-
-/// A policy of a chain.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum PolicyName {
-    /// Lets pass.
-    Accept,
-    /// Drops.
-    Drop,
-}
-
-/// One family or both.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum FamilyName {
-    /// IPv4.
-    V4,
-    /// IPv6.
-    V6,
-    /// Both.
-    #[default]
-    Both,
-}
-
-/// A namespace of the lab.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Place {
-    /// The stack's.
-    #[default]
-    Stack,
-    /// The home's.
-    Home,
-}
-
-/// A capability (capabilities(7)).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Capability {
-    /// CAP_NET_ADMIN.
-    NetAdmin,
-    /// CAP_NET_RAW.
-    NetRaw,
-}
-
-impl Capability {
-    /// Its bit (linux/capability.h).
-    #[must_use]
-    pub fn bit(self) -> u32 {
-        match self {
-            Self::NetAdmin => 12,
-            Self::NetRaw => 13,
-        }
-    }
-}
-
-/// A transport protocol.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Transport {
-    /// TCP.
-    Tcp,
-    /// UDP.
-    Udp,
-    /// ICMP or ICMPv6, by the family.
-    Icmp,
-    /// IPv4 in IP.
-    Ipip,
-    /// IPv6 in IP.
-    Ipv6,
-    /// Generic Routing Encapsulation.
-    Gre,
-}
-
-/// Ports, inclusive: `"53"` or `"1024-65535"`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-pub struct Ports(pub u16, pub u16);
-
-impl TryFrom<String> for Ports {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        let (low, high) = text.split_once('-').unwrap_or((&text, &text));
-        match (low.trim().parse(), high.trim().parse()) {
-            (Ok(low), Ok(high)) if low <= high => Ok(Self(low, high)),
-            _ => Err(format!("`{text}` is neither a port nor a range of ports such as `1024-65535`")),
-        }
-    }
 }
 
 impl fmt::Display for Leak {

@@ -1,0 +1,138 @@
+//! Whom the stack's programs are told to ask for names, watched while the tunnel is down: a thread that reads their resolv.conf every
+//! 20 ms. Files that are replaced, and such as are mounted into containers, tell no watcher that they change; reading them does.
+
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use crate::clock::Clock;
+use crate::model::evidence::NameserverChange;
+use crate::technique::nameservers;
+
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// A resolv.conf is a few lines.
+const MAX_LENGTH: u64 = 64 * 1024;
+/// A file that is rewritten over and over has been told of often enough by then.
+const MAX_CHANGES: usize = 32;
+
+/// A running watch. Dropping it ends its thread.
+pub(super) struct NameserverWatch {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<Vec<NameserverChange>>>,
+}
+
+struct Watched {
+    path: PathBuf,
+    first: Vec<IpAddr>,
+    last: Vec<IpAddr>,
+}
+
+impl NameserverWatch {
+    /// Watches `files` as far as they can be read now; one that several names lead to is watched once.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub(super) fn start(clock: Clock, files: &[PathBuf]) -> io::Result<Self> {
+        let mut known = Vec::new();
+        let mut watched = Vec::new();
+        for path in files {
+            let Ok(metadata) = fs::metadata(path) else { continue };
+            let place = (metadata.dev(), metadata.ino());
+            if let Some(named) = read(path).filter(|_| !known.contains(&place)) {
+                known.push(place);
+                watched.push(Watched { path: path.clone(), first: named.clone(), last: named });
+            }
+        }
+        let stop = Arc::new(AtomicBool::new(false));
+        let ended = Arc::clone(&stop);
+        let watch = move || {
+            let mut changes = Vec::new();
+            while !ended.load(Ordering::Relaxed) {
+                look(&mut watched, clock.now_ms(), &mut changes);
+                thread::sleep(LOOK_EVERY);
+            }
+            look(&mut watched, clock.now_ms(), &mut changes);
+            changes
+        };
+        let thread = thread::Builder::new().name("nameservers".into()).spawn(watch)?;
+        Ok(Self { stop, thread: Some(thread) })
+    }
+
+    /// What changed; times are milliseconds since the start of the run.
+    pub(super) fn finish(mut self) -> Vec<NameserverChange> {
+        self.end().unwrap_or_default()
+    }
+
+    fn end(&mut self) -> Option<Vec<NameserverChange>> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.take()?.join().ok()
+    }
+}
+
+impl Drop for NameserverWatch {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn look(watched: &mut [Watched], at_ms: f64, changes: &mut Vec<NameserverChange>) {
+    for file in watched {
+        // One that cannot be read at this instant is being replaced, or is written to just now and names nobody yet.
+        let Some(now) = read(&file.path) else { continue };
+        if now != file.last && changes.len() < MAX_CHANGES {
+            file.last.clone_from(&now);
+            let file = (file.path.display().to_string(), file.first.clone());
+            changes.push(NameserverChange { at_ms, file: file.0, before: file.1, now });
+        }
+    }
+}
+
+/// The nameservers that a file names; `None`: it cannot be read, or names none.
+fn read(path: &Path) -> Option<Vec<IpAddr>> {
+    let metadata = fs::metadata(path).ok()?;
+    // Untrusted: what is no file is not opened, and a long one is none of resolv.conf's.
+    if !metadata.is_file() || metadata.len() > MAX_LENGTH {
+        return None;
+    }
+    let text = fs::read(path).ok()?;
+    let text = String::from_utf8_lossy(&text);
+    if !text.lines().any(|line| line.trim_start().starts_with("nameserver")) {
+        return None;
+    }
+    Some(nameservers(&text).0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_are_told_once_and_an_empty_file_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("resolv.conf");
+        fs::write(&path, "nameserver 127.0.0.1\n").unwrap();
+        let first = read(&path).unwrap();
+        let mut watched = [Watched { path: path.clone(), first: first.clone(), last: first.clone() }];
+        let mut changes = Vec::new();
+        for (at_ms, text) in [
+            (1.0, "nameserver 127.0.0.1\n# as before\n"),
+            (2.0, ""),
+            (3.0, "nameserver 8.8.8.8\n"),
+            (4.0, "nameserver 8.8.8.8\noptions ndots:0\n"),
+            (5.0, "nameserver 127.0.0.1\n"),
+        ] {
+            fs::write(&path, text).unwrap();
+            look(&mut watched, at_ms, &mut changes);
+        }
+        let told: Vec<(f64, &[IpAddr])> = changes.iter().map(|change| (change.at_ms, change.now.as_slice())).collect();
+        let public: IpAddr = "8.8.8.8".parse().unwrap();
+        assert_eq!(told, [(3.0, &[public][..]), (5.0, &first[..])]);
+        assert!(changes.iter().all(|change| change.before == first));
+    }
+}

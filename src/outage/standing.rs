@@ -1,0 +1,430 @@
+//! Flows that are older than the outage: a connection and a flow of datagrams, opened through the tunnel before it goes, on which the far
+//! side has answered, so that connection tracking knows them. Firewalls let such flows pass where they would stop a new one, and sockets
+//! keep their source address: none of them may move to an uplink, neither while the tunnel is down nor once it is back.
+//!
+//! The far side is a witness that is asked anyway, and gets a handful of packets. Then TTL 1 is set, before the tunnel goes. The connection
+//! is made to speak by its keepalive (tcp(7)): setting the idle time has the kernel ask at once, if nothing has come for a second, and
+//! nothing is left on the way that it would send again at a time of its own.
+//!
+//! They are silent in the very instants in which the tunnel goes and comes, also when the VPN starts itself again meanwhile. There the
+//! kernel takes away a link, its routes and its addresses one after the other, and for some microseconds a firewall like Gluetun's lets a
+//! known flow out by whatever route is left: that is so on every such stack, and no kill switch of this kind can help it.
+//!
+//! Over IPv4 alone: of a flow over IPv6 the kernel does not check that its source address is still there.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use nix::net::if_::if_nametoindex;
+use reqwest::Url;
+use socket2::{SockRef, Socket};
+use tokio::net::TcpSocket;
+use tokio::time::timeout;
+
+use crate::model::evidence::{Fate, Proto, StandingFlow};
+use crate::sensor::ledger::Entry;
+use crate::technique::format::stun;
+use crate::technique::{Context, addresses, fate_of, nameservers, question};
+
+/// Methods in whose outages a flow can stay where it belongs on a stack that is sealed. Where the tunnel's address stays although its routes
+/// are gone, as when its link is set down by hand, a firewall that lets known flows pass lets these out, which is the doing of the method.
+const METHODS: [&str; 3] = ["vpn-stop", "endpoint-block", "command"];
+/// How long a far side may take to answer.
+const PATIENCE: Duration = Duration::from_millis(700);
+/// Far sides that are tried of each sort.
+const TRIES: usize = 2;
+/// How long after a change of the tunnel's link they stay silent.
+const SETTLED: Duration = Duration::from_millis(400);
+/// Time between two datagrams, and between two questions by keepalive at least.
+const DATAGRAM_EVERY: Duration = Duration::from_millis(20);
+const KEEPALIVE_EVERY: Duration = Duration::from_millis(100);
+/// Keepalive questions without an answer after which the kernel gives a connection up (the most that tcp(7) takes), and how many of them are
+/// left for the time after the outage.
+const KEEPALIVE_COUNT: u32 = 127;
+const LEFT: u32 = 30;
+const DNS: u16 = 53;
+
+/// Flows that are open. Dropping them ends them, without a packet that could get far.
+pub(super) struct StandingFlows {
+    shared: Arc<Mutex<Shared>>,
+    thread: Option<JoinHandle<()>>,
+    /// What could not be opened, and why.
+    pub(super) notes: Vec<String>,
+}
+
+struct Shared {
+    flows: Vec<Flow>,
+    speaking: bool,
+    /// Whether what is sent counts.
+    down: bool,
+    stop: bool,
+    keepalive_every: Duration,
+    link: Link,
+}
+
+/// The tunnel's link, as it was seen last.
+struct Link {
+    name: String,
+    index: Option<u32>,
+    changed: Option<Instant>,
+}
+
+struct Flow {
+    record: StandingFlow,
+    open: Open,
+    next: Instant,
+}
+
+enum Open {
+    Tcp(Socket),
+    Udp(UdpSocket, Vec<u8>),
+}
+
+/// Whether flows take part in outages of that method.
+pub(super) fn fit(method: &str) -> bool {
+    METHODS.contains(&method)
+}
+
+impl StandingFlows {
+    /// Opens one of each protocol by the link `tunnel`, as far as a far side answers. `window` is how long the outage will be.
+    pub(super) async fn open(cx: &Context, trial: &Arc<str>, tunnel: &str, window: Duration) -> io::Result<Self> {
+        let mut notes = Vec::new();
+        let (links, tcp, udp) = tokio::join!(cx.links_now(), open_tcp(cx, trial), open_udp(cx, trial));
+        let of_tunnel = links.iter().filter(|link| link.name == tunnel).flat_map(|link| &link.addresses);
+        let own: Vec<IpAddr> = of_tunnel.map(|net| net.addr()).collect();
+        let mut flows = Vec::new();
+        for (proto, opened) in [("TCP", tcp), ("UDP", udp)] {
+            match opened {
+                Ok(flow) if own.contains(&flow.record.from.ip()) => flows.push(flow),
+                Ok(flow) => notes.push(format!(
+                    "no flow over {proto} could be opened before the outage: it came from {} and so not by {tunnel}",
+                    flow.record.from.ip()
+                )),
+                Err(why) => notes.push(format!("no flow over {proto} could be opened before the outage: {why}")),
+            }
+        }
+        let keepalive_every = KEEPALIVE_EVERY.max(window / (KEEPALIVE_COUNT - LEFT));
+        let link = Link::new(tunnel);
+        let shared = Shared { flows, speaking: false, down: false, stop: false, keepalive_every, link };
+        let shared = Arc::new(Mutex::new(shared));
+        let theirs = Arc::clone(&shared);
+        let thread = thread::Builder::new().name("standing".into()).spawn(move || speak(&theirs))?;
+        Ok(Self { shared, thread: Some(thread), notes })
+    }
+
+    /// Has them speak from now on; `down` says that the tunnel is down, and what is sent counts.
+    pub(super) fn speak(&self, down: bool) {
+        let mut shared = lock(&self.shared);
+        (shared.speaking, shared.down) = (true, down);
+        if !down {
+            // That a witness was reached by it says that it is settled.
+            shared.link = Link::new(&shared.link.name);
+        }
+        shared.flows.iter().for_each(|flow| flow.set_keepalive(true));
+    }
+
+    /// Has them be silent: when this returns nothing of them is on its way to the network.
+    pub(super) fn silence(&self) {
+        let mut shared = lock(&self.shared);
+        shared.speaking = false;
+        shared.flows.iter().for_each(|flow| flow.set_keepalive(false));
+    }
+
+    /// Ends them.
+    pub(super) fn finish(mut self) -> Vec<StandingFlow> {
+        self.end();
+        lock(&self.shared).flows.drain(..).map(|flow| flow.record.clone()).collect()
+    }
+
+    fn end(&mut self) {
+        lock(&self.shared).stop = true;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for StandingFlows {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn speak(shared: &Mutex<Shared>) {
+    loop {
+        let mut now = lock(shared);
+        if now.stop {
+            return;
+        }
+        if now.speaking {
+            let Shared { flows, down, keepalive_every, link, .. } = &mut *now;
+            if link.is_settled() {
+                flows.iter_mut().for_each(|flow| flow.speak(*down, *keepalive_every));
+            }
+        }
+        drop(now);
+        thread::sleep(DATAGRAM_EVERY / 2);
+    }
+}
+
+impl Link {
+    fn new(name: &str) -> Self {
+        Link { name: name.to_owned(), index: if_nametoindex(name).ok(), changed: None }
+    }
+
+    /// Whether it is as it was for a while: there, or not there.
+    fn is_settled(&mut self) -> bool {
+        let index = if_nametoindex(self.name.as_str()).ok();
+        if std::mem::replace(&mut self.index, index) != index {
+            self.changed = Some(Instant::now());
+        }
+        self.changed.is_none_or(|at| at.elapsed() >= SETTLED)
+    }
+}
+
+impl Flow {
+    fn speak(&mut self, down: bool, keepalive_every: Duration) {
+        let now = Instant::now();
+        if now < self.next {
+            return;
+        }
+        let (result, pause) = match &self.open {
+            Open::Udp(socket, payload) => (socket.send(payload).map(drop), DATAGRAM_EVERY),
+            // See the head of this file.
+            Open::Tcp(socket) => (SockRef::from(socket).set_tcp_keepalive(&idle()), keepalive_every),
+        };
+        self.next = now + pause;
+        if down {
+            self.record.asked += 1;
+            if let Err(error) = result
+                && let Fate::Refused { name, .. } = fate_of(&error)
+            {
+                self.record.refused += 1;
+                self.record.refusal.get_or_insert(name);
+            }
+        }
+    }
+
+    fn set_keepalive(&self, on: bool) {
+        if let Open::Tcp(socket) = &self.open {
+            // A connection that the far side has ended takes no options any more, and sends nothing either.
+            let _ = socket.set_keepalive(on);
+        }
+    }
+}
+
+impl Drop for Flow {
+    fn drop(&mut self) {
+        if let Open::Tcp(socket) = &self.open {
+            // Reset at once: nothing that would be sent again later.
+            let _ = socket.set_linger(Some(Duration::ZERO));
+        }
+    }
+}
+
+/// The shortest idle time that there is.
+fn idle() -> socket2::TcpKeepalive {
+    socket2::TcpKeepalive::new().with_time(Duration::from_secs(1))
+}
+
+async fn open_tcp(cx: &Context, trial: &Arc<str>) -> Result<Flow, String> {
+    let mut why = "there is no witness for it".to_owned();
+    for to in far_sides_tcp(cx).await {
+        match connect(cx, trial, to).await {
+            Ok(flow) => return Ok(flow),
+            Err(error) => why = format!("{to}: {error}"),
+        }
+    }
+    Err(why)
+}
+
+async fn connect(cx: &Context, trial: &Arc<str>, to: SocketAddr) -> io::Result<Flow> {
+    let entry = cx.ledger.enter(trial);
+    let socket = TcpSocket::new_v4()?;
+    socket.bind((Ipv4Addr::UNSPECIFIED, 0).into())?;
+    // Its port has to be known before its first packet leaves, so that the sensor knows the flow.
+    cx.ledger.enter_flow(entry, Proto::Tcp, socket.local_addr()?.port(), to);
+    let stream = timeout(PATIENCE, socket.connect(to)).await.map_err(|_| io::ErrorKind::TimedOut)??;
+    let from = stream.local_addr()?;
+    let socket = Socket::from(stream.into_std()?);
+    socket.set_ttl_v4(1)?;
+    socket.set_tcp_keepalive(&idle().with_retries(KEEPALIVE_COUNT))?;
+    socket.set_keepalive(false)?;
+    Ok(flow(entry, Proto::Tcp, from, to, Open::Tcp(socket)))
+}
+
+async fn open_udp(cx: &Context, trial: &Arc<str>) -> Result<Flow, String> {
+    let mut why = "there is no witness for it".to_owned();
+    let (servers, _) = nameservers(&cx.setup.resolv_conf);
+    for (host, port) in cx.setup.echo_stun.iter().take(TRIES) {
+        let found = timeout(PATIENCE, addresses(&servers, host)).await;
+        let Some(to) = found.ok().and_then(Result::ok).and_then(|found| far(cx, found)) else {
+            why = format!("{host} has no address past the local subnets");
+            continue;
+        };
+        let id = rand::random();
+        let read = |octets: &[u8]| stun::response(octets, &id).is_some();
+        match exchange(cx, trial, SocketAddr::new(to, *port), |_| stun::request(&id), read).await {
+            Ok(flow) => return Ok(flow),
+            Err(error) => why = format!("{host}: {error}"),
+        }
+    }
+    for to in forced(cx).take(TRIES) {
+        let ask = |entry: &Entry| question(entry, &cx.setup.canary, to);
+        // An answer (QR set) to what was just asked is all that matters.
+        let read = |octets: &[u8]| octets.get(2).is_some_and(|flags| flags & 0x80 != 0);
+        match exchange(cx, trial, SocketAddr::new(to, DNS), ask, read).await {
+            Ok(flow) => return Ok(flow),
+            Err(error) => why = format!("{to}: {error}"),
+        }
+    }
+    Err(why)
+}
+
+async fn exchange(
+    cx: &Context,
+    trial: &Arc<str>,
+    to: SocketAddr,
+    ask: impl Fn(&Entry) -> Vec<u8>,
+    answers: impl Fn(&[u8]) -> bool,
+) -> io::Result<Flow> {
+    let entry = cx.ledger.enter(trial);
+    let payload = ask(&entry);
+    let socket = tokio::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await?;
+    cx.ledger.enter_flow(entry, Proto::Udp, socket.local_addr()?.port(), to);
+    socket.connect(to).await?;
+    let from = socket.local_addr()?;
+    socket.send(&payload).await?;
+    let mut octets = [0; 1500];
+    let answered = async {
+        loop {
+            let length = socket.recv(&mut octets).await?;
+            if answers(&octets[..length]) {
+                return Ok::<(), io::Error>(());
+            }
+        }
+    };
+    timeout(PATIENCE, answered).await.map_err(|_| io::ErrorKind::TimedOut)??;
+    let socket = socket.into_std()?;
+    socket.set_ttl(1)?;
+    Ok(flow(entry, Proto::Udp, from, to, Open::Udp(socket, payload)))
+}
+
+fn flow(entry: Entry, proto: Proto, from: SocketAddr, to: SocketAddr, open: Open) -> Flow {
+    let record = StandingFlow { stimulus: entry.id, proto, from, to, asked: 0, refused: 0, refusal: None };
+    Flow { record, open, next: Instant::now() }
+}
+
+/// Web witnesses, and public resolvers for the case that none of these takes a connection.
+async fn far_sides_tcp(cx: &Context) -> Vec<SocketAddr> {
+    let (servers, _) = nameservers(&cx.setup.resolv_conf);
+    let mut found = Vec::new();
+    for url in cx.setup.echo_http.iter().filter_map(|url| Url::parse(url).ok()).take(TRIES) {
+        let (Some(host), Some(port)) = (url.host_str(), url.port_or_known_default()) else { continue };
+        let resolved = timeout(PATIENCE, addresses(&servers, host)).await;
+        let v4 = resolved.ok().and_then(Result::ok).and_then(|found| far(cx, found));
+        found.extend(v4.map(|ip| SocketAddr::new(ip, port)));
+    }
+    found.extend(forced(cx).take(TRIES).map(|ip| SocketAddr::new(ip, DNS)));
+    found
+}
+
+fn forced(cx: &Context) -> impl Iterator<Item = IpAddr> + '_ {
+    cx.setup.forced.iter().filter_map(|ip| far(cx, [*ip]))
+}
+
+/// The first address that is reached by the tunnel, as far as the local subnets tell.
+fn far(cx: &Context, found: impl IntoIterator<Item = IpAddr>) -> Option<IpAddr> {
+    let near = |ip: &IpAddr| ip.is_loopback() || cx.local.iter().any(|net| net.contains(ip));
+    found.into_iter().find(|ip| ip.is_ipv4() && !near(ip))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn silence_is_kept_and_what_is_sent_before_the_outage_does_not_count() {
+        let far = UdpSocket::bind("127.0.0.1:0").unwrap();
+        far.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let near = UdpSocket::bind("127.0.0.1:0").unwrap();
+        near.connect(far.local_addr().unwrap()).unwrap();
+        let (from, to) = (near.local_addr().unwrap(), far.local_addr().unwrap());
+        let record = StandingFlow { stimulus: 1, proto: Proto::Udp, from, to, asked: 0, refused: 0, refusal: None };
+        let flow = Flow { record, open: Open::Udp(near, b"still here".to_vec()), next: Instant::now() };
+        let link = Link::new("lo");
+        let keepalive_every = KEEPALIVE_EVERY;
+        let shared = Shared { flows: vec![flow], speaking: false, down: false, stop: false, keepalive_every, link };
+        let shared = Arc::new(Mutex::new(shared));
+        let theirs = Arc::clone(&shared);
+        let thread = Some(thread::spawn(move || speak(&theirs)));
+        let flows = StandingFlows { shared, thread, notes: Vec::new() };
+        flows.speak(false);
+        far.recv(&mut [0; 16]).unwrap();
+        flows.silence();
+        far.set_nonblocking(true).unwrap();
+        while far.recv(&mut [0; 16]).is_ok() {}
+        thread::sleep(DATAGRAM_EVERY * 4);
+        assert!(far.recv(&mut [0; 16]).is_err(), "it spoke");
+        assert_eq!(lock(&flows.shared).flows[0].record.asked, 0);
+        flows.speak(true);
+        far.set_nonblocking(false).unwrap();
+        far.recv(&mut [0; 16]).unwrap();
+        flows.silence();
+        let records = flows.finish();
+        assert!(records[0].asked > 0 && records[0].refused == 0, "{records:?}");
+    }
+
+    #[test]
+    fn a_link_that_changed_is_left_to_settle() {
+        let mut link = Link { name: "lo".to_owned(), index: None, changed: None };
+        assert!(!link.is_settled(), "it came just now");
+        thread::sleep(SETTLED);
+        assert!(link.is_settled());
+        link.name = "none-such".to_owned();
+        assert!(!link.is_settled(), "it went just now");
+    }
+
+    /// The kernel asks at once and again, though its own idle time would be a second and its interval 75: this is what the flow relies on.
+    #[test]
+    fn a_connection_speaks_when_its_idle_time_is_set() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let near = Socket::from(std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap());
+        let (_far, _) = listener.accept().unwrap();
+        near.set_tcp_keepalive(&idle().with_retries(KEEPALIVE_COUNT)).unwrap();
+        near.set_keepalive(false).unwrap();
+        thread::sleep(Duration::from_millis(1100));
+        let sent = || {
+            // SAFETY: all-zero is a valid tcp_info, and the kernel writes no more than `length` octets of it.
+            let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+            let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
+            // SAFETY: as above.
+            let result = unsafe {
+                libc::getsockopt(
+                    std::os::fd::AsRawFd::as_raw_fd(&near),
+                    libc::IPPROTO_TCP,
+                    libc::TCP_INFO,
+                    (&raw mut info).cast(),
+                    &raw mut length,
+                )
+            };
+            assert_eq!(result, 0);
+            info.tcpi_last_ack_recv
+        };
+        let before = sent();
+        assert!(before >= 1000, "the connection was not idle: {before} ms");
+        near.set_tcp_keepalive(&idle()).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while sent() >= 1000 {
+            assert!(Instant::now() < deadline, "no answer came, so nothing was asked");
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
