@@ -7,6 +7,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::{Command, ExitCode, Output};
+use std::sync::{PoisonError, RwLock};
 
 use leakcheck::lab::{Condition, Leak, has_legacy_tables};
 use leakcheck::model::report::{Report, VerdictWord};
@@ -31,6 +32,11 @@ const WINDOW: &str = "2500ms";
 const SHORT_WINDOW: &str = "1s";
 /// What a reason for coming to no verdict must not say: it would be a fault of the checker's, and no circumstance of the stack's.
 const FAULTS: [&str; 4] = ["internal error", "panicked", "brought no evidence back", "record of this phase is missing"];
+
+/// What an outage says in which the samples came too late, and nothing else was amiss.
+const TOO_BUSY: &str = "ms between two samples: the machine is too busy to see short holes";
+/// Who fills the tunnel has the machine alone, or the others would be the load.
+static MACHINE: RwLock<()> = RwLock::new(());
 
 fn main() -> ExitCode {
     let ignored = cannot_run();
@@ -93,6 +99,12 @@ fn demo(args: &[&str]) -> Output {
 }
 
 fn demo_with(window: &str, args: &[&str]) -> Output {
+    let (_alone, _shared);
+    if args.iter().any(|arg| arg.ends_with("under-load")) {
+        _alone = MACHINE.write().unwrap_or_else(PoisonError::into_inner);
+    } else {
+        _shared = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
+    }
     Command::new(env!("CARGO_BIN_EXE_leakcheck"))
         .args(["demo", "--format", "json", "--report-dir", "none"])
         .args(args)
@@ -132,7 +144,8 @@ fn sealed(args: &[&str]) -> Result<(), Failed> {
     Ok(())
 }
 
-/// Nothing may fail or warn. Only what the condition names may come to no verdict, and only for a reason that lies in the circumstances.
+/// Nothing may fail or warn. Only what the condition names may come to no verdict, or an outage in which the machine stood still for half a
+/// second, and only for a reason that lies in the circumstances.
 fn sealed_under(condition: &Condition) -> Result<(), Failed> {
     let output = demo_with(SHORT_WINDOW, &["--condition", &condition.id]);
     let report = report(&output)?;
@@ -140,7 +153,7 @@ fn sealed_under(condition: &Condition) -> Result<(), Failed> {
         VerdictWord::Pass => false,
         VerdictWord::Inconclusive => {
             let reason = probe.reason.as_deref().unwrap_or_default();
-            !condition.unsure.contains(&probe.id)
+            !(condition.unsure.contains(&probe.id) || reason.ends_with(TOO_BUSY))
                 || reason.is_empty()
                 || FAULTS.iter().any(|fault| reason.contains(fault))
         }

@@ -73,6 +73,21 @@ impl OutageMethod {
     pub fn starts_anew(self) -> bool {
         matches!(self, OutageMethod::Restart | OutageMethod::Kill)
     }
+
+    /// Whether a flow that was open before can stay where it belongs on a stack that is sealed. Where the tunnel's address stays although its
+    /// routes are gone, as when its link is set down by hand, a firewall that lets known flows pass lets these out, which is the doing of the
+    /// method; where the process or the container is taken away, the flow's socket may go with it.
+    pub fn keeps_flows(self) -> bool {
+        match self {
+            OutageMethod::VpnStop | OutageMethod::EndpointBlock | OutageMethod::Command => true,
+            OutageMethod::LinkDown
+            | OutageMethod::ProcessKill
+            | OutageMethod::ProcessStop
+            | OutageMethod::Pause
+            | OutageMethod::Restart
+            | OutageMethod::Kill => false,
+        }
+    }
 }
 
 /// Names an enum by its kebab-case words, both ways.

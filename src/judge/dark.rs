@@ -52,7 +52,9 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
     // Docker writes the file anew when it starts the container, with the home's own resolvers; who reads it then is in the namespace that
     // was left behind, and whether the new one is closed by then is the business of its start.
     let rewritten = outage.nameservers.iter().filter(|_| !outage.namespace_ended);
-    if let Some((change, strange)) = rewritten.into_iter().find_map(|change| strange(case, outage, change)) {
+    if let Some((change, strange)) =
+        rewritten.into_iter().find_map(|change| Some((change, strange(case, outage, change)?)))
+    {
         let summary = format!("programs were told to ask {strange} for names while the tunnel was down");
         let reason = format!(
             "{} was rewritten: what is looked up then is asked of a resolver past the VPN, as soon as anything lets it out",
@@ -107,10 +109,18 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
     for sample in outage.samples.iter().filter(|sample| sample.sent + sample.refused == 0) {
         doubts.push(format!("{} was never sent nor refused", sample.what));
     }
-    if !outage.flows.is_empty() && !outage.flows.iter().any(|flow| in_tunnel(case, flow.stimulus)) {
-        doubts.push(
-            "no flow that was open before was seen in the tunnel, so that none left it proves nothing".to_owned(),
-        );
+    for flow in &outage.flows {
+        if !in_tunnel(case, flow.stimulus) {
+            doubts.push(format!(
+                "the flow over {} that was open before was not seen in the tunnel, so that it did not leave it proves nothing",
+                flow.proto
+            ));
+        } else if flow.asked == 0 {
+            doubts.push(format!(
+                "the flow over {} that was open before sent nothing while the tunnel was down",
+                flow.proto
+            ));
+        }
     }
     if outage.longest_gap_ms > MAX_GAP_MS {
         doubts.push(format!(
@@ -153,18 +163,14 @@ fn in_tunnel(case: &Case<'_>, stimulus: u32) -> bool {
 
 /// The resolver past the VPN that a file named from some time of the outage on, and had not named before. One in private space that no
 /// uplink leads to may be the VPN's own.
-fn strange<'a>(
-    case: &Case<'_>,
-    outage: &OutageEvidence,
-    change: &'a NameserverChange,
-) -> Option<(&'a NameserverChange, IpAddr)> {
+fn strange(case: &Case<'_>, outage: &OutageEvidence, change: &NameserverChange) -> Option<IpAddr> {
     let while_down = change.at_ms >= 0.0 && outage.up_ms.is_none_or(|up| change.at_ms < up);
     let near = |ip: &IpAddr| case.facts.uplink_nets.iter().any(|net| net.contains(ip));
     let past = |ip: &&IpAddr| {
         !(ip.is_loopback() || change.before.contains(ip) || case.facts.resolvers.contains(ip))
             && (!is_private(**ip) || near(ip))
     };
-    while_down.then(|| change.now.iter().find(past)).flatten().map(|ip| (change, *ip))
+    if while_down { change.now.iter().find(past).copied() } else { None }
 }
 
 fn ended_early(outage: &OutageEvidence) -> bool {

@@ -32,6 +32,9 @@ const WINDOW: usize = 64;
 const PATIENCE: Duration = Duration::from_millis(250);
 /// Rest after what did not work, as while the tunnel is down.
 const REST: Duration = Duration::from_millis(50);
+/// How long a socket is kept after the network refused it. Clients keep theirs; if one were closed when the tunnel's routes go, answers that
+/// are on their way through its link still would have the kernel say that nobody is there (RFC 792, RFC 4443), by whatever route is left.
+const KEPT: Duration = Duration::from_millis(500);
 
 /// A client and its peer at work. End when dropped.
 pub(super) struct Load {
@@ -118,8 +121,9 @@ fn connection(link: &str, to: Option<SocketAddr>, purpose: u8, stop: &AtomicBool
     let socket = bound(link, to, Type::STREAM, Protocol::TCP)?;
     socket.connect_timeout(&SockAddr::from(to), Duration::from_secs(3))?;
     let mut stream = TcpStream::from(socket);
-    stream.write_all(&[purpose])?;
-    pump(&mut stream, purpose == SENDS, stop)
+    let worked = stream.write_all(&[purpose]).and_then(|()| pump(&mut stream, purpose == SENDS, stop));
+    keep(&worked);
+    worked
 }
 
 /// Sends or takes as much as there is room for. A connection that does not move for long is given up, as clients do.
@@ -147,6 +151,19 @@ fn stream(link: &str, to: Option<SocketAddr>, stop: &AtomicBool) -> io::Result<(
     socket.connect(&SockAddr::from(to))?;
     let socket = UdpSocket::from(socket);
     socket.set_read_timeout(Some(PATIENCE))?;
+    let worked = exchange(&socket, stop);
+    keep(&worked);
+    worked
+}
+
+/// Has the caller's socket live on for a while, if it was refused.
+fn keep(worked: &io::Result<()>) {
+    if worked.is_err() {
+        std::thread::sleep(KEPT);
+    }
+}
+
+fn exchange(socket: &UdpSocket, stop: &AtomicBool) -> io::Result<()> {
     let (octets, mut buffer) = ([0; DATAGRAM], [0; DATAGRAM]);
     while !stop.load(Ordering::Relaxed) {
         for _ in 0..WINDOW {

@@ -1,7 +1,6 @@
 //! Whom the stack's programs are told to ask for names, watched while the tunnel is down: a thread that reads their resolv.conf every
 //! 20 ms. Files that are replaced, and such as are mounted into containers, tell no watcher that they change; reading them does.
 
-use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
@@ -13,11 +12,10 @@ use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::model::evidence::NameserverChange;
+use crate::target::{open_through, read_small};
 use crate::technique::nameservers;
 
 const LOOK_EVERY: Duration = Duration::from_millis(20);
-/// A resolv.conf is a few lines.
-const MAX_LENGTH: u64 = 64 * 1024;
 /// A file that is rewritten over and over has been told of often enough by then.
 const MAX_CHANGES: usize = 32;
 
@@ -42,7 +40,7 @@ impl NameserverWatch {
         let mut known = Vec::new();
         let mut watched = Vec::new();
         for path in files {
-            let Ok(metadata) = fs::metadata(path) else { continue };
+            let Ok(metadata) = open_through(path).and_then(|file| file.metadata()) else { continue };
             let place = (metadata.dev(), metadata.ino());
             if let Some(named) = read(path).filter(|_| !known.contains(&place)) {
                 known.push(place);
@@ -93,15 +91,10 @@ fn look(watched: &mut [Watched], at_ms: f64, changes: &mut Vec<NameserverChange>
     }
 }
 
-/// The nameservers that a file names; `None`: it cannot be read, or names none.
+/// The nameservers that a file names; `None`: it cannot be read, or names none. What is no file, or too long for one of resolv.conf's, is not
+/// read: it is untrusted.
 fn read(path: &Path) -> Option<Vec<IpAddr>> {
-    let metadata = fs::metadata(path).ok()?;
-    // Untrusted: what is no file is not opened, and a long one is none of resolv.conf's.
-    if !metadata.is_file() || metadata.len() > MAX_LENGTH {
-        return None;
-    }
-    let text = fs::read(path).ok()?;
-    let text = String::from_utf8_lossy(&text);
+    let text = open_through(path).and_then(read_small).ok()?;
     if !text.lines().any(|line| line.trim_start().starts_with("nameserver")) {
         return None;
     }
@@ -110,6 +103,8 @@ fn read(path: &Path) -> Option<Vec<IpAddr>> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -1,13 +1,13 @@
 //! Runs a command of somebody else's: for a limited time, and with a limited ear for what it says. A command may leave a daemon behind that
 //! keeps its streams, so these are files in memory that cannot grow: nobody waits for their end, and nobody dies of writing to them.
 
-use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::fd::{AsRawFd, FromRawFd};
 use std::process::Stdio;
 use std::time::Duration;
 
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tokio::process::Command;
@@ -74,20 +74,10 @@ impl Drop for Group {
 
 /// A file of [`MOST`] octets in memory that does not grow.
 fn memory() -> io::Result<File> {
-    let name = CString::from(c"leakcheck");
-    // SAFETY: the name ends with a nought and outlives the call.
-    let raw = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) };
-    if raw < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the descriptor is new and nobody else's.
-    let file = unsafe { File::from_raw_fd(raw) };
+    let file = File::from(memfd_create(c"leakcheck", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?);
     file.set_len(MOST as u64)?;
-    // SAFETY: fcntl on a descriptor of ours.
-    match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, libc::F_SEAL_GROW) } {
-        0 => Ok(file),
-        _ => Err(io::Error::last_os_error()),
-    }
+    fcntl(&file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_GROW))?;
+    Ok(file)
 }
 
 /// What was written so far: the position is shared with those who write.

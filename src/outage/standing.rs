@@ -12,28 +12,33 @@
 //!
 //! Over IPv4 alone: of a flow over IPv6 the kernel does not check that its source address is still there.
 
+use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use nix::net::if_::if_nametoindex;
 use reqwest::Url;
 use socket2::{SockRef, Socket};
 use tokio::net::TcpSocket;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::model::evidence::{Fate, Proto, StandingFlow};
 use crate::sensor::ledger::Entry;
 use crate::technique::format::stun;
 use crate::technique::{Context, addresses, fate_of, nameservers, question};
 
-/// Methods in whose outages a flow can stay where it belongs on a stack that is sealed. Where the tunnel's address stays although its routes
-/// are gone, as when its link is set down by hand, a firewall that lets known flows pass lets these out, which is the doing of the method.
-const METHODS: [&str; 3] = ["vpn-stop", "endpoint-block", "command"];
-/// How long a far side may take to answer.
-const PATIENCE: Duration = Duration::from_millis(700);
+/// How long an attempt to open a flow may take: long enough for what TCP sends again after a second.
+const PATIENCE: Duration = Duration::from_millis(2500);
+/// The start that an attempt has on the next one.
+const START: Duration = Duration::from_millis(300);
+/// Time after which a datagram is sent again.
+const ASK_AGAIN: Duration = Duration::from_millis(400);
 /// Far sides that are tried of each sort.
 const TRIES: usize = 2;
 /// How long after a change of the tunnel's link they stay silent.
@@ -81,11 +86,6 @@ struct Flow {
 enum Open {
     Tcp(Socket),
     Udp(UdpSocket, Vec<u8>),
-}
-
-/// Whether flows take part in outages of that method.
-pub(super) fn fit(method: &str) -> bool {
-    METHODS.contains(&method)
 }
 
 impl StandingFlows {
@@ -234,15 +234,21 @@ fn idle() -> socket2::TcpKeepalive {
     socket2::TcpKeepalive::new().with_time(Duration::from_secs(1))
 }
 
+/// A connection to the far side that takes one first: web witnesses, and public resolvers beside them.
 async fn open_tcp(cx: &Context, trial: &Arc<str>) -> Result<Flow, String> {
-    let mut why = "there is no witness for it".to_owned();
-    for to in far_sides_tcp(cx).await {
-        match connect(cx, trial, to).await {
-            Ok(flow) => return Ok(flow),
-            Err(error) => why = format!("{to}: {error}"),
-        }
-    }
-    Err(why)
+    let web = cx.setup.echo_http.iter().filter_map(|url| Url::parse(url).ok()).take(TRIES).map(|url| {
+        Box::pin(async move {
+            let host = url.host_str().ok_or("a witness without a host")?;
+            let port = url.port_or_known_default().ok_or_else(|| format!("{host}: no port is known"))?;
+            let to = SocketAddr::new(resolved(cx, host).await?, port);
+            connect(cx, trial, to).await.map_err(|error| format!("{to}: {error}"))
+        }) as Attempt<'_>
+    });
+    let resolvers = forced(cx).take(TRIES).map(|ip| {
+        let to = SocketAddr::new(ip, DNS);
+        Box::pin(async move { connect(cx, trial, to).await.map_err(|error| format!("{to}: {error}")) }) as Attempt<'_>
+    });
+    first(web.chain(resolvers)).await
 }
 
 async fn connect(cx: &Context, trial: &Arc<str>, to: SocketAddr) -> io::Result<Flow> {
@@ -251,7 +257,7 @@ async fn connect(cx: &Context, trial: &Arc<str>, to: SocketAddr) -> io::Result<F
     socket.bind((Ipv4Addr::UNSPECIFIED, 0).into())?;
     // Its port has to be known before its first packet leaves, so that the sensor knows the flow.
     cx.ledger.enter_flow(entry, Proto::Tcp, socket.local_addr()?.port(), to);
-    let stream = timeout(PATIENCE, socket.connect(to)).await.map_err(|_| io::ErrorKind::TimedOut)??;
+    let stream = socket.connect(to).await?;
     let from = stream.local_addr()?;
     let socket = Socket::from(stream.into_std()?);
     socket.set_ttl_v4(1)?;
@@ -260,32 +266,26 @@ async fn connect(cx: &Context, trial: &Arc<str>, to: SocketAddr) -> io::Result<F
     Ok(flow(entry, Proto::Tcp, from, to, Open::Tcp(socket)))
 }
 
+/// Datagrams to the far side that answers first: STUN servers, and public resolvers beside them.
 async fn open_udp(cx: &Context, trial: &Arc<str>) -> Result<Flow, String> {
-    let mut why = "there is no witness for it".to_owned();
-    let (servers, _) = nameservers(&cx.setup.resolv_conf);
-    for (host, port) in cx.setup.echo_stun.iter().take(TRIES) {
-        let found = timeout(PATIENCE, addresses(&servers, host)).await;
-        let Some(to) = found.ok().and_then(Result::ok).and_then(|found| far(cx, found)) else {
-            why = format!("{host} has no address past the local subnets");
-            continue;
-        };
-        let id = rand::random();
-        let read = |octets: &[u8]| stun::response(octets, &id).is_some();
-        match exchange(cx, trial, SocketAddr::new(to, *port), |_| stun::request(&id), read).await {
-            Ok(flow) => return Ok(flow),
-            Err(error) => why = format!("{host}: {error}"),
-        }
-    }
-    for to in forced(cx).take(TRIES) {
-        let ask = |entry: &Entry| question(entry, &cx.setup.canary, to);
-        // An answer (QR set) to what was just asked is all that matters.
-        let read = |octets: &[u8]| octets.get(2).is_some_and(|flags| flags & 0x80 != 0);
-        match exchange(cx, trial, SocketAddr::new(to, DNS), ask, read).await {
-            Ok(flow) => return Ok(flow),
-            Err(error) => why = format!("{to}: {error}"),
-        }
-    }
-    Err(why)
+    let stun = cx.setup.echo_stun.iter().take(TRIES).map(|(host, port)| {
+        Box::pin(async move {
+            let to = SocketAddr::new(resolved(cx, host).await?, *port);
+            let id = rand::random();
+            let read = |octets: &[u8]| stun::response(octets, &id).is_some();
+            exchange(cx, trial, to, |_| stun::request(&id), read).await.map_err(|error| format!("{host}: {error}"))
+        }) as Attempt<'_>
+    });
+    let resolvers = forced(cx).take(TRIES).map(|ip| {
+        Box::pin(async move {
+            let ask = |entry: &Entry| question(entry, &cx.setup.canary, ip);
+            // An answer (QR set) to what was just asked is all that matters.
+            let read = |octets: &[u8]| octets.get(2).is_some_and(|flags| flags & 0x80 != 0);
+            let opened = exchange(cx, trial, SocketAddr::new(ip, DNS), ask, read).await;
+            opened.map_err(|error| format!("{ip}: {error}"))
+        }) as Attempt<'_>
+    });
+    first(stun.chain(resolvers)).await
 }
 
 async fn exchange(
@@ -301,20 +301,45 @@ async fn exchange(
     cx.ledger.enter_flow(entry, Proto::Udp, socket.local_addr()?.port(), to);
     socket.connect(to).await?;
     let from = socket.local_addr()?;
-    socket.send(&payload).await?;
     let mut octets = [0; 1500];
-    let answered = async {
+    // Until the far side answers, or the attempt's time is over.
+    loop {
+        socket.send(&payload).await?;
+        let again = sleep(ASK_AGAIN);
+        tokio::pin!(again);
         loop {
-            let length = socket.recv(&mut octets).await?;
-            if answers(&octets[..length]) {
-                return Ok::<(), io::Error>(());
+            tokio::select! {
+                length = socket.recv(&mut octets) => if answers(&octets[..length?]) {
+                    let socket = socket.into_std()?;
+                    socket.set_ttl(1)?;
+                    return Ok(flow(entry, Proto::Udp, from, to, Open::Udp(socket, payload)));
+                },
+                () = &mut again => break,
             }
         }
-    };
-    timeout(PATIENCE, answered).await.map_err(|_| io::ErrorKind::TimedOut)??;
-    let socket = socket.into_std()?;
-    socket.set_ttl(1)?;
-    Ok(flow(entry, Proto::Udp, from, to, Open::Udp(socket, payload)))
+    }
+}
+
+type Attempt<'a> = Pin<Box<dyn Future<Output = Result<Flow, String>> + Send + 'a>>;
+
+/// The flow that is open first. Each attempt has a start on the next one, so that far sides are not asked for nothing, and no more time than
+/// `PATIENCE`: packets get lost, and what is sent again comes late.
+async fn first<'a>(attempts: impl Iterator<Item = Attempt<'a>>) -> Result<Flow, String> {
+    let mut running: FuturesUnordered<_> = (0..)
+        .zip(attempts)
+        .map(|(place, attempt)| async move {
+            sleep(START * place).await;
+            timeout(PATIENCE, attempt).await.unwrap_or_else(|_| Err(format!("no answer within {PATIENCE:?}")))
+        })
+        .collect();
+    let mut failed = Vec::new();
+    while let Some(ended) = running.next().await {
+        match ended {
+            Ok(flow) => return Ok(flow),
+            Err(why) => failed.push(why),
+        }
+    }
+    if failed.is_empty() { Err("there is no witness for it".to_owned()) } else { Err(failed.join("; ")) }
 }
 
 fn flow(entry: Entry, proto: Proto, from: SocketAddr, to: SocketAddr, open: Open) -> Flow {
@@ -322,18 +347,11 @@ fn flow(entry: Entry, proto: Proto, from: SocketAddr, to: SocketAddr, open: Open
     Flow { record, open, next: Instant::now() }
 }
 
-/// Web witnesses, and public resolvers for the case that none of these takes a connection.
-async fn far_sides_tcp(cx: &Context) -> Vec<SocketAddr> {
+/// The address of a witness past the local subnets.
+async fn resolved(cx: &Context, host: &str) -> Result<IpAddr, String> {
     let (servers, _) = nameservers(&cx.setup.resolv_conf);
-    let mut found = Vec::new();
-    for url in cx.setup.echo_http.iter().filter_map(|url| Url::parse(url).ok()).take(TRIES) {
-        let (Some(host), Some(port)) = (url.host_str(), url.port_or_known_default()) else { continue };
-        let resolved = timeout(PATIENCE, addresses(&servers, host)).await;
-        let v4 = resolved.ok().and_then(Result::ok).and_then(|found| far(cx, found));
-        found.extend(v4.map(|ip| SocketAddr::new(ip, port)));
-    }
-    found.extend(forced(cx).take(TRIES).map(|ip| SocketAddr::new(ip, DNS)));
-    found
+    let found = addresses(&servers, host).await.map_err(|error| format!("{host}: {error}"))?;
+    far(cx, found).ok_or_else(|| format!("{host} has no address past the local subnets"))
 }
 
 fn forced(cx: &Context) -> impl Iterator<Item = IpAddr> + '_ {

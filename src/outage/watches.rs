@@ -12,9 +12,10 @@ use super::method::DarkBy;
 use super::nameservers::NameserverWatch;
 use super::place;
 use super::sampler::Sampler;
-use super::standing::{self, StandingFlows};
+use super::standing::StandingFlows;
 use super::timeline::Timeline;
 use crate::agent::protocol::OutageOrder;
+use crate::config::OutageMethod;
 use crate::model::evidence::{Event, NameserverChange, OutageEvidence, Role};
 use crate::model::report::Hole;
 use crate::sensor::Trace;
@@ -61,7 +62,8 @@ impl Watches {
         let flow = tunnel.map(|tunnel| Flow::start(cx.clock, &tunnel.name)).transpose();
         let flow = flow.map_err(|error| format!("the tunnel cannot be watched: {error}"))?;
         let open = async {
-            match tunnel.filter(|_| standing::fit(&order.method)) {
+            let keeps_flows = order.method.parse().is_ok_and(OutageMethod::keeps_flows);
+            match tunnel.filter(|_| keeps_flows) {
                 Some(tunnel) => {
                     let window = Duration::from_millis(order.window_ms);
                     StandingFlows::open(cx, trial, &tunnel.name, window).await.map(Some)

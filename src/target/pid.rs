@@ -55,15 +55,30 @@ impl Process {
 
     /// Reads a small regular file by its path as the process sees it, links included. Needs CAP_SYS_PTRACE for others' processes.
     pub fn read(&self, path: &str) -> io::Result<String> {
-        let root = File::open(format!("/proc/{}/root", self.pid))?;
-        // An absolute link would otherwise be followed from our own root, and show the host's file.
-        let how = OpenHow::new()
-            .flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)
-            .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-        let file = File::from(openat2(&root, path, how)?);
-        let text = read_small(file)?;
+        let text = read_small(open_in(&root_of(self.pid), Path::new(path))?)?;
         if self.alive() { Ok(text) } else { Err(io::Error::new(io::ErrorKind::NotFound, "the process ended")) }
     }
+}
+
+/// Opens a file of this machine, or one by a path through a process's root (`/proc/PID/root/…`) as that process sees it, links included.
+pub fn open_through(path: &Path) -> io::Result<File> {
+    let process = path.strip_prefix("/proc").ok().and_then(|rest| rest.iter().next()?.to_str()?.parse().ok());
+    match process.map(root_of).and_then(|root| Some((path.strip_prefix(&root).ok()?.to_owned(), root))) {
+        Some((inside, root)) => open_in(&root, &inside),
+        None => File::open(path),
+    }
+}
+
+fn root_of(pid: u32) -> PathBuf {
+    PathBuf::from(format!("/proc/{pid}/root"))
+}
+
+fn open_in(root: &Path, path: &Path) -> io::Result<File> {
+    // An absolute link would otherwise be followed from our own root, and show the host's file.
+    let how = OpenHow::new()
+        .flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)
+        .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    Ok(File::from(openat2(&File::open(root)?, path, how)?))
 }
 
 /// Reads a regular file up to a length that a configuration file does not have.
@@ -128,5 +143,19 @@ mod tests {
         assert!(own.read(&path("big")).is_err());
         assert!(own.read("/dev/zero").is_err());
         assert!(own.read(&path("none")).is_err());
+    }
+
+    #[test]
+    fn a_link_in_a_processs_root_is_followed_there() {
+        let dir = tempfile::tempdir().expect("a directory");
+        fs::write(dir.path().join("inside"), "nameserver 10.2.0.1\n").expect("written");
+        symlink("/inside", dir.path().join("link")).expect("linked");
+        // A process whose root is that folder: one of ours, in a thread's child, would need the power to change it.
+        let opened = open_in(dir.path(), Path::new("/link")).and_then(read_small);
+        assert_eq!(opened.expect("read"), "nameserver 10.2.0.1\n");
+        assert!(File::open(dir.path().join("link")).is_err(), "from here there is no such file");
+        let own = format!("/proc/{}/root{}", std::process::id(), dir.path().join("inside").display());
+        assert!(open_through(Path::new(&own)).is_ok());
+        assert!(open_through(&dir.path().join("inside")).is_ok());
     }
 }
