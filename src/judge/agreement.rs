@@ -12,11 +12,7 @@ const ENOUGH: usize = 2;
 
 pub(super) fn judge(case: &Case<'_>) -> Ruling {
     let Some(evidence) = case.evidence else {
-        return Ruling::inconclusive(
-            "not measured",
-            &["the technique brought no evidence back".to_owned()],
-            Vec::new(),
-        );
+        return Ruling::without_evidence();
     };
     let asked: Vec<_> = evidence.parts.iter().filter(|(_, part)| part.unasked.is_none()).collect();
     if !evidence.parts.is_empty() && asked.len() < ENOUGH {

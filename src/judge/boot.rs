@@ -3,11 +3,11 @@
 
 use serde_json::json;
 
+use super::wire::is_question;
 use super::{Case, Ruling, count, law, line, sighting_line};
-use crate::model::evidence::{Boot, Class, Proto, Sighting};
+use crate::model::evidence::{Boot, Class, Sighting};
 use crate::model::report::EvidenceLine;
 use crate::model::verdict::FailKind;
-use crate::sensor::allow::{DNS_PORTS, is_private};
 
 /// Sooner after its start than this no other container can have joined one, because the engine takes longer to start it: what a program
 /// that is played sends before shows nothing that could happen. Milliseconds; docker start was seen to take 150 and more.
@@ -137,10 +137,6 @@ fn open_for(boot: &Boot, played: &[&Sighting]) -> String {
 /// Milliseconds since the container ran.
 fn since(boot: &Boot, at_ms: f64) -> f64 {
     at_ms - boot.started_ms
-}
-
-fn is_question(seen: &Sighting) -> bool {
-    matches!(seen.proto, Proto::Tcp | Proto::Udp) && DNS_PORTS.contains(&seen.dst.port()) && is_private(seen.dst.ip())
 }
 
 fn timed(boot: &Boot, seen: &Sighting) -> EvidenceLine {

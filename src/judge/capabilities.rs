@@ -12,11 +12,7 @@ const MAX_NAMED: usize = 3;
 
 pub(super) fn judge(case: &Case<'_>) -> Ruling {
     let Some(evidence) = case.evidence else {
-        return Ruling::inconclusive(
-            "not measured",
-            &["the technique brought no evidence back".to_owned()],
-            Vec::new(),
-        );
+        return Ruling::without_evidence();
     };
     let beside = |answer: &&Answer| matches!(answer.said, Said::Holds { vpn: None, .. });
     let others: Vec<&Answer> = evidence.answers.iter().filter(beside).collect();

@@ -22,11 +22,7 @@ pub(super) struct Exit<'a> {
 
 pub(super) fn judge(case: &Case<'_>) -> Ruling {
     let Some(evidence) = case.evidence else {
-        return Ruling::inconclusive(
-            "not measured",
-            &["the technique brought no evidence back".to_owned()],
-            Vec::new(),
-        );
+        return Ruling::without_evidence();
     };
     if let Some(why) = &evidence.unasked {
         return Ruling::skip(why);

@@ -3,15 +3,13 @@
 use serde_json::json;
 
 use super::{Case, Ruling, count, end, law, line, sighting_line};
-use crate::model::evidence::{Class, Evidence, Said, Sighting, Stimulus};
+use crate::model::evidence::{Class, Evidence, Said, Sighting};
 use crate::model::report::EvidenceLine;
 use crate::model::verdict::FailKind;
-use crate::technique::source_port;
 
 pub(super) fn judge(case: &Case<'_>) -> Ruling {
     let Some(evidence) = case.evidence else {
-        let why = "the technique brought no evidence back".to_owned();
-        return Ruling::inconclusive("not measured", &[why], Vec::new());
+        return Ruling::without_evidence();
     };
     if let Some(why) = &evidence.unasked {
         return Ruling::skip(why);
@@ -40,7 +38,7 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
     }
     let mut doubts = law::sensor_doubts(case);
     doubts.extend(law::stimulus_doubts(evidence));
-    for stimulus in evidence.stimuli.iter().filter(|stimulus| !arrived(evidence, stimulus)) {
+    for stimulus in evidence.stimuli.iter().filter(|stimulus| !law::arrived(evidence, stimulus)) {
         doubts.push(format!("the {} packet to {} did not come to the stack", stimulus.proto, end(stimulus.to)));
     }
     if !doubts.is_empty() {
@@ -50,13 +48,6 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
         format!("of {} for others the stack carried none on", count(evidence.stimuli.len() as u64, "packet")),
         lines,
     )
-}
-
-fn arrived(evidence: &Evidence, stimulus: &Stimulus) -> bool {
-    evidence.answers.iter().any(|answer| {
-        matches!(answer.said, Said::Arrived { proto, from, to, .. }
-            if (proto, to) == (stimulus.proto, stimulus.to) && from.port() == source_port(stimulus.id))
-    })
 }
 
 fn arrivals(evidence: &Evidence) -> Vec<EvidenceLine> {

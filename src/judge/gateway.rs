@@ -9,11 +9,7 @@ use crate::model::verdict::FailKind;
 
 pub(super) fn judge(case: &Case<'_>) -> Ruling {
     let Some(evidence) = case.evidence else {
-        return Ruling::inconclusive(
-            "not measured",
-            &["the technique brought no evidence back".to_owned()],
-            Vec::new(),
-        );
+        return Ruling::without_evidence();
     };
     let lines: Vec<EvidenceLine> = evidence.answers.iter().map(answer_line).collect();
     let mappers = || evidence.answers.iter().filter(|answer| matches!(answer.said, Said::Mapper { .. }));

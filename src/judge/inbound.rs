@@ -8,12 +8,10 @@ use super::{Case, Ruling, end, law, line, sighting_line};
 use crate::model::evidence::{Class, Evidence, Proto, Said, Sighting};
 use crate::model::report::EvidenceLine;
 use crate::model::verdict::FailKind;
-use crate::technique::source_port;
 
 pub(super) fn judge(case: &Case<'_>) -> Ruling {
     let Some(evidence) = case.evidence else {
-        let why = "the technique brought no evidence back".to_owned();
-        return Ruling::inconclusive("not measured", &[why], Vec::new());
+        return Ruling::without_evidence();
     };
     if let Some(why) = &evidence.unasked {
         return Ruling::skip(why);
@@ -51,11 +49,7 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
         doubts.extend(law::stimulus_doubts(evidence));
     }
     for stimulus in &evidence.stimuli {
-        let came = |said: &Said| {
-            matches!(said, Said::Arrived { proto, from, to, .. }
-                if (*proto, *to) == (stimulus.proto, stimulus.to) && from.port() == source_port(stimulus.id))
-        };
-        if !evidence.answers.iter().any(|answer| came(&answer.said)) {
+        if !law::arrived(evidence, stimulus) {
             doubts.push(format!("the {} to {} did not come in by the uplink", stimulus.what, end(stimulus.to)));
         }
     }

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use crate::model::evidence::{Class, Evidence, Fate, PhaseWire, Sighting};
+use crate::model::evidence::{Class, Evidence, Fate, PhaseWire, Said, Sighting, Stimulus};
 use crate::model::probe::Phase;
 use crate::sensor::control::KINDS;
+use crate::technique::source_port;
 
 use super::Case;
 
@@ -130,4 +131,12 @@ pub(super) fn outage_doubts(case: &Case<'_>) -> Vec<String> {
         Some(outage) if outage.problems.is_empty() => vec!["nothing proves that the tunnel was down".to_owned()],
         Some(outage) => outage.problems.clone(),
     }
+}
+
+/// Whether somebody inside the stack saw a packet that was sent to it from outside.
+pub(super) fn arrived(evidence: &Evidence, stimulus: &Stimulus) -> bool {
+    evidence.answers.iter().any(|answer| {
+        matches!(answer.said, Said::Arrived { proto, from, to, .. }
+            if (proto, to) == (stimulus.proto, stimulus.to) && from.port() == source_port(stimulus.id))
+    })
 }

@@ -21,11 +21,7 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
 
 fn judge_once(case: &Case<'_>) -> Ruling {
     let Some(evidence) = case.evidence else {
-        return Ruling::inconclusive(
-            "not measured",
-            &["the technique brought no evidence back".to_owned()],
-            Vec::new(),
-        );
+        return Ruling::without_evidence();
     };
     if evidence.answers.is_empty() {
         return Ruling::skip("no local target is configured (local.must_reach) and no gateway was found");

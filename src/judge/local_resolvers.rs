@@ -8,11 +8,7 @@ use crate::model::report::EvidenceLine;
 
 pub(super) fn judge(case: &Case<'_>) -> Ruling {
     let Some(evidence) = case.evidence else {
-        return Ruling::inconclusive(
-            "not measured",
-            &["the technique brought no evidence back".to_owned()],
-            Vec::new(),
-        );
+        return Ruling::without_evidence();
     };
     if evidence.stimuli.is_empty() && evidence.problems.is_empty() {
         return Ruling::skip("there is no gateway and no local subnet whose resolver could be asked");

@@ -32,6 +32,7 @@ use ipnet::IpNet;
 use serde_json::{Map, Value, json};
 
 use crate::config::{ForcedPolicy, Provider};
+pub use crate::model::evidence::end;
 use crate::model::evidence::{Evidence, OutageEvidence, PhaseWire, Sighting};
 use crate::model::firewall::FirewallText;
 use crate::model::probe::{Expectation, Phase, Probe};
@@ -42,6 +43,8 @@ use crate::model::verdict::{FailKind, Verdict};
 pub const UNWATCHED_OUTAGE: &str = "outage/";
 /// Under which name a program is played that joins the stack as soon as it can.
 pub const PLAYED: &str = "boot";
+/// Why a technique that failed, or never ran, proves nothing.
+const NO_EVIDENCE: &str = "the technique brought no evidence back";
 /// Lines of evidence that one verdict shows at most.
 const MAX_LINES: usize = 40;
 
@@ -146,6 +149,10 @@ impl Ruling {
         Ruling { verdict: Verdict::Pass, summary, reason: None, evidence }
     }
 
+    fn without_evidence() -> Self {
+        Self::inconclusive("not measured", &[NO_EVIDENCE.to_owned()], Vec::new())
+    }
+
     /// A failure needs evidence: there is no other way to make one.
     fn fail(kind: FailKind, summary: String, reason: String, first: EvidenceLine, rest: Vec<EvidenceLine>) -> Self {
         let evidence = std::iter::once(first).chain(rest).collect();
@@ -202,11 +209,6 @@ fn sighting_line(sighting: &Sighting) -> EvidenceLine {
             "stimulus": sighting.stimulus, "detail": sighting.detail.texts(),
         }),
     )
-}
-
-/// An address, with its port where it has one.
-pub fn end(address: std::net::SocketAddr) -> String {
-    if address.port() == 0 { address.ip().to_string() } else { address.to_string() }
 }
 
 /// `1 packet`, `2 packets`.

@@ -17,11 +17,7 @@ const NEIGHBOURS_V6: u8 = 48;
 
 pub(super) fn judge(case: &Case<'_>) -> Ruling {
     let Some(evidence) = case.evidence else {
-        return Ruling::inconclusive(
-            "not measured",
-            &["the technique brought no evidence back".to_owned()],
-            Vec::new(),
-        );
+        return Ruling::without_evidence();
     };
     let facts = case.facts;
     let answers = &evidence.answers;

@@ -11,11 +11,7 @@ use crate::technique::{ROUTE_CONTROL, ROUTE_INSIDE, ROUTE_LEARNED, ROUTE_OPEN, R
 
 pub(super) fn judge(case: &Case<'_>) -> Ruling {
     let Some(evidence) = case.evidence else {
-        return Ruling::inconclusive(
-            "not measured",
-            &["the technique brought no evidence back".to_owned()],
-            Vec::new(),
-        );
+        return Ruling::without_evidence();
     };
     let lines: Vec<EvidenceLine> = evidence.answers.iter().map(answer_line).collect();
     let by_uplink = |who: &str| evidence.answers.iter().find(|answer| answer.witness == who && is_by_uplink(answer));

@@ -58,8 +58,7 @@ pub(super) fn judge_forbidden(case: &Case<'_>) -> Ruling {
 
 fn taken<'a>(case: &Case<'a>, nothing: &str) -> Result<(&'a Evidence, Vec<EvidenceLine>), Ruling> {
     let Some(evidence) = case.evidence else {
-        let why = "the technique brought no evidence back".to_owned();
-        return Err(Ruling::inconclusive("not measured", &[why], Vec::new()));
+        return Err(Ruling::without_evidence());
     };
     if evidence.answers.is_empty() && evidence.problems.is_empty() {
         return Err(Ruling::skip(nothing));

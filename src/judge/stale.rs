@@ -21,8 +21,7 @@ struct File<'a> {
 
 pub(super) fn judge(case: &Case<'_>) -> Ruling {
     let Some(evidence) = case.evidence else {
-        let why = "the technique brought no evidence back".to_owned();
-        return Ruling::inconclusive("not measured", &[why], Vec::new());
+        return Ruling::without_evidence();
     };
     if let Some(why) = &evidence.unasked {
         return Ruling::skip(why);

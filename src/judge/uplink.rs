@@ -23,11 +23,7 @@ pub(super) fn judge_forced(case: &Case<'_>) -> Ruling {
 
 fn rule(case: &Case<'_>, forbidden_in_tunnel: Option<EvidenceLine>) -> Ruling {
     let Some(evidence) = case.evidence else {
-        return Ruling::inconclusive(
-            "not measured",
-            &["the technique brought no evidence back".to_owned()],
-            Vec::new(),
-        );
+        return Ruling::without_evidence();
     };
     let escaped = law::escaped(case);
     let packets: u64 = escaped.iter().map(|sighting| sighting.count).sum();

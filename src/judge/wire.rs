@@ -1,6 +1,6 @@
 //! `wire-quiet`: the second oracle, everything on the uplinks that no probe sent and the allow-list does not name.
 
-use super::{Case, Ruling, UNWATCHED_OUTAGE, count, law, sighting_line};
+use super::{Case, NO_EVIDENCE, Ruling, UNWATCHED_OUTAGE, count, law, sighting_line};
 use crate::model::evidence::{Class, Proto, Sighting};
 use crate::model::probe::Phase;
 use crate::model::verdict::FailKind;
@@ -18,7 +18,7 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
     match case.evidence {
         Some(evidence) => doubts.extend(evidence.problems.clone()),
         None if case.phase == Phase::Outage => doubts.extend(law::outage_doubts(case)),
-        None => doubts.push("the technique brought no evidence back".to_owned()),
+        None => doubts.push(NO_EVIDENCE.to_owned()),
     }
     // Without a known server the tunnel's own packets cannot be told from others that look like them.
     let (perhaps_own, leaks): (Vec<&Sighting>, Vec<&Sighting>) = offences
@@ -76,7 +76,7 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
 }
 
 /// Whether it goes to a resolver in private space, as far as its port tells.
-fn is_question(sighting: &Sighting) -> bool {
+pub(super) fn is_question(sighting: &Sighting) -> bool {
     matches!(sighting.proto, Proto::Tcp | Proto::Udp)
         && DNS_PORTS.contains(&sighting.dst.port())
         && is_private(sighting.dst.ip())

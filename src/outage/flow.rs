@@ -39,8 +39,7 @@ impl Flow {
         let (link, theirs, ended) = (link.to_owned(), Arc::clone(&seen), Arc::clone(&stop));
         let watch = move || {
             while !ended.load(Ordering::Relaxed) {
-                // Of this thread's namespace, whoever the process's first thread may be.
-                let table = fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default();
+                let table = table().unwrap_or_default();
                 theirs.lock().unwrap_or_else(PoisonError::into_inner).take(clock.now_ms(), received(&table, &link));
                 thread::sleep(LOOK_EVERY);
             }
@@ -89,10 +88,29 @@ impl Seen {
     }
 }
 
-/// Packets received on `link` by `/proc/net/dev` (proc(5)); `None` when there is no such link.
+/// How many packets the kernel has thrown away because the program behind the link `name` did not take them; `None`: there is no such link.
+pub(super) fn not_taken(name: &str) -> Option<u64> {
+    dropped(&table().ok()?, name)
+}
+
+/// The counts of all links (proc_net_dev in proc(5)), of this thread's namespace, whoever the process's first thread may be.
+fn table() -> io::Result<String> {
+    fs::read_to_string("/proc/thread-self/net/dev")
+}
+
+/// Packets received on `link`; `None` when there is no such link.
 fn received(table: &str, link: &str) -> Option<u64> {
-    let line = table.lines().find_map(|line| line.trim_start().strip_prefix(link)?.strip_prefix(':'))?;
-    line.split_whitespace().nth(1)?.parse().ok()
+    count(table, link, 1)
+}
+
+/// Packets to be sent by `link` that were dropped.
+fn dropped(table: &str, link: &str) -> Option<u64> {
+    count(table, link, 8 + 3)
+}
+
+fn count(table: &str, link: &str, column: usize) -> Option<u64> {
+    let (_, counts) = table.lines().filter_map(|line| line.split_once(':')).find(|(name, _)| name.trim() == link)?;
+    counts.split_whitespace().nth(column)?.parse().ok()
 }
 
 #[cfg(test)]
@@ -128,5 +146,12 @@ Inter-|   Receive                                                |  Transmit
         seen.take(7.0, Some(2));
         seen.take(8.0, Some(3));
         assert_eq!((seen.last_ms, seen.first_after_mark_ms), (Some(8.0), Some(7.0)));
+    }
+
+    #[test]
+    fn what_nobody_takes_is_counted_by_the_kernel() {
+        let table = "Inter-|   Receive |  Transmit\n face |bytes packets\n    lo: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16\n  tun0:1 2 3 4 5 6 7 8 9 10 11 77 13 14 15 16\n";
+        assert_eq!((dropped(table, "tun0"), dropped(table, "lo"), dropped(table, "tun")), (Some(77), Some(12), None));
+        assert!(not_taken("lo").is_some());
     }
 }

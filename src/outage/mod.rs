@@ -44,8 +44,3 @@ pub use method::{Armed, Available, available};
 pub use namespace_lock::NamespaceLock;
 pub use run::{PUT_BACK_AT_MOST, prove, run};
 pub use undo::Recipe;
-
-/// A place of the internet, with its port where it has one.
-fn place(at: std::net::SocketAddr) -> String {
-    if at.port() == 0 { at.ip().to_string() } else { at.to_string() }
-}

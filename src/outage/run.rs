@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use super::flow::not_taken;
 use super::health::{Proof, until_healthy};
 use super::method::{Armed, DarkBy};
 use super::watch::Watched;
@@ -180,18 +181,6 @@ pub async fn run(
     evidence
 }
 
-/// How many packets the kernel has thrown away because the program behind the link `name` did not take them (the fourth count of sent
-/// packets in proc_net_dev).
-fn not_taken(name: &str) -> Option<u64> {
-    let table = std::fs::read_to_string("/proc/thread-self/net/dev").ok()?;
-    dropped(&table, name)
-}
-
-fn dropped(table: &str, name: &str) -> Option<u64> {
-    let (_, counts) = table.lines().filter_map(|line| line.split_once(':')).find(|(link, _)| link.trim() == name)?;
-    counts.split_whitespace().nth(8 + 3)?.parse().ok()
-}
-
 /// Waits until none of these links is there any more.
 async fn until_gone(links: &[String]) {
     while pnet::datalink::interfaces().iter().any(|link| links.contains(&link.name)) {
@@ -252,16 +241,4 @@ async fn settle(armed: &mut Armed) -> Result<(), String> {
         sleep(TRY_EVERY).await;
     }
     last
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_nobody_takes_is_counted_by_the_kernel() {
-        let table = "Inter-|   Receive |  Transmit\n face |bytes packets\n    lo: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16\n  tun0:1 2 3 4 5 6 7 8 9 10 11 77 13 14 15 16\n";
-        assert_eq!((dropped(table, "tun0"), dropped(table, "lo"), dropped(table, "tun")), (Some(77), Some(12), None));
-        assert!(not_taken("lo").is_some());
-    }
 }

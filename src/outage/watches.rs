@@ -10,13 +10,12 @@ use super::flow::Flow;
 use super::health;
 use super::method::DarkBy;
 use super::nameservers::NameserverWatch;
-use super::place;
 use super::sampler::Sampler;
 use super::standing::StandingFlows;
 use super::timeline::Timeline;
 use crate::agent::protocol::OutageOrder;
 use crate::config::OutageMethod;
-use crate::model::evidence::{Event, NameserverChange, OutageEvidence, Role};
+use crate::model::evidence::{Event, NameserverChange, OutageEvidence, Role, end};
 use crate::model::report::Hole;
 use crate::sensor::Trace;
 use crate::sensor::capture::Sensor;
@@ -236,7 +235,7 @@ fn milestones(evidence: &OutageEvidence, trace: &Trace, since: impl Fn(f64) -> f
         event(Some(change.at_ms), format!("{} names {}", change.file, named.join(", ")));
     }
     for flow in &evidence.flows {
-        let (from, to) = (place(flow.from), place(flow.to));
+        let (from, to) = (end(flow.from), end(flow.to));
         event(Some(0.0), format!("a flow over {} is open from {from} to {to}", flow.proto));
     }
     events

@@ -76,7 +76,6 @@ impl Detail {
     pub fn texts(&self) -> Vec<String> {
         let mut texts = Vec::new();
         if let Some(inner) = &self.inner {
-            let end = |at: SocketAddr| if at.port() == 0 { at.ip().to_string() } else { at.to_string() };
             texts.push(format!("carries {} {} → {}", inner.proto, end(inner.src), end(inner.dst)));
         }
         if let Some(vlan) = self.vlan {
@@ -196,4 +195,9 @@ pub struct PhaseWire {
     /// A link of our own that carried the closing controls in place of those.
     #[serde(default)]
     pub stand_in: Option<String>,
+}
+
+/// An address, with its port where it has one.
+pub fn end(address: SocketAddr) -> String {
+    if address.port() == 0 { address.ip().to_string() } else { address.to_string() }
 }

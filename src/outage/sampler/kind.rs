@@ -8,7 +8,7 @@ use std::sync::Arc;
 use socket2::{SockAddr, Socket};
 
 use super::Entries;
-use crate::model::evidence::{Proto, Via};
+use crate::model::evidence::{Proto, Via, end};
 use crate::sensor::ledger::{Entry, Ledger};
 use crate::technique::{Context, User, as_user, echo_octets, nameservers, open, question, syn_octets};
 
@@ -172,7 +172,7 @@ impl Kind {
     pub(super) fn describe(&self) -> String {
         let proto = if self.proto == RAW_TCP { Proto::Tcp } else { self.proto };
         let whose = self.user.as_ref().map(|user| format!(" as {user}")).unwrap_or_default();
-        format!("{proto} to {} {}{whose}", super::super::place(self.to), self.via)
+        format!("{proto} to {} {}{whose}", end(self.to), self.via)
     }
 
     /// Sends one. A socket keeps its route's source address only while it is connected, so these never are: each packet takes the way of
