@@ -80,7 +80,7 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
             lines,
         );
     }
-    if outage.down_proof.is_some() && outage.recovered_ms.is_none() && outage.up_ms.is_some() && !ended_early(outage) {
+    if outage.down_proof.is_some() && outage.recovered_ms.is_none() && outage.up_ms.is_some() && !outage.ended_early {
         let at_ms = outage.to_ms;
         let first = line(at_ms, "no witness saw an exit of the VPN again".to_owned(), json!({ "recovered": false }));
         return Ruling::fail(
@@ -128,7 +128,7 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
             outage.longest_gap_ms
         ));
     }
-    if ended_early(outage) {
+    if outage.ended_early {
         doubts.push("the outage was ended early".to_owned());
     } else if outage.recovered_ms.is_none() {
         doubts.push("nothing proves that the tunnel came back".to_owned());
@@ -171,10 +171,6 @@ fn strange(case: &Case<'_>, outage: &OutageEvidence, change: &NameserverChange) 
             && (!is_private(**ip) || near(ip))
     };
     if while_down { change.now.iter().find(past).copied() } else { None }
-}
-
-fn ended_early(outage: &OutageEvidence) -> bool {
-    outage.events.iter().any(|event| event.what.contains("ended early"))
 }
 
 /// Whether somebody who knows the name's authority must have been asked. SERVFAIL and refusals are what a resolver says that cannot ask.

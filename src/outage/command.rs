@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::link_down::tunnel;
-use super::run_command::run_command;
+use super::run_command::{Orphaned, run_command};
 use super::undo::{Undo, link_works};
 use crate::net::route::Snapshot;
 use crate::technique::Context;
@@ -42,7 +42,7 @@ impl Command {
     }
 
     pub(super) async fn down(&mut self) -> Result<String, String> {
-        run_command(&self.down, COMMAND_PATIENCE).await?;
+        run_command(&self.down, COMMAND_PATIENCE, Orphaned::Dies).await?;
         let now = Snapshot::take().map_err(|error| error.to_string())?;
         let link = match now.link(&self.link) {
             Some(link) => format!("{} is {}", self.link, if link.is_up() { "up" } else { "down" }),

@@ -24,7 +24,7 @@ use crate::agent::protocol::{ControlKey, read_frame, write_frame};
 /// How long a keeper may take to say that it has understood, and to end.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a keeper goes on trying.
-const TRYING: Duration = Duration::from_secs(60);
+pub const TRYING: Duration = Duration::from_secs(60);
 /// How often an agent says that it is alive.
 const ALIVE_EVERY: Duration = Duration::from_millis(200);
 /// For how long a keeper listens before it counts one word as missed, and how many missed in a row mean that the agent stands still. Counted
@@ -167,6 +167,11 @@ async fn listen(mut words: mpsc::UnboundedReceiver<Word>, patience: Duration) ->
 /// # Errors
 /// When what was changed could not be put back, or nobody said what to keep.
 pub fn keep() -> io::Result<()> {
+    // What it was given it keeps to itself: a VPN program that it starts would hold the lock for ever.
+    // SAFETY: a plain system call that changes a flag of descriptors alone (close_range(2), Linux 5.11).
+    if unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(async {
         // It ends with the agent and never before it; who wants to end both ends the agent.

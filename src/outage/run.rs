@@ -110,7 +110,7 @@ pub async fn run(
                     let at_ms = since(cx.clock.now_ms());
                     events.push(Event { at_ms, what: format!("the VPN came back by itself after {:.1} s", at_ms / 1000.0) });
                 }
-                _ = abort.wait_for(|abort| *abort) => events.push(Event { at_ms: since(cx.clock.now_ms()), what: "the outage was ended early".to_owned() }),
+                _ = abort.wait_for(|abort| *abort) => {}
             }
         }
         Err(why) => evidence.problems.push(format!("the tunnel could not be taken down: {why}")),
@@ -165,6 +165,10 @@ pub async fn run(
             events.push(Event { at_ms: since(cx.clock.now_ms()), what: what.clone() });
             evidence.gave_up = Some(what);
         }
+    }
+    evidence.ended_early = *abort.borrow() && evidence.recovered_ms.is_none();
+    if evidence.ended_early {
+        events.push(Event { at_ms: since(cx.clock.now_ms()), what: "the outage was ended early".to_owned() });
     }
     let settled = timeout(PUT_BACK_AT_MOST / 2, settle(&mut armed)).await;
     if let Err(why) = settled.unwrap_or_else(|_| Err("it could not be looked at in time".to_owned())) {

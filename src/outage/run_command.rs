@@ -18,11 +18,20 @@ const MOST: usize = 64 * 1024;
 /// Longest line that is told of it, in characters.
 const LINE: usize = 200;
 
+/// What becomes of a command whose caller dies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Orphaned {
+    /// It goes on.
+    GoesOn,
+    /// It is killed too (PR_SET_PDEATHSIG(2const)).
+    Dies,
+}
+
 /// What a command that ended well said on standard output.
 ///
 /// # Errors
 /// That it could not be run, took longer than `patience`, or how it ended, with the last line of its standard error.
-pub(super) async fn run_command(argv: &[String], patience: Duration) -> Result<String, String> {
+pub(super) async fn run_command(argv: &[String], patience: Duration, orphaned: Orphaned) -> Result<String, String> {
     let Some((program, arguments)) = argv.split_first() else { return Err("there is no command".to_owned()) };
     let shown = || program.escape_debug().to_string();
     let failed = |error: io::Error| format!("`{}` could not be run: {error}", shown());
@@ -30,6 +39,10 @@ pub(super) async fn run_command(argv: &[String], patience: Duration) -> Result<S
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null()).process_group(0);
     command.stdout(out.try_clone().map_err(failed)?).stderr(err.try_clone().map_err(failed)?);
+    if orphaned == Orphaned::Dies {
+        // SAFETY: between fork and exec only prctl is called, which is async-signal-safe.
+        unsafe { command.pre_exec(|| Ok(nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?)) };
+    }
     let mut child = command.spawn().map_err(failed)?;
     let group = Group(child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw));
     let status = match timeout(patience, child.wait()).await {
@@ -115,12 +128,17 @@ mod tests {
 
     #[tokio::test]
     async fn what_it_says_is_heard_and_a_failure_is_told_with_its_last_line_alone() {
-        assert_eq!(run_command(&sh("echo one; echo two"), SOON).await.unwrap(), "one\ntwo\n");
-        let why = run_command(&sh("echo key=hunter2 >&2; printf 'no \\033[31mlink\\n\\n' >&2; exit 3"), SOON).await;
+        assert_eq!(run_command(&sh("echo one; echo two"), SOON, Orphaned::GoesOn).await.unwrap(), "one\ntwo\n");
+        let why = run_command(
+            &sh("echo key=hunter2 >&2; printf 'no \\033[31mlink\\n\\n' >&2; exit 3"),
+            SOON,
+            Orphaned::GoesOn,
+        )
+        .await;
         assert_eq!(why.unwrap_err(), "`sh` ended with status 3: no [31mlink");
-        let why = run_command(&["/no/such/program".to_owned()], SOON).await.unwrap_err();
+        let why = run_command(&["/no/such/program".to_owned()], SOON, Orphaned::GoesOn).await.unwrap_err();
         assert!(why.contains("could not be run"), "{why}");
-        assert!(run_command(&[], SOON).await.is_err());
+        assert!(run_command(&[], SOON, Orphaned::GoesOn).await.is_err());
     }
 
     #[tokio::test]
@@ -128,7 +146,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("child");
         let script = format!("sleep 600 & echo $! > {}; wait", file.display());
-        let why = run_command(&sh(&script), Duration::from_secs(3)).await.unwrap_err();
+        let why = run_command(&sh(&script), Duration::from_secs(3), Orphaned::GoesOn).await.unwrap_err();
         assert!(why.contains("was killed"), "{why}");
         let pid: i32 = std::fs::read_to_string(file).unwrap().trim().parse().unwrap();
         let end = Instant::now() + SOON;
@@ -151,7 +169,7 @@ mod tests {
             "(sleep 0.3; head -c 200000 /dev/zero >&2; echo still here; echo alive > {}) & exit 0",
             file.display()
         );
-        run_command(&sh(&script), SOON).await.unwrap();
+        run_command(&sh(&script), SOON, Orphaned::GoesOn).await.unwrap();
         let end = Instant::now() + SOON;
         while !file.exists() {
             assert!(Instant::now() < end, "the daemon died");

@@ -149,6 +149,7 @@ fn sample(clock: Clock, mut kinds: Vec<Kind>, orders: &Orders) -> Sampled {
         round += 1;
         pacer.wait();
     }
+    pacer.ended(clock.now_ms());
     let by_default = tallies.iter().filter(|tally| tally.by_default);
     Sampled {
         first_refusal_ms: by_default.filter_map(|tally| tally.first_refusal_ms).reduce(f64::min),

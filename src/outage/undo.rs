@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 use super::command::COMMAND_PATIENCE;
 use super::control_server::{ControlServer, Route};
 use super::process_handle::ProcessHandle;
-use super::run_command::run_command;
+use super::run_command::{Orphaned, run_command};
 use super::vpn_process::pid_namespace;
 use crate::agent::protocol::ControlKey;
 use crate::net::nft::Nft;
@@ -25,6 +25,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// A control server, or an engine, may still be working on the question of a process that is dead, and a process that was just killed may
 /// not be gone: only what runs for so long is running.
 const STEADY: Duration = Duration::from_millis(1500);
+/// A container that is to be restarted runs on for as long as its programs may take to end, ten seconds where nobody said otherwise, and
+/// engines up to 24.0.6 leave it stopped when nobody waits for the answer any more.
+const STEADY_CONTAINER: Duration = Duration::from_secs(12);
 
 /// One change, seen from its end.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -123,12 +126,14 @@ impl Recipe {
         }
         let end = Instant::now() + patience;
         let steady = match self.undo {
-            Undo::Vpn { .. } | Undo::Killed { .. } | Undo::Container(_) => STEADY,
-            Undo::Link { .. } | Undo::Table { .. } | Undo::Frozen { .. } | Undo::Command { .. } => Duration::ZERO,
+            Undo::Vpn { .. } | Undo::Killed { .. } | Undo::Command { .. } => STEADY,
+            Undo::Container(_) => STEADY_CONTAINER,
+            Undo::Link { .. } | Undo::Table { .. } | Undo::Frozen { .. } => Duration::ZERO,
         };
         let mut good_since: Option<Instant> = None;
-        if let Undo::Command { .. } = self.undo {
-            // What the other command did may not show on the link. That this one fails where all is well is as good as all being well.
+        if let Undo::Command { .. } | Undo::Frozen { .. } = self.undo {
+            // What the other command did may not show on the link, and a process that was told to stop may not have done so yet. That this
+            // fails where all is well is as good as all being well.
             let _ = self.undo.perform(key).await;
         }
         loop {
@@ -168,11 +173,13 @@ impl Undo {
             // As long as its owner lives nobody else may, and afterwards nobody need.
             Undo::Table { .. } => Ok(()),
             Undo::Killed { link, up } if up.is_empty() || link_works(link).is_ok() => Ok(()),
-            Undo::Killed { link, up } | Undo::Command { link, up } => match run_command(up, COMMAND_PATIENCE).await {
-                // It may say that there is nothing to be done.
-                Err(why) => link_works(link).map_err(|link| format!("{why}; {link}")),
-                Ok(_) => Ok(()),
-            },
+            Undo::Killed { link, up } | Undo::Command { link, up } => {
+                match run_command(up, COMMAND_PATIENCE, Orphaned::GoesOn).await {
+                    // It may say that there is nothing to be done.
+                    Err(why) => link_works(link).map_err(|link| format!("{why}; {link}")),
+                    Ok(_) => Ok(()),
+                }
+            }
             Undo::Frozen { processes, seen_from } => {
                 may_be_seen(*seen_from)?;
                 processes.iter().try_for_each(|holder| holder.signal(libc::SIGCONT).map(drop))
@@ -213,7 +220,7 @@ impl Undo {
                     None => Ok(()),
                 }
             }
-            Undo::Container(container) => container.verify().await,
+            Undo::Container(container) => container.running().await.map(drop),
         }
     }
 

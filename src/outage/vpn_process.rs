@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::link_down::tunnel;
 use super::process_handle::ProcessHandle;
-use super::run_command::run_command;
+use super::run_command::{Orphaned, run_command};
 use crate::net::route::Snapshot;
 use crate::technique::Context;
 
@@ -17,7 +17,7 @@ const SYSTEMD_PATIENCE: Duration = Duration::from_secs(5);
 /// First processes that start again what dies, by the beginnings of their names.
 const REVIVERS: [&str; 7] = ["gluetun", "leakcheck", "supervisord", "runsv", "s6-sv", "s6-superv", "monit"];
 /// Parents that wait for their child and do nothing more: reapers of containers, shells, and what is put before a command.
-const WAITERS: [&str; 22] = [
+const WAITERS: [&str; 36] = [
     "tini",
     "docker-init",
     "dumb-init",
@@ -40,13 +40,35 @@ const WAITERS: [&str; 22] = [
     "screen",
     "timeout",
     "strace",
+    "doas",
+    "runuser",
+    "setpriv",
+    "unshare",
+    "nsenter",
+    "chroot",
+    "ip",
+    "fish",
+    "ksh",
+    "mksh",
+    "script",
+    "nohup",
+    "setsid",
+    "env",
 ];
+
+/// Somebody who starts again what dies.
+#[derive(Debug)]
+struct Reviver {
+    who: String,
+    /// It is known to do so; of any other parent that is not known to only wait it is a guess.
+    is_known: bool,
+}
 
 /// Who would start it again when it dies.
 ///
 /// # Errors
 /// Why nobody would, as far as can be seen.
-async fn reviver(holder: &ProcessHandle) -> Result<String, String> {
+async fn reviver(holder: &ProcessHandle) -> Result<Reviver, String> {
     let nobody = |why: String| {
         format!("{holder} would not be started again as far as can be seen: {why}; set outage.down and outage.up")
     };
@@ -58,9 +80,9 @@ async fn reviver(holder: &ProcessHandle) -> Result<String, String> {
         let unit = unit(&fs::read_to_string(format!("/proc/{}/cgroup", holder.pid)).unwrap_or_default())
             .ok_or_else(|| nobody("it belongs to no unit of systemd".to_owned()))?;
         let ask = ["systemctl", "show", "-p", "Restart", "-p", "MainPID", "--", &unit].map(str::to_owned);
-        let said = run_command(&ask, SYSTEMD_PATIENCE).await.map_err(nobody)?;
+        let said = run_command(&ask, SYSTEMD_PATIENCE, Orphaned::Dies).await.map_err(nobody)?;
         return if revives(&said, holder.pid) {
-            Ok(format!("systemd ({unit})"))
+            Ok(Reviver { who: format!("systemd ({unit})"), is_known: true })
         } else {
             Err(nobody(format!("the unit {unit} has no Restart= that says so, or another main process")))
         };
@@ -74,7 +96,8 @@ async fn reviver(holder: &ProcessHandle) -> Result<String, String> {
     if WAITERS.contains(&parent.name.as_str()) {
         return Err(nobody(format!("its parent {} only waits for it", parent.name.escape_debug())));
     }
-    Ok(format!("{} (process {})", parent.name.escape_debug(), own.parent))
+    let who = format!("{} (process {})", parent.name.escape_debug(), own.parent);
+    Ok(Reviver { who, is_known: REVIVERS.iter().any(|name| parent.name.starts_with(name)) })
 }
 
 /// The processes that hold the device of the tunnel.
@@ -123,7 +146,9 @@ pub(super) async fn may_be_killed(cx: &Context, found: &[ProcessHandle]) -> Resu
         // Signal 0 reaches nobody, and tells whether another would.
         holder.signal(0)?;
         match reviver(holder).await {
-            Ok(who) => by = Some(who),
+            Ok(found) if found.is_known || cx.setup.up.is_empty() => by = Some(found.who),
+            // A guess is not trusted where there is a command.
+            Ok(_) => return Ok(None),
             Err(_) if !cx.setup.up.is_empty() => return Ok(None),
             Err(why) => return Err(why),
         }

@@ -155,6 +155,8 @@ impl Operation {
 
     async fn down(&self) -> Result<String, String> {
         let name = &self.container.name;
+        // Held until Docker is through with it, so that nobody puts back what is yet to come.
+        let mut state = self.state.lock().await;
         match self.method {
             OutageMethod::Pause => {
                 self.container.pause().await?;
@@ -166,7 +168,6 @@ impl Operation {
                 }
             }
             OutageMethod::Restart => {
-                let mut state = self.state.lock().await;
                 state.told_ms = Some(self.around.now_ms());
                 self.container.restart().await?;
                 self.join(&mut state).await;
@@ -289,6 +290,9 @@ impl Operation {
                     format!("an exit of the VPN is proven again, in another namespace with {}", uplinks.join(" and "));
                 events.push(Event { at_ms: since(found.proven_ms), what });
             }
+            Err(_) if self.around.deadline.is_some_and(|deadline| Instant::now() >= deadline) => {
+                evidence.ended_early = true
+            }
             Err(why) if evidence.namespace_ended => evidence.gave_up = Some(why.clone()),
             Err(_) => {}
         }
@@ -305,25 +309,32 @@ impl Operation {
                 return None;
             }
         };
-        let (restarted, notes) = match self.around.restart_dependents {
-            true => dependents::mend(&found.target).await,
-            false => (Vec::new(), Vec::new()),
-        };
+        let (restarted, notes) = (Vec::new(), Vec::new());
         Some(Reborn { session: joined.session, stack: found.stack, target: found.target, restarted, notes })
+    }
+
+    /// Puts right the dependents that were left in the old namespace, if that was asked for. Once begun it is not to be interrupted: a
+    /// container would be left between its end and its start.
+    pub(super) async fn mend(&self, reborn: &mut Reborn) {
+        if self.around.restart_dependents {
+            (reborn.restarted, reborn.notes) = dependents::mend(&reborn.target).await;
+        }
     }
 
     /// Waits until the stack is as a stack should be, and asks for all facts anew.
     async fn find_again(&self, session: &Session, end: Instant) -> Result<Found, String> {
         let left_ms = || end.saturating_duration_since(Instant::now()).as_millis() as u64;
         let tunnel = self.around.tunnel.clone().ok_or("no tunnel was known before")?;
-        done(session.call(Request::AwaitTunnel { name: tunnel, limit_ms: left_ms() }).await)?;
+        let limit_ms = left_ms();
+        done(session.call_within(Request::AwaitTunnel { name: tunnel, limit_ms }, limit_ms).await)?;
         let spec = TargetSpec::Docker(self.container.id.clone());
         let mut target =
             Target::find(Some(&spec), &self.around.find).await.map_err(|error| format!("failed to {error}"))?;
         target.label.clone_from(&self.around.target.label);
         self.start(session, &target).await?;
-        let prove = Request::Prove { home: self.order.home.clone(), limit_ms: left_ms() };
-        let proven_ms = match session.call(prove).await? {
+        let limit_ms = left_ms();
+        let prove = Request::Prove { home: self.order.home.clone(), limit_ms };
+        let proven_ms = match session.call_within(prove, limit_ms).await? {
             Reply::Proven(at_ms) => at_ms,
             Reply::Failed { what, .. } => return Err(what),
             _ => return Err("the agent gave an answer that does not fit".to_owned()),

@@ -45,6 +45,14 @@ pub(super) async fn mend(target: &Target) -> (Vec<String>, Vec<String>) {
     let (mut restarted, mut notes) = (Vec::new(), Vec::new());
     let all = target.dependents_now().await.unwrap_or_default();
     for one in all.iter().filter(|one| is_orphan(one)) {
+        if !one.owner_is_there {
+            // Restarted, it would stop and not start again.
+            notes.push(format!(
+                "{} joined a container that is gone, and was left alone: it has to be created anew (docker compose up -d --force-recreate)",
+                one.name
+            ));
+            continue;
+        }
         match restart(target, one).await {
             Ok(()) => {
                 notes.push(format!("{} was left outside of the stack's network, and was restarted", one.name));

@@ -177,7 +177,7 @@ fn runtime() -> Result<Runtime, RunError> {
 fn put_back_rest(options: &Options<'_>, runtime: &Runtime, target: &Target, notebook: &Notebook, report: &mut Report) {
     if let Some(entry) = notebook.left_container() {
         match put_back::work_off_container(runtime, &entry) {
-            Ok(()) => {
+            Ok(_) => {
                 notebook.cross_out_container();
                 mark_restored(report, &entry.method);
                 report.notes.push(format!("the outage by {} was put back in the end", entry.method));

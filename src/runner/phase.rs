@@ -389,7 +389,12 @@ impl Shared {
         };
         if evidence.restored {
             let recovered = self.session.unless_interrupted(operation.recover(&mut evidence));
-            self.state.lock().unwrap_or_else(PoisonError::into_inner).reborn = recovered.flatten();
+            evidence.ended_early |= recovered.is_none();
+            let mut reborn = recovered.flatten();
+            if let Some(reborn) = &mut reborn {
+                self.session.block_on(operation.mend(reborn));
+            }
+            self.state.lock().unwrap_or_else(PoisonError::into_inner).reborn = reborn;
         }
         operation.end();
         if evidence.restored {

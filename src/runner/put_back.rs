@@ -15,7 +15,7 @@ use crate::target::{Enter, FindOptions, Target, TargetError, TargetSpec};
 /// How the key of a container's journal begins.
 const OF_CONTAINERS: &str = "container-";
 /// How long it is tried to have a container run as it did.
-const CONTAINER_PATIENCE: Duration = Duration::from_secs(15);
+const CONTAINER_PATIENCE: Duration = Duration::from_secs(40);
 
 /// The journal of the run's target, for the threads of a phase.
 pub(super) struct Notebook {
@@ -120,15 +120,24 @@ impl Notebook {
     }
 }
 
-/// Has Docker put back what is left of a container.
+/// Has Docker put back what is left of a container. `false`: there is no such container any more, and nothing left of it.
 ///
 /// # Errors
 /// What is still not as it was.
-pub(super) fn work_off_container(runtime: &Runtime, entry: &Entry) -> Result<(), RunError> {
-    runtime.block_on(entry.recipe.work_off(None, CONTAINER_PATIENCE)).map_err(|why| RunError::NotPutBack {
-        method: entry.method.clone(),
-        why,
-        help: None,
+pub(super) fn work_off_container(runtime: &Runtime, entry: &Entry) -> Result<bool, RunError> {
+    runtime.block_on(async {
+        let is_gone = async || match entry.recipe.container() {
+            Some(container) => container.is_gone().await,
+            None => false,
+        };
+        if is_gone().await {
+            return Ok(false);
+        }
+        match entry.recipe.work_off(None, CONTAINER_PATIENCE).await {
+            Ok(()) => Ok(true),
+            Err(_) if is_gone().await => Ok(false),
+            Err(why) => Err(RunError::NotPutBack { method: entry.method.clone(), why, help: None }),
+        }
     })
 }
 
@@ -148,9 +157,11 @@ pub(super) fn work_off_containers(
     for key in Journal::keys(&folder).iter().filter(|key| key.starts_with(OF_CONTAINERS)) {
         let Ok(mut journal) = Journal::open(&folder, key) else { continue };
         let Some(entry) = journal.entry().filter(|entry| concerns(entry, target)) else { continue };
-        work_off_container(runtime, &entry)?;
+        let was_there = work_off_container(runtime, &entry)?;
         journal.cross_out()?;
-        done.push(entry);
+        if was_there {
+            done.push(entry);
+        }
     }
     Ok(done)
 }
@@ -235,9 +246,9 @@ fn restore_one(runtime: &Runtime, folder: &Path, key: &str, enter: Enter) -> Res
     let mut journal = Journal::open(folder, key)?;
     let Some(entry) = journal.entry() else { return Ok(Restored::Nothing) };
     if entry.recipe.container().is_some() {
-        work_off_container(runtime, &entry)?;
+        let was_there = work_off_container(runtime, &entry)?;
         journal.cross_out()?;
-        return Ok(Restored::PutBack(entry));
+        return Ok(if was_there { Restored::PutBack(entry) } else { Restored::Gone(entry) });
     }
     let spec: TargetSpec = entry.target.parse()?;
     let restored = match runtime.block_on(Target::find(Some(&spec), &FindOptions::default())) {

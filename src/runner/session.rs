@@ -157,10 +157,19 @@ impl Session {
     /// # Errors
     /// Why there is no answer.
     pub(super) async fn call(&self, body: Request) -> Result<Reply, String> {
+        self.call_within(body, 0).await
+    }
+
+    /// As [`Session::call`], for what the agent may take so many milliseconds for.
+    ///
+    /// # Errors
+    /// As [`Session::call`].
+    pub(super) async fn call_within(&self, body: Request, limit_ms: u64) -> Result<Reply, String> {
         let receiver = self.ask(body)?;
-        match tokio::time::timeout(ANSWER_PATIENCE, receiver).await {
+        let patience = ANSWER_PATIENCE + Duration::from_millis(limit_ms);
+        match tokio::time::timeout(patience, receiver).await {
             Ok(answer) => answer.map_err(|_| self.why_gone()),
-            Err(_) => Err(stuck(ANSWER_PATIENCE)),
+            Err(_) => Err(stuck(patience)),
         }
     }
 

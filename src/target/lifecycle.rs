@@ -84,6 +84,14 @@ impl Container {
         engine.docker.restart_container(&self.id, options).await.map_err(self.failed("restart"))
     }
 
+    /// Whether its engine answers and knows it no more: nothing is left of it that could be put back.
+    pub async fn is_gone(&self) -> bool {
+        match self.engine().await {
+            Ok(engine) => engine.inspect(&self.id).await.is_ok_and(|found| found.is_none()),
+            Err(_) => false,
+        }
+    }
+
     /// Has it run, not paused, whatever it does now. Once, and without looking afterwards.
     ///
     /// # Errors
@@ -105,10 +113,7 @@ impl Container {
     /// # Errors
     /// What is not so.
     pub async fn verify(&self) -> Result<(), String> {
-        let now = self.look().await?;
-        if !now.running || now.paused {
-            return Err(format!("the container {} is {}", self.name, now.state));
-        }
+        let now = self.running().await?;
         if now.restart != self.restart {
             return Err(format!(
                 "the container {} has the restart policy `{}` and had `{}`",
@@ -116,6 +121,15 @@ impl Container {
             ));
         }
         Ok(())
+    }
+
+    /// Whether it runs, not paused: all that can be left to put back when somebody comes later, who may find it set up otherwise on purpose.
+    ///
+    /// # Errors
+    /// What is not so.
+    pub async fn running(&self) -> Result<Condition, String> {
+        let now = self.look().await?;
+        if now.running && !now.paused { Ok(now) } else { Err(format!("the container {} is {}", self.name, now.state)) }
     }
 
     async fn engine(&self) -> Result<Engine, String> {

@@ -36,6 +36,8 @@ pub struct Dependent {
     /// Whether it is in the stack's namespace now; `None` when that is not to be seen from here. `Some(false)` is an orphan: it was
     /// started before the VPN container was, and is left with nothing but a loopback.
     pub in_namespace: Option<bool>,
+    /// Whether the container that it joined is this one, and not one that is gone.
+    pub owner_is_there: bool,
     /// Its own resolv.conf, when it could be read.
     pub resolv_conf: Option<ResolvConf>,
     /// How it is set up.
@@ -161,6 +163,7 @@ impl Stack {
         Dependent {
             state: container.state(),
             pid,
+            owner_is_there: joined_this,
             in_namespace,
             resolv_conf,
             settings,

@@ -57,6 +57,9 @@ pub struct OutageEvidence {
     pub restored: bool,
     /// The VPN was put back and did not come back in time: what state it was left in.
     pub gave_up: Option<String>,
+    /// Time or a signal ended it before the VPN had come back: that it did not is no finding.
+    #[serde(default)]
+    pub ended_early: bool,
     /// The namespace lost its links for good: the stack has another one now, in which it was looked for.
     #[serde(default)]
     pub namespace_ended: bool,

@@ -46,6 +46,15 @@ impl Pacer {
     pub(super) fn began(&mut self, now_ms: f64) {
         self.spent = spent();
         self.pace.rounds += 1;
+        self.gap(now_ms);
+    }
+
+    /// There is no round after the last one: the time since it counts all the same.
+    pub(super) fn ended(&mut self, now_ms: f64) {
+        self.gap(now_ms);
+    }
+
+    fn gap(&mut self, now_ms: f64) {
         if let Some(before) = self.before_ms.replace(now_ms) {
             let gap = now_ms - before;
             self.pace.gaps += u64::from(gap >= GAP_MS);
