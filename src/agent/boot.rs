@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
-use netlink_packet_route::link::LinkAttribute;
+use netlink_packet_route::link::{LinkAttribute, LinkFlags};
 use pnet::datalink::{self, NetworkInterface};
 use tokio::time::{Instant, sleep};
 
@@ -50,7 +50,7 @@ pub(super) async fn await_tunnel(name: &str, limit: Duration) -> bool {
     true
 }
 
-/// Each uplink, and the index of its other end in the namespace where that is: IFLA_LINK of rtnetlink(7).
+/// Each uplink, and the index of its other end in the namespace where that is: IFLA_LINK of rtnetlink(7). 0: it is up and has none.
 async fn peers(tunnel: Option<&str>) -> Result<Vec<(String, u32)>, rtnetlink::Error> {
     let Ok((connection, handle, _)) = rtnetlink::new_connection() else { return Ok(Vec::new()) };
     let connection = tokio::task::spawn_local(connection);
@@ -65,6 +65,8 @@ async fn peers(tunnel: Option<&str>) -> Result<Vec<(String, u32)>, rtnetlink::Er
             LinkAttribute::Link(index) => Some(*index),
             _ => None,
         });
+        let flags = link.header.flags;
+        let peer = peer.or((flags.contains(LinkFlags::Up) && !flags.contains(LinkFlags::Loopback)).then_some(0));
         if let (Some(name), Some(peer)) = (name, peer)
             && Some(name.as_str()) != tunnel
         {

@@ -25,6 +25,9 @@ const POLL_MS: u16 = 20;
 const MAX_KINDS: usize = 20_000;
 /// Octets of a packet that are kept.
 const KEPT: usize = 256;
+/// Packets that are taken in before it is looked whether to end, and after that: a flood must not keep the thread from its end.
+const TURN: usize = 1024;
+const LAST_TURN: usize = 1 << 18;
 /// Octets of a payload in which alike packets are alike: the type of WireGuard's, and no counter.
 const HEAD: usize = 4;
 /// What [`Kind::source`] is where sources do not matter: a stimulus, whose port changes with each.
@@ -46,6 +49,8 @@ struct Shared {
 
 #[derive(Default)]
 struct Heard {
+    /// The last link that was there before.
+    known: u32,
     kinds: HashMap<Kind, Kept>,
     overflown: bool,
     dropped: u64,
@@ -87,7 +92,7 @@ impl Ear {
         let known = datalink::interfaces().iter().map(|link| link.index).max().unwrap_or_default();
         ring.filter(&filter::incoming_above(known))?;
         ring.listen()?;
-        let shared = Arc::<Shared>::default();
+        let shared = Arc::new(Shared { heard: Mutex::new(Heard { known, ..Heard::default() }), ..Shared::default() });
         let theirs = Arc::clone(&shared);
         let thread = thread::Builder::new().name("ear".into()).spawn(move || theirs.listen(ring, clock))?;
         Ok(Self { clock, armed_ms: clock.now_ms(), shared, thread: Some(thread) })
@@ -127,7 +132,14 @@ impl Shared {
                 heard.problems.push(format!("the listener on the host could not wait for packets: {error}"));
                 return;
             }
-            while ring.next(|frame| heard.take(clock.at_ms(frame.time.0, frame.time.1), &frame)).is_some() {}
+            let most = if last { LAST_TURN } else { TURN };
+            let mut take = || ring.next(|frame| heard.take(clock.at_ms(frame.time.0, frame.time.1), &frame)).is_some();
+            let drained = !(0..most).all(|_| take());
+            if last && !drained {
+                heard
+                    .problems
+                    .push("more packets came to the host's ends of the links than could be looked at".to_owned());
+            }
             match ring.drops() {
                 Ok(drops) => heard.dropped += u64::from(drops),
                 Err(error) => heard.problems.push(format!("the drops of the listener could not be counted: {error}")),
@@ -197,6 +209,12 @@ impl Heard {
                 detail: Detail::default(),
             });
         }
+        let deaf = order.peers.iter().filter(|(_, index)| *index <= self.known);
+        boot.problems.extend(deaf.map(|(link, _)| {
+            format!(
+                "{link} has no end of its own on this host: what left by it while the container came up was not heard"
+            )
+        }));
         boot.links.sort();
         boot.sightings.sort_by(|a, b| a.first_ms.total_cmp(&b.first_ms));
         boot
@@ -325,5 +343,16 @@ mod tests {
             hear(&mut heard, 1.0, 7, &udp(number.to_be_bytes(), 1, 64, b""));
         }
         assert!(heard.of_stack(&order()).problems.iter().any(|problem| problem.contains("kinds")));
+    }
+    #[test]
+    fn a_link_that_has_no_end_of_its_own_here_is_told_of() {
+        let heard = Heard { known: 5, ..Heard::default() };
+        let mut order = order();
+        order.peers.extend([("eth1".to_owned(), 2), ("eth2".to_owned(), 0)]);
+        let told = heard.of_stack(&order).problems.join("; ");
+        assert!(
+            told.contains("eth1 has no end") && told.contains("eth2 has no end") && !told.contains("eth0"),
+            "{told}"
+        );
     }
 }

@@ -12,6 +12,9 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
         sightings.iter().filter(|sighting| unclaimed(sighting) && sighting.class == class).collect()
     };
     let mut offences = of(Class::Offence);
+    offences.extend(
+        sightings.iter().filter(|sighting| sighting.class == Class::Offence && is_of_another_phase(case, sighting)),
+    );
     // Private space that is not local may be the ISP's, and its resolver asks the world.
     offences.extend(of(Class::Nearby).into_iter().filter(|sighting| is_question(sighting)));
     let mut doubts = law::sensor_doubts(case);
@@ -80,6 +83,12 @@ pub(super) fn is_question(sighting: &Sighting) -> bool {
     matches!(sighting.proto, Proto::Tcp | Proto::Udp)
         && DNS_PORTS.contains(&sighting.dst.port())
         && is_private(sighting.dst.ip())
+}
+
+/// Whether it is a stimulus that was sent in another phase, whose probes are judged by what was seen then.
+fn is_of_another_phase(case: &Case<'_>, sighting: &Sighting) -> bool {
+    let phase = |trial: &str| trial.split_once('/').map(|(_, phase)| phase.to_owned());
+    !unclaimed(sighting) && sighting.probe.as_deref().is_some_and(|trial| phase(trial) != phase(case.trial))
 }
 
 /// Whether no probe answers for these packets. Those of an outage that no probe watches belong to nobody else.

@@ -9,7 +9,7 @@ use super::dark::Tunnel;
 use super::flow::Flow;
 use super::health;
 use super::method::DarkBy;
-use super::nameservers::NameserverWatch;
+use super::nameservers::{NameserverWatch, Seen};
 use super::sampler::Sampler;
 use super::standing::StandingFlows;
 use super::timeline::Timeline;
@@ -184,7 +184,12 @@ impl Watches {
             .map(|hole| Hole { from_ms: since(hole.from_ms), to_ms: since(hole.to_ms), ..hole.clone() })
             .collect();
         evidence.last_in_tunnel_ms = trace.last_before_mark_ms.map(since);
-        let changes = self.nameservers.finish().into_iter();
+        let Seen { changes, problems } = self.nameservers.finish();
+        // A file of a namespace that has ended is nobody's any more.
+        if !evidence.namespace_ended {
+            evidence.problems.extend(problems);
+        }
+        let changes = changes.into_iter();
         evidence.nameservers =
             changes.map(|change| NameserverChange { at_ms: since(change.at_ms), ..change }).collect();
         let came = self.flow.as_ref().map(Flow::seen).unwrap_or_default();

@@ -47,13 +47,16 @@ pub(super) fn ask(session: &Session, trial: &str, uplinks: &[IpNet]) -> Result<E
     let near: Vec<IpAddr> =
         uplinks.iter().map(IpNet::addr).filter(|ip| !is_link_local(*ip) && is_attached(*ip)).collect();
     let of = |v6: bool| near.iter().filter(|ip| ip.is_ipv6() == v6).find_map(|ip| find(*ip).ok().flatten());
-    let neighbours: Vec<Neighbour> = [of(false), of(true)].into_iter().flatten().collect();
+    let (v4, near_v6) = (of(false), near.iter().find(|ip| ip.is_ipv6()));
+    // A stack that does not tell its hardware address over IPv6 is handed packets there all the same.
+    let v6 = of(true).or_else(|| with_hardware_of(v4.as_ref()?, *near_v6?));
+    let neighbours: Vec<Neighbour> = [v4, v6].into_iter().flatten().collect();
     let for_family = |v6: bool| neighbours.iter().find(|neighbour| neighbour.own.is_ipv6() == v6);
     if for_family(false).is_none() {
         let why = "leakcheck is on no network with the stack, so that it cannot send as its neighbour";
         return Ok(Evidence::unasked(evidence.to_ms, why));
     }
-    if for_family(true).is_none() && evidence.stimuli.iter().any(|stimulus| stimulus.to.is_ipv6()) {
+    if near_v6.is_none() && evidence.stimuli.iter().any(|stimulus| stimulus.to.is_ipv6()) {
         evidence.stimuli.retain(|stimulus| stimulus.to.is_ipv4());
         let text = "nothing was handed to the stack over IPv6: leakcheck's machine has no address on its IPv6 network";
         let said = Said::Setting { text: text.to_owned() };
@@ -104,11 +107,23 @@ fn is_link_local(ip: IpAddr) -> bool {
     matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local())
 }
 
-/// Looks for the hardware address of `stack`. `None`: it does not tell.
-fn find(stack: IpAddr) -> io::Result<Option<Neighbour>> {
+/// The stack at its IPv6 address `stack`, if this machine reaches that by the link on which `known` is.
+fn with_hardware_of(known: &Neighbour, stack: IpAddr) -> Option<Neighbour> {
+    let own = towards(stack).and_then(|socket| socket.local_addr()).ok()?.ip();
+    let link = datalink::interfaces().into_iter().find(|link| link.name == known.link)?;
+    link.ips.iter().any(|net| net.ip() == own).then_some(Neighbour { link: link.name, mac: known.mac, own })
+}
+
+fn towards(stack: IpAddr) -> io::Result<UdpSocket> {
     let any: IpAddr = if stack.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0))?;
     socket.connect((stack, DISCARD))?;
+    Ok(socket)
+}
+
+/// Looks for the hardware address of `stack`. `None`: it does not tell.
+fn find(stack: IpAddr) -> io::Result<Option<Neighbour>> {
+    let socket = towards(stack)?;
     let own = socket.local_addr()?.ip();
     let deadline = Instant::now() + PATIENCE;
     loop {

@@ -24,7 +24,7 @@ use docker::Engine;
 pub use error::{Candidate, TargetError};
 pub use gluetun::{Gluetun, ROLE_LABEL};
 pub use lifecycle::{Condition, Container};
-pub use pid::{Process, open_through, read_small};
+pub use pid::{Process, Reach, read_small};
 pub use process::{AgentHandle, AgentInput, AgentOutput, AgentProcess};
 use resolv::Place;
 pub use resolv::{ResolvConf, of_process as resolv_conf_of};

@@ -55,17 +55,41 @@ impl Process {
 
     /// Reads a small regular file by its path as the process sees it, links included. Needs CAP_SYS_PTRACE for others' processes.
     pub fn read(&self, path: &str) -> io::Result<String> {
-        let text = read_small(open_in(&root_of(self.pid), Path::new(path))?)?;
+        let text = read_small(open_in(&File::open(root_of(self.pid))?, Path::new(path))?)?;
         if self.alive() { Ok(text) } else { Err(io::Error::new(io::ErrorKind::NotFound, "the process ended")) }
     }
 }
 
-/// Opens a file of this machine, or one by a path through a process's root (`/proc/PID/root/…`) as that process sees it, links included.
-pub fn open_through(path: &Path) -> io::Result<File> {
-    let process = path.strip_prefix("/proc").ok().and_then(|rest| rest.iter().next()?.to_str()?.parse().ok());
-    match process.map(root_of).and_then(|root| Some((path.strip_prefix(&root).ok()?.to_owned(), root))) {
-        Some((inside, root)) => open_in(&root, &inside),
-        None => File::open(path),
+/// A file that is opened again and again: one of this machine, or one by a path through a process's root (`/proc/PID/root/…`), which is found
+/// as that process sees it, links included, and also when the process has ended.
+#[derive(Debug)]
+pub struct Reach {
+    root: Option<File>,
+    path: PathBuf,
+}
+
+impl Reach {
+    /// The way to the file at `path`, which need not be there.
+    ///
+    /// # Errors
+    /// When the process is gone, or its root may not be looked into.
+    pub fn to(path: &Path) -> io::Result<Self> {
+        let process = path.strip_prefix("/proc").ok().and_then(|rest| rest.iter().next()?.to_str()?.parse().ok());
+        match process.map(root_of).and_then(|root| Some((path.strip_prefix(&root).ok()?.to_owned(), root))) {
+            Some((inside, root)) => Ok(Self { root: Some(File::open(root)?), path: inside }),
+            None => Ok(Self { root: None, path: path.to_owned() }),
+        }
+    }
+
+    /// The file, as it is now.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn open(&self) -> io::Result<File> {
+        match &self.root {
+            Some(root) => open_in(root, &self.path),
+            None => File::open(&self.path),
+        }
     }
 }
 
@@ -73,12 +97,12 @@ fn root_of(pid: u32) -> PathBuf {
     PathBuf::from(format!("/proc/{pid}/root"))
 }
 
-fn open_in(root: &Path, path: &Path) -> io::Result<File> {
+fn open_in(root: &File, path: &Path) -> io::Result<File> {
     // An absolute link would otherwise be followed from our own root, and show the host's file.
     let how = OpenHow::new()
         .flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)
         .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-    Ok(File::from(openat2(&File::open(root)?, path, how)?))
+    Ok(File::from(openat2(root, path, how)?))
 }
 
 /// Reads a regular file up to a length that a configuration file does not have.
@@ -146,16 +170,30 @@ mod tests {
     }
 
     #[test]
+    fn what_an_ended_process_saw_is_still_read() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("resolv.conf");
+        fs::write(&file, "nameserver 10.2.0.1\n").expect("written");
+        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().expect("cat");
+        let path = format!("/proc/{}/root{}", child.id(), file.display());
+        let reach = Reach::to(Path::new(&path)).expect("it runs");
+        drop(child.stdin.take());
+        child.wait().expect("cat ends");
+        fs::write(&file, "nameserver 8.8.8.8\n").expect("written");
+        assert_eq!(reach.open().and_then(read_small).expect("read"), "nameserver 8.8.8.8\n");
+    }
+
+    #[test]
     fn a_link_in_a_processs_root_is_followed_there() {
         let dir = tempfile::tempdir().expect("a directory");
         fs::write(dir.path().join("inside"), "nameserver 10.2.0.1\n").expect("written");
         symlink("/inside", dir.path().join("link")).expect("linked");
-        // A process whose root is that folder: one of ours, in a thread's child, would need the power to change it.
-        let opened = open_in(dir.path(), Path::new("/link")).and_then(read_small);
+        let root = File::open(dir.path()).expect("the folder");
+        let opened = open_in(&root, Path::new("/link")).and_then(read_small);
         assert_eq!(opened.expect("read"), "nameserver 10.2.0.1\n");
         assert!(File::open(dir.path().join("link")).is_err(), "from here there is no such file");
         let own = format!("/proc/{}/root{}", std::process::id(), dir.path().join("inside").display());
-        assert!(open_through(Path::new(&own)).is_ok());
-        assert!(open_through(&dir.path().join("inside")).is_ok());
+        assert!(Reach::to(Path::new(&own)).and_then(|reach| reach.open()).is_ok());
+        assert!(Reach::to(&dir.path().join("inside")).and_then(|reach| reach.open()).is_ok());
     }
 }
