@@ -16,6 +16,9 @@ const DEFAULT_FILE: &str = "leakcheck.toml";
 const PREFIX: &str = "LEAKCHECK_";
 /// The keys of `[target]` that exclude each other.
 const TARGETS: [&str; 3] = ["docker", "netns", "pid"];
+/// The two ways to open a control server.
+const KEY: &[&str] = &["api_key_file"];
+const LOGIN: &[&str] = &["control_user", "control_password_file"];
 
 impl Config {
     /// Reads `explicit`, else `leakcheck.toml` of the working folder if there is one, and lays the variables
@@ -34,16 +37,19 @@ impl Config {
             Some(path) => Some(path.to_owned()),
             None => Some(PathBuf::from(DEFAULT_FILE)).filter(|path| path.exists()),
         };
-        let mut table = match &path {
+        let (mut table, text) = match &path {
             Some(path) => read(path)?,
-            None => Table::new(),
+            None => (Table::new(), String::new()),
         };
         let overrides = overrides(env)?;
-        if overrides.iter().any(|new| new.section == "target" && TARGETS.contains(&new.key.as_str()))
-            && let Some(Value::Table(target)) = table.get_mut("target")
+        // Another kind of target, or another way in, replaces the file's, as a flag does.
+        for (section, new, old) in
+            [("target", &TARGETS[..], &TARGETS[..]), ("outage", KEY, LOGIN), ("outage", LOGIN, KEY)]
         {
-            // Another kind of target replaces the file's, as a flag does.
-            target.retain(|old, _| !TARGETS.contains(&old));
+            let is_set = overrides.iter().any(|set| set.section == section && new.contains(&set.key.as_str()));
+            if let (true, Some(Value::Table(keys))) = (is_set, table.get_mut(section)) {
+                keys.retain(|key, _| !old.contains(&key));
+            }
         }
         for Override { section, key, value } in &overrides {
             let entry = table.entry(section.clone()).or_insert_with(|| Value::Table(Table::new()));
@@ -55,11 +61,17 @@ impl Config {
         // The file was checked by itself, and each variable too: what is wrong now comes from a variable.
         let config = Config::deserialize(table)
             .map_err(|e| ConfigError::Env { variable: format!("{PREFIX}*"), message: plain(e.message()) })?;
-        match check(&config) {
-            Ok(()) => Ok((config, path)),
-            Err(Clash { section, key, message }) => {
+        // Only now: one may complete what the other says.
+        let Err(Clash { section, key, message }) = check(&config) else { return Ok((config, path)) };
+        let message = message.to_owned();
+        match path.filter(|_| !overrides.iter().any(|set| set.section == section && set.key == key)) {
+            Some(path) => {
+                let (line, column) = place(&text, span_of(&text, section, key).map_or(0, |span| span.start));
+                Err(ConfigError::Invalid { path, line, column, key: Some(format!("{section}.{key}")), message })
+            }
+            None => {
                 let variable = format!("{PREFIX}{}__{}", section.to_uppercase(), key.to_uppercase());
-                Err(ConfigError::Env { variable, message: message.to_owned() })
+                Err(ConfigError::Env { variable, message })
             }
         }
     }
@@ -128,13 +140,25 @@ fn check(config: &Config) -> Result<(), Clash> {
 }
 
 /// Reads and checks one file.
-fn read(path: &Path) -> Result<Table, ConfigError> {
+fn read(path: &Path) -> Result<(Table, String), ConfigError> {
     let text = fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
     let folder = path.parent().unwrap_or(Path::new(""));
-    parse(&text, folder).map_err(|Refusal { span, key, message }| {
-        let (line, column) = place(&text, span.map_or(0, |span| span.start));
-        ConfigError::Invalid { path: path.to_owned(), line, column, key, message }
-    })
+    match parse(&text, folder) {
+        Ok(table) => Ok((table, text)),
+        Err(Refusal { span, key, message }) => {
+            let (line, column) = place(&text, span.map_or(0, |span| span.start));
+            Err(ConfigError::Invalid { path: path.to_owned(), line, column, key, message })
+        }
+    }
+}
+
+/// Where a key of a section stands in a text that has been parsed before.
+fn span_of(text: &str, section: &str, key: &str) -> Option<Range<usize>> {
+    let tree = DeTable::parse(text).ok()?;
+    match tree.get_ref().get(section)?.get_ref() {
+        DeValue::Table(table) => table.iter().find(|(name, _)| name.get_ref() == key).map(|(name, _)| name.span()),
+        _ => None,
+    }
 }
 
 /// What is wrong with a text, and where.
@@ -147,21 +171,11 @@ struct Refusal {
 /// Checks `text` key by key, and makes its relative paths relative to `folder`.
 fn parse(text: &str, folder: &Path) -> Result<Table, Refusal> {
     let tree = DeTable::parse(text).map_err(|e| Refusal { span: e.span(), key: None, message: plain(e.message()) })?;
-    let config: Config = toml::from_str(text).map_err(|e| Refusal {
+    toml::from_str::<Config>(text).map_err(|e| Refusal {
         key: e.span().and_then(|span| key_at(tree.get_ref(), &span)),
         span: e.span(),
         message: plain(e.message()),
     })?;
-    let refuse = |section: &str, key: &str, message: &str| {
-        let span = tree.get_ref().get(section).and_then(|section| match section.get_ref() {
-            DeValue::Table(table) => table.iter().find(|(name, _)| name.get_ref() == key).map(|(name, _)| name.span()),
-            _ => None,
-        });
-        Err(Refusal { span, key: Some(format!("{section}.{key}")), message: message.to_owned() })
-    };
-    if let Err(Clash { section, key, message }) = check(&config) {
-        return refuse(section, key, message);
-    }
     let mut table: Table = text.parse().map_err(|e: toml::de::Error| Refusal {
         span: e.span(),
         key: None,
@@ -169,7 +183,12 @@ fn parse(text: &str, folder: &Path) -> Result<Table, Refusal> {
     })?;
     let methods = table.get("outage").and_then(|outage| outage.get("methods")).and_then(Value::as_array);
     if methods.is_some_and(Vec::is_empty) {
-        return refuse("outage", "methods", "an empty list makes no outage: leave the key out, or run with --quick");
+        let message = "an empty list makes no outage: leave the key out, or run with --quick".to_owned();
+        return Err(Refusal {
+            span: span_of(text, "outage", "methods"),
+            key: Some("outage.methods".to_owned()),
+            message,
+        });
     }
     for (section, key) in [
         ("target", "resolv_conf"),

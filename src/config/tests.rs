@@ -115,6 +115,24 @@ fn a_login_is_read_and_its_file_belongs_to_the_configuration() {
 }
 
 #[test]
+fn the_environment_completes_what_the_file_says_and_replaces_another_way_in() {
+    let login = "[outage]\ncontrol_user = \"admin\"\n";
+    let config = load(login, &[("LEAKCHECK_OUTAGE__CONTROL_PASSWORD_FILE", "/run/secrets/pw")]).unwrap();
+    assert_eq!(config.outage.control_user.as_deref(), Some("admin"));
+    assert!(refusal(&load(login, &[]).unwrap_err()).contains("a user name opens nothing alone"));
+    let down = "[outage]\ndown = [\"wg-quick\", \"down\", \"wg0\"]\n";
+    assert!(load(down, &[("LEAKCHECK_OUTAGE__UP", "[\"wg-quick\", \"up\", \"wg0\"]")]).is_ok());
+    assert!(refusal(&load(down, &[]).unwrap_err()).contains("name `up` too"));
+    let key = "[outage]\napi_key_file = \"key\"\n";
+    let pairs =
+        [("LEAKCHECK_OUTAGE__CONTROL_USER", "admin"), ("LEAKCHECK_OUTAGE__CONTROL_PASSWORD_FILE", "/run/secrets/pw")];
+    assert!(load(key, &pairs).unwrap().outage.api_key_file.is_none());
+    let whole = format!("{login}control_password_file = \"pw\"\n");
+    let config = load(&whole, &[("LEAKCHECK_OUTAGE__API_KEY_FILE", "/run/secrets/key")]).unwrap();
+    assert!(config.outage.control_user.is_none() && config.outage.api_key_file.is_some());
+}
+
+#[test]
 fn relative_paths_belong_to_the_file() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("other.toml");
