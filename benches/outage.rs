@@ -12,7 +12,7 @@
 //!
 //! Options: `--sealed N` outages of a sealed stack by each method (20), `--late N` late holes of each size and protocol (100), `--edges N`
 //! outages with holes at their edges of each (5), `--sizes 1,2,5,20,100` in milliseconds, `--protocols all,udp,dns,icmp,tcp,v6`,
-//! `--methods vpn-stop,link-down,endpoint-block` (sealed ones).
+//! `--methods vpn-stop,link-down,endpoint-block,process-kill,process-stop,command` (sealed ones, by default the first three).
 
 #[path = "outage/agent.rs"]
 mod agent;
@@ -59,7 +59,8 @@ fn main() -> Result<()> {
     let options = options(std::env::args().skip(1))?;
     let granted = !options.plain && priority::grant()?;
     let world = lab::enter_user_namespace()?;
-    let lab = Lab::start(&world, LabSpec::sealed())?;
+    let apart = Some(env!("CARGO_BIN_EXE_leakcheck").into());
+    let lab = Lab::start(&world, LabSpec { apart, ..LabSpec::sealed() })?;
     let mut agent = Agent::start(&lab)?;
     println!("priority: {}", if granted { "as root beside a real stack" } else { "what an ordinary user gets" });
     sealed(&mut agent, &options)?;
@@ -133,7 +134,7 @@ fn sealed(agent: &mut Agent, options: &Options) -> Result<()> {
         println!(
             "sealed, {method}: {alarms} false alarms in {} outages; beside window and recovery one takes {:.0} ms (median), \
              {:.0} ms (longest); longest gap {:.1} ms (median), {:.1} ms (longest)",
-            options.sealed,
+            more.len(),
             median(&mut more),
             more.last().copied().unwrap_or_default(),
             median(&mut gaps),

@@ -157,6 +157,13 @@ fn setup(lab: &Lab, clock: &Clock) -> Result<Setup> {
         dependents: Vec::new(),
         control_key: None,
         host_programs: true,
+        down: command("stopped"),
+        up: command("running"),
         ..Setup::default()
     })
+}
+
+/// What tells the lab's VPN to be in that state.
+fn command(state: &str) -> Vec<String> {
+    ["/proc/self/exe", "lab", "vpn", state].map(str::to_owned).into()
 }
