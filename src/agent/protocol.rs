@@ -66,7 +66,7 @@ pub enum Request {
     Acted(Result<String, String>),
     /// Plays a program that joined the namespace as soon as there was one, and sends. May come before `Start`.
     Stimulate(Stimulation),
-    /// Waits until the link of this name, or any that is no loopback and was not there before, is up. May come before `Start`.
+    /// Waits until the link of this name is up. May come before `Start`.
     AwaitTunnel {
         /// Name of the tunnel's link.
         name: String,

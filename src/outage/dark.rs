@@ -6,7 +6,7 @@ use super::method::DarkBy;
 use super::watch::ASK_EVERY;
 use crate::sensor::Trace;
 
-/// Silence of the samples, which come every millisecond, that counts as dark.
+/// Silence of the samples, which come twice a millisecond, that counts as dark.
 const MIN_DARK_MS: f64 = 20.0;
 
 /// What was seen of the tunnel. Times are milliseconds since the start of the run.
