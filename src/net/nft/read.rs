@@ -186,7 +186,7 @@ fn rules(family: Family, expressions: &[u8], rows: &Rows<'_>) -> Vec<Rule> {
             }
             "match" => {
                 let info = find(data, 3).unwrap_or_default();
-                conditions.extend(legacy::matched(&word(data, 1), number(data, 2).unwrap_or_default(), info));
+                conditions.extend(legacy::matched(family, &word(data, 1), number(data, 2).unwrap_or_default(), info));
             }
             "target" if word(data, 1) == "REJECT" => does = Some(Does::Drop),
             "reject" => does = Some(Does::Drop),
