@@ -57,7 +57,7 @@ pub(super) fn untried(case: &Case<'_>) -> Option<String> {
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     let named = rules.iter().take(MAX_PERHAPS).map(String::as_str).collect::<Vec<_>>().join(" and ");
     (!rules.is_empty()).then(|| {
-        format!("the firewall accepts {named}{more}: packets that it means may pass by the uplink, and none of them was tried")
+        format!("the firewall accepts by {named}{more}: packets that it means may pass by the uplink, and none of them was tried")
     })
 }
 

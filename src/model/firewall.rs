@@ -2,21 +2,21 @@
 //! on it; but a rule that may let pass what was not tried takes a pass away.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::evidence::Proto;
 
-/// Chains called from one another are followed so deep.
-const MAX_DEPTH: usize = 16;
-/// States of connection tracking (nf_conntrack_common.h).
-const INVALID: u32 = 1;
-const NEW: u32 = 8;
-/// Somebody far away, to whom a rule for everybody applies.
-const FAR_4: Ipv4Addr = Ipv4Addr::new(8, 8, 8, 8);
-const FAR_6: Ipv6Addr = Ipv6Addr::new(0x2001, 0x4860, 0x4860, 0, 0, 0, 0, 0x8888);
+mod openings;
+mod walk;
+
+/// Kinds of destinations, in the order of RTN_* (linux/rtnetlink.h).
+const KINDS: [&str; 9] =
+    ["unspec", "unicast", "local", "broadcast", "anycast", "multicast", "blackhole", "unreachable", "prohibit"];
+/// The bit of the kind "local".
+const LOCAL: u16 = 1 << 2;
 
 /// Who keeps the rules in the kernel. Both are asked for each packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -148,6 +148,8 @@ pub enum Of {
     User(u32, u32),
     /// The type of its message, where it is ICMP or ICMPv6.
     IcmpType(u8),
+    /// To such kinds of destinations, by the table of routes: one bit for each number of RTN_* (linux/rtnetlink.h).
+    ToKind(u16),
     /// In one of these states of connection tracking: 1 not valid, 2 established, 4 related, 8 new.
     State(u32),
     /// Something else, in words.
@@ -162,8 +164,10 @@ pub enum Does {
     Accept,
     /// Drops, with or without an answer.
     Drop,
-    /// Goes on in that chain.
+    /// Goes on in that chain, and comes back from it.
     Jump(String),
+    /// Goes on in that chain, and from it to where this one was called.
+    Goto(String),
     /// Goes back to the chain that called.
     Return,
     /// Nothing that decides.
@@ -190,7 +194,7 @@ pub struct Opinion {
     pub passes: bool,
     /// Which rule decides, if it is not the policy.
     pub by: Option<String>,
-    /// Accepting rules that come before, of which the wire does not tell whether they hold.
+    /// Rules by which it passes all the same if they hold, which the wire does not tell.
     pub perhaps: Vec<String>,
 }
 
@@ -217,73 +221,24 @@ impl FirewallText {
 
     /// What a chain says of a packet.
     pub fn opinion(&self, chain: &Chain, packet: &Packet<'_>) -> Opinion {
-        let mut perhaps = Vec::new();
-        let decided = self.walk(chain, packet, true, &mut perhaps, 0);
-        let policy = !chain.hook.as_ref().is_some_and(|hook| hook.drops);
-        let (passes, by) = decided.map_or((policy, None), |(passes, by)| (passes, Some(by)));
-        Opinion { passes, by, perhaps }
+        walk::Walk::new(self, packet, None).opinion(chain)
     }
 
-    fn walk(
-        &self,
-        chain: &Chain,
-        packet: &Packet<'_>,
-        certain: bool,
-        perhaps: &mut Vec<String>,
-        depth: usize,
-    ) -> Option<(bool, String)> {
-        for (index, rule) in chain.rules.iter().enumerate() {
-            let holds = rule.holds(packet);
-            if holds == Some(false) {
-                continue;
-            }
-            let sure = certain && holds == Some(true);
-            let name = || format!("rule {} of {}, `{rule}`", index + 1, chain.name);
-            match &rule.does {
-                Does::Accept if sure => return Some((true, name())),
-                Does::Drop if sure => return Some((false, name())),
-                Does::Return if sure => return None,
-                Does::Accept => perhaps.push(name()),
-                Does::Jump(to) if depth < MAX_DEPTH => {
-                    let called = self.chains.iter().find(|other| {
-                        other.name == *to
-                            && other.table == chain.table
-                            && other.family == chain.family
-                            && other.backend == chain.backend
-                    });
-                    let decided = called.and_then(|called| self.walk(called, packet, sure, perhaps, depth + 1));
-                    if decided.is_some() {
-                        return decided;
-                    }
-                }
-                _ => {}
-            }
-        }
-        None
+    /// The number of the chain that a rule of `chain` calls by this name.
+    fn called(&self, chain: &Chain, name: &str) -> Option<usize> {
+        self.chains.iter().position(|other| {
+            other.name == name
+                && other.table == chain.table
+                && other.family == chain.family
+                && other.backend == chain.backend
+        })
     }
 
-    /// Rules that accept what nobody may send past the tunnel: of packets by one of `uplinks` to somewhere that is neither near, nor in
-    /// `local`, nor one of `servers`, as far as the text tells. Those that only let go on what is known already are left out.
+    /// Rules that let pass what nobody may send past the tunnel: packets by one of `uplinks` to somewhere that is neither near, nor in
+    /// `local`, nor one of `servers`, as far as the text tells. They accept, or go back to where it is accepted. Those that only let go on
+    /// what is known already are left out.
     pub fn openings(&self, v6: bool, uplinks: &[String], local: &[IpNet], servers: &[SocketAddr]) -> Vec<String> {
-        let asked = self.asked(v6);
-        let mut found: Vec<String> = Vec::new();
-        let accepting = self.chains.iter().filter(|chain| chain.hook.is_none() || chain.is_output());
-        for rule in accepting.flat_map(|chain| &chain.rules).filter(|rule| rule.does == Does::Accept) {
-            let text = format!("`{rule}`");
-            let lets = |link: &String| {
-                let Some((proto, src, dst)) = rule.example(v6, local) else { return false };
-                let packet = Packet { link, proto, src, dst };
-                let opinions = || asked.iter().map(|chain| self.opinion(chain, &packet));
-                rule.holds(&packet) != Some(false)
-                    && !servers.contains(&dst)
-                    && opinions().all(|opinion| opinion.passes || !opinion.perhaps.is_empty())
-                    && opinions().any(|opinion| opinion.by.iter().chain(&opinion.perhaps).any(|by| by.contains(&text)))
-            };
-            if !found.contains(&text) && uplinks.iter().any(lets) {
-                found.push(text);
-            }
-        }
-        found
+        openings::of(self, v6, uplinks, local, servers)
     }
 
     /// The single public addresses and ports that a rule lets programs of the namespace reach by one of `uplinks`: as a firewall that has
@@ -298,6 +253,15 @@ impl FirewallText {
 }
 
 impl Chain {
+    /// Says at its end that it has further rules, which were not read: they may do anything.
+    pub fn cut(&mut self) {
+        let of = Of::Other("as a rule says that was not read".to_owned());
+        let unread = Rule { conditions: vec![Condition { of, not: false }], does: Does::Accept };
+        if self.rules.last() != Some(&unread) {
+            self.rules.push(unread);
+        }
+    }
+
     fn is_output(&self) -> bool {
         self.hook.as_ref().is_some_and(|hook| hook.output)
     }
@@ -318,46 +282,13 @@ impl Rule {
     fn holds(&self, packet: &Packet<'_>) -> Option<bool> {
         let mut all = Some(true);
         for condition in &self.conditions {
-            match condition.of.holds(packet).map(|holds| holds != condition.not) {
+            match condition.holds(packet) {
                 Some(true) => {}
                 Some(false) => return Some(false),
                 None => all = None,
             }
         }
         all
-    }
-
-    /// A packet to somebody far away that the rule may be about, with some source; `None` when there is none.
-    fn example(&self, v6: bool, local: &[IpNet]) -> Option<(Proto, SocketAddr, SocketAddr)> {
-        let far: IpAddr = if v6 { FAR_6.into() } else { FAR_4.into() };
-        let unspecified: IpAddr = if v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
-        let (mut proto, mut from, mut to) = (Proto::Udp, (unspecified, 0), (far, 0));
-        for condition in &self.conditions {
-            match (&condition.of, condition.not) {
-                // A flow that is there already was let begin by another rule.
-                (Of::State(bits), false) if bits & (NEW | INVALID) == 0 => return None,
-                (Of::Version6(version), not) if (*version == v6) == not => return None,
-                (Of::To(net) | Of::From(net), false) if net.addr().is_ipv6() != v6 => return None,
-                (Of::To(net), false) if !net.contains(&far) => to.0 = first_of(net),
-                (Of::From(net), false) => from.0 = first_of(net),
-                // What hosts of a link say to each other is not carried on (RFC 4861, RFC 3810).
-                (Of::IcmpType(130..=137 | 143), false) if v6 => return None,
-                (Of::ToPorts(low, _), false) => to.1 = *low,
-                (Of::FromPorts(low, _), false) => from.1 = *low,
-                (Of::Protocol(number), false) => {
-                    proto = match number {
-                        1 => Proto::Icmp,
-                        6 => Proto::Tcp,
-                        17 => Proto::Udp,
-                        58 => Proto::Icmpv6,
-                        other => Proto::Ip(*other),
-                    }
-                }
-                _ => {}
-            }
-        }
-        let near = is_near(to.0) || local.iter().any(|net| net.contains(&to.0));
-        (!near).then(|| (proto, SocketAddr::from(from), SocketAddr::from(to)))
     }
 
     fn endpoint(&self, uplinks: &[&str]) -> Option<SocketAddr> {
@@ -367,6 +298,7 @@ impl Rule {
                 _ if condition.not => return None,
                 Of::To(net) if net.prefix_len() == net.max_prefix_len() => ip = Some(net.addr()),
                 Of::ToPorts(low, high) if low == high => port = Some(*low),
+                Of::FromPorts(..) => {}
                 Of::Link(name) => by_uplink = uplinks.contains(&name.as_str()),
                 Of::Protocol(6 | 17) => transport = true,
                 Of::Version6(_) => {}
@@ -387,15 +319,27 @@ impl fmt::Display for Rule {
             Does::Accept => f.write_str("accept"),
             Does::Drop => f.write_str("drop"),
             Does::Jump(chain) => write!(f, "jump {chain}"),
+            Does::Goto(chain) => write!(f, "goto {chain}"),
             Does::Return => f.write_str("return"),
             Does::Nothing => f.write_str("continue"),
         }
     }
 }
 
+impl Condition {
+    fn holds(&self, packet: &Packet<'_>) -> Option<bool> {
+        self.of.holds(packet).map(|holds| holds != self.not)
+    }
+}
+
 impl Of {
     fn holds(&self, packet: &Packet<'_>) -> Option<bool> {
-        let ports = matches!(packet.proto, Proto::Tcp | Proto::Udp);
+        let within = |low: u16, high: u16, port: u16| match packet.proto {
+            Proto::Tcp | Proto::Udp => Some((low..=high).contains(&port)),
+            // Some have ports too, which are not told.
+            Proto::Ip(_) => None,
+            Proto::Icmp | Proto::Icmpv6 | Proto::Ether(_) => Some(false),
+        };
         match self {
             Of::Link(name) => Some(match name.strip_suffix('+') {
                 Some(beginning) => packet.link.starts_with(beginning),
@@ -415,10 +359,12 @@ impl Of {
             Of::Version6(v6) => Some(packet.dst.is_ipv6() == *v6),
             Of::To(net) => Some(net.contains(&packet.dst.ip())),
             Of::From(net) => Some(net.contains(&packet.src.ip())),
-            Of::ToPorts(low, high) => Some(ports && (*low..=*high).contains(&packet.dst.port())),
-            Of::FromPorts(low, high) => Some(ports && (*low..=*high).contains(&packet.src.port())),
+            Of::ToPorts(low, high) => within(*low, *high, packet.dst.port()),
+            Of::FromPorts(low, high) => within(*low, *high, packet.src.port()),
+            // To one of the namespace's own addresses it leaves by no link but the loopback.
+            Of::ToKind(LOCAL) if packet.link != "lo" => Some(false),
             Of::IcmpType(_) if !matches!(packet.proto, Proto::Icmp | Proto::Icmpv6) => Some(false),
-            Of::IcmpType(_) | Of::Mark { .. } | Of::User(..) | Of::State(_) | Of::Other(_) => None,
+            Of::IcmpType(_) | Of::Mark { .. } | Of::User(..) | Of::State(_) | Of::ToKind(_) | Of::Other(_) => None,
         }
     }
 }
@@ -452,27 +398,12 @@ impl fmt::Display for Condition {
                 write!(f, "ct state {}", held.join(","))
             }
             Of::IcmpType(kind) => write!(f, "icmp type {kind}"),
+            Of::ToKind(kinds) => {
+                let name = |bit: usize| KINDS.get(bit).map_or_else(|| bit.to_string(), |name| (*name).to_owned());
+                let named: Vec<String> = (0..16).filter(|bit| kinds >> bit & 1 == 1).map(name).collect();
+                write!(f, "daddr type {}", named.join(","))
+            }
             Of::Other(words) => f.write_str(words),
-        }
-    }
-}
-
-/// The address of a single host, or the first host of a network.
-fn first_of(net: &IpNet) -> IpAddr {
-    net.hosts().next().unwrap_or_else(|| net.addr())
-}
-
-/// Whether no router carries a packet to there to the internet (RFC 6890).
-fn is_near(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(v4) => {
-            let shared = v4.octets()[0] == 100 && v4.octets()[1] & 0xc0 == 64;
-            let special = v4.is_multicast() || v4.is_broadcast() || v4.is_unspecified() || v4.is_loopback();
-            v4.is_private() || v4.is_link_local() || shared || special
-        }
-        IpAddr::V6(v6) => {
-            let special = v6.is_multicast() || v6.is_unspecified() || v6.is_loopback();
-            v6.is_unique_local() || v6.is_unicast_link_local() || special
         }
     }
 }
@@ -487,113 +418,4 @@ pub fn masked(address: IpAddr, mask: IpAddr) -> Option<IpNet> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn of(of: Of) -> Condition {
-        Condition { of, not: false }
-    }
-
-    fn chain(name: &str, hook: Option<Hook>, rules: Vec<Rule>) -> Chain {
-        let (family, table) = (Family::Ip, "filter".to_owned());
-        Chain { backend: Backend::Nftables, family, table, name: name.to_owned(), hook, rules }
-    }
-
-    fn server(link: &str, net: &str, mut more: Vec<Condition>) -> Rule {
-        let mut conditions =
-            vec![of(Of::To(net.parse().unwrap())), of(Of::Link(link.to_owned())), of(Of::Protocol(17))];
-        conditions.push(of(Of::ToPorts(51820, 51820)));
-        conditions.append(&mut more);
-        Rule { conditions, does: Does::Accept }
-    }
-
-    #[test]
-    fn a_server_is_named_by_a_rule_for_one_address_and_port_alone() {
-        let hook = Some(Hook { output: true, priority: 0, drops: true });
-        let rules = vec![
-            server("lo", "198.51.100.1/32", vec![]),
-            server("eth0", "198.51.100.2/32", vec![]),
-            server("eth0", "198.51.100.0/24", vec![]),
-            server("eth0", "198.51.100.4/32", vec![of(Of::User(0, 0))]),
-            server("eth0", "198.51.100.5/32", vec![Condition { of: Of::Protocol(6), not: true }]),
-            Rule { does: Does::Drop, ..server("eth0", "198.51.100.6/32", vec![]) },
-        ];
-        let text = FirewallText { chains: vec![chain("OUTPUT", hook, rules)], ..FirewallText::default() };
-        assert_eq!(text.endpoints(&["eth0"]), ["198.51.100.2:51820".parse().unwrap()]);
-        assert!(text.endpoints(&[]).is_empty());
-    }
-
-    #[test]
-    fn called_chains_are_followed_and_come_back() {
-        let jump = |to: &str| Rule { conditions: Vec::new(), does: Does::Jump(to.to_owned()) };
-        let hook = Some(Hook { output: true, priority: 0, drops: true });
-        let back = Rule { conditions: Vec::new(), does: Does::Return };
-        let text = FirewallText {
-            chains: vec![
-                chain("OUTPUT", hook, vec![jump("round"), jump("nowhere"), jump("early"), jump("vpn")]),
-                // It calls itself, which no kernel allows, and must not end the program.
-                chain("round", None, vec![jump("round")]),
-                chain("early", None, vec![back, server("eth0", "0.0.0.0/0", vec![])]),
-                chain("vpn", None, vec![server("eth0", "198.51.100.0/24", vec![])]),
-            ],
-            ..FirewallText::default()
-        };
-        let opinion = |dst: &str| {
-            let (src, dst) = ("172.18.0.10:1".parse().unwrap(), dst.parse().unwrap());
-            text.opinion(&text.chains[0], &Packet { link: "eth0", proto: Proto::Udp, src, dst })
-        };
-        let passes = opinion("198.51.100.9:51820");
-        assert!(passes.passes && passes.by.unwrap().starts_with("rule 1 of vpn, `daddr 198.51.100.0/24 oifname eth0"));
-        assert_eq!(opinion("8.8.8.8:51820"), Opinion { passes: false, by: None, perhaps: Vec::new() });
-    }
-
-    fn openings(rules: Vec<Rule>, v6: bool) -> Vec<String> {
-        let hook = Some(Hook { output: true, priority: 0, drops: true });
-        let chain = Chain { family: Family::Inet, ..chain("OUTPUT", hook, rules) };
-        let text = FirewallText { chains: vec![chain], ..FirewallText::default() };
-        let local = ["192.168.1.0/24".parse().unwrap(), "203.0.113.0/25".parse().unwrap()];
-        text.openings(v6, &["eth0".to_owned()], &local, &["198.51.100.2:51820".parse().unwrap()])
-    }
-
-    fn accept(conditions: Vec<Of>) -> Rule {
-        Rule { conditions: conditions.into_iter().map(of).collect(), does: Does::Accept }
-    }
-
-    /// Gluetun's own rules (facts of v3.38 to v3.41), and what other stacks have beside them.
-    #[test]
-    fn a_sealed_stack_has_no_opening() {
-        let net = |text: &str| text.parse::<IpNet>().unwrap();
-        let link = |name: &str| Of::Link(name.to_owned());
-        let rules = vec![
-            accept(vec![link("lo")]),
-            accept(vec![Of::State(6)]),
-            accept(vec![Of::From(net("172.18.0.10/32")), Of::To(net("172.18.0.0/16")), link("eth0")]),
-            accept(vec![Of::From(net("172.18.0.10/32")), Of::To(net("203.0.113.0/26")), link("eth0")]),
-            accept(vec![Of::To(net("ff02::1:ff00:0/104")), link("eth0")]),
-            accept(vec![Of::To(net("fe80::/64")), link("eth0")]),
-            accept(vec![Of::To(net("255.255.255.255/32")), Of::Protocol(17), Of::ToPorts(67, 67)]),
-            server("eth0", "198.51.100.2/32", vec![]),
-            accept(vec![link("tun0")]),
-        ];
-        assert!(openings(rules.clone(), false).is_empty() && openings(rules, true).is_empty());
-    }
-
-    #[test]
-    fn a_rule_for_packets_of_another_kind_is_an_opening() {
-        let ttl = || accept(vec![Of::Link("eth0".to_owned()), Of::Other("ttl".to_owned())]);
-        let one = ["`oifname eth0 ttl accept`"];
-        assert_eq!(openings(vec![ttl()], false), one);
-        assert_eq!(openings(vec![ttl()], true), one);
-        let drop = Rule { conditions: vec![of(Of::Link("eth0".to_owned()))], does: Does::Drop };
-        assert!(openings(vec![drop.clone(), ttl()], false).is_empty(), "nothing comes so far");
-        assert_eq!(openings(vec![ttl(), drop], false), one);
-        // Another port of the server's, a state in which flows begin, a network far away, of one family.
-        let far = accept(vec![Of::To("45.33.32.0/24".parse().unwrap()), Of::Protocol(17), Of::ToPorts(6881, 6881)]);
-        assert_eq!(openings(vec![far.clone()], false), ["`daddr 45.33.32.0/24 udp dport 6881 accept`"]);
-        assert!(openings(vec![far], true).is_empty());
-        assert_eq!(openings(vec![accept(vec![Of::State(10)])], true), ["`ct state established,new accept`"]);
-        let mut other_port = server("eth0", "198.51.100.2/32", vec![]);
-        other_port.conditions.pop();
-        assert_eq!(openings(vec![other_port], false).len(), 1);
-    }
-}
+mod tests;

@@ -6,6 +6,8 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd;
 
+use ipnet::IpNet;
+
 use crate::model::firewall::{Backend, Chain, Condition, Does, Family, Hook, Of, Rule, masked};
 
 /// IPT_SO_GET_INFO and IPT_SO_GET_ENTRIES, and the same for IPv6.
@@ -17,6 +19,7 @@ const INFO_SIZE: usize = 84;
 const ENTRIES_HEAD: usize = 40;
 /// Tables that are larger are left unread.
 const MAX_TABLE: usize = 4 << 20;
+/// Rules that are read at most.
 const MAX_RULES: usize = 2000;
 /// Names of chains that the kernel calls, in the order of NF_INET_*.
 const HOOKS: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
@@ -32,6 +35,9 @@ struct Shape {
     /// Where names of links, the protocol and the flags of what is inverted are.
     links: usize,
     proto: usize,
+    flags: usize,
+    /// Which flag says that the target is not come back from.
+    goes: u8,
     inverted: usize,
     target: usize,
     head: usize,
@@ -46,6 +52,8 @@ const SHAPES: [Shape; 2] = [
         address: 4,
         links: 16,
         proto: 80,
+        flags: 82,
+        goes: 2,
         inverted: 83,
         target: 88,
         head: 112,
@@ -58,6 +66,8 @@ const SHAPES: [Shape; 2] = [
         address: 16,
         links: 64,
         proto: 128,
+        flags: 131,
+        goes: 4,
         inverted: 132,
         target: 140,
         head: 168,
@@ -151,9 +161,6 @@ fn parse(shape: &Shape, info: &[u8], table: &[u8]) -> Vec<Chain> {
         let Some(octets) = octets.get(..next).filter(|_| next > target && target >= shape.head) else { break };
         entries.push(Entry { at, octets, target });
         at += next;
-        if entries.len() > MAX_RULES {
-            break;
-        }
     }
     let valid = u32_at(info, 32).unwrap_or_default();
     let place = |from: usize, hook: usize| u32_at(info, from + 4 * hook).map(|at| at as usize);
@@ -166,28 +173,43 @@ fn parse(shape: &Shape, info: &[u8], table: &[u8]) -> Vec<Chain> {
     begins.extend(heads.map(|entry| (entry.at + entry.octets.len(), name(entry.target_data()), None)));
     begins.sort();
     let names: Vec<(usize, String)> = begins.iter().map(|(at, name, _)| (*at, name.clone())).collect();
-    let mut chains = Vec::new();
+    let (mut chains, mut left) = (Vec::new(), MAX_RULES);
     for (index, (begin, chain, policy)) in begins.iter().enumerate() {
         let end = begins.get(index + 1).map_or(table.len(), |(at, ..)| *at);
         let own = entries.iter().filter(|entry| (*begin..end).contains(&entry.at));
-        let mut rules: Vec<Rule> = Vec::new();
-        let mut hook = None;
+        let (family, table_name) = (shape.family, "filter".to_owned());
+        let mut read = Chain {
+            backend: Backend::Legacy,
+            family,
+            table: table_name,
+            name: chain.clone(),
+            hook: None,
+            rules: Vec::new(),
+        };
+        let output = HOOKS[OUTPUT] == chain;
         for entry in own {
             if entry.target_name() == "ERROR" {
                 break;
             }
-            let rule = rule(shape, entry, &names);
             if *policy == Some(entry.at) {
-                let output = HOOKS[OUTPUT] == chain;
-                hook = Some(Hook { output, priority: 0, drops: rule.does == Does::Drop });
+                let drops = rule(shape, entry, &names).does == Does::Drop;
+                read.hook = Some(Hook { output, priority: 0, drops });
                 break;
             }
-            rules.push(rule);
+            // What other programs send through the namespace, and to it, is no matter of what is read here.
+            if policy.is_some() && !output {
+                continue;
+            }
+            if left > 0 {
+                left -= 1;
+                read.rules.push(rule(shape, entry, &names));
+            } else {
+                read.cut();
+            }
         }
         // After the last user chain comes one entry that is the end of the table.
         if policy.is_some() || *begin < table.len() {
-            let (family, table) = (shape.family, "filter".to_owned());
-            chains.push(Chain { backend: Backend::Legacy, family, table, name: chain.clone(), hook, rules });
+            chains.push(read);
         }
     }
     chains
@@ -198,7 +220,9 @@ fn rule(shape: &Shape, entry: &Entry<'_>, chains: &[(usize, String)]) -> Rule {
     const NOT_IN: u8 = 1;
     const NOT_FROM: u8 = 8;
     const NOT_TO: u8 = 16;
+    const NOT_LATER: u8 = 32;
     const NOT_PROTO: u8 = 64;
+    const LATER: u8 = 1;
     let octets = entry.octets;
     let inverted = octets.get(shape.inverted).copied().unwrap_or_default();
     let mut conditions = Vec::new();
@@ -237,14 +261,23 @@ fn rule(shape: &Shape, entry: &Entry<'_>, chains: &[(usize, String)]) -> Rule {
     if let Some(number) = u8::try_from(proto).ok().filter(|number| *number != 0) {
         add(Of::Protocol(number), NOT_PROTO);
     }
+    let flags = octets.get(shape.flags).copied().unwrap_or_default();
+    // The same bit says of IPv6 no more than that a protocol is asked for.
+    if shape.family == Family::Ip && flags & LATER != 0 {
+        add(Of::Other("a later fragment".to_owned()), NOT_LATER);
+    }
     let mut at = shape.head;
     while at < entry.target {
         let size = usize::from(u16_at(octets, at).unwrap_or_default());
         let Some(one) = octets.get(at..at + size).filter(|one| one.len() >= 32) else { break };
-        conditions.extend(matched(&name(&one[2..31]), one[31].into(), &one[32..]));
+        conditions.extend(matched(shape.family, &name(&one[2..31]), one[31].into(), &one[32..]));
         at += size;
     }
-    Rule { conditions, does: does(entry, chains) }
+    let does = match does(entry, chains) {
+        Does::Jump(to) if flags & shape.goes != 0 => Does::Goto(to),
+        does => does,
+    };
+    Rule { conditions, does }
 }
 
 fn does(entry: &Entry<'_>, chains: &[(usize, String)]) -> Does {
@@ -273,7 +306,7 @@ fn address(octets: &[u8]) -> Option<IpAddr> {
 }
 
 /// One of iptables' matches, by name, revision and data (linux/netfilter/xt_*.h). What is not known keeps its name.
-pub fn matched(name: &str, revision: u32, info: &[u8]) -> Vec<Condition> {
+pub fn matched(family: Family, name: &str, revision: u32, info: &[u8]) -> Vec<Condition> {
     let other = || vec![Condition { of: Of::Other(format!("xt {name}")), not: false }];
     let byte = |at: usize| info.get(at).copied().unwrap_or_default();
     let read = match (name, revision) {
@@ -293,6 +326,15 @@ pub fn matched(name: &str, revision: u32, info: &[u8]) -> Vec<Condition> {
         ("icmp" | "icmp6", 0) if byte(1) == 0 && byte(2) == u8::MAX => {
             Some(vec![Condition { of: Of::IcmpType(byte(0)), not: byte(3) & 1 != 0 }])
         }
+        // `struct xt_addrtype_info_v1`: kinds of sources, of destinations, and flags. Only where these are all that it asks for, or asks not.
+        ("addrtype", 1) if u16_at(info, 0) == Some(0) && u32_at(info, 4).is_some_and(|flags| flags & !2 == 0) => {
+            u16_at(info, 2).map(|kinds| vec![Condition { of: Of::ToKind(kinds), not: byte(4) & 2 != 0 }])
+        }
+        // `struct xt_iprange_mtinfo`: a range of destinations, of which the network around it is told too.
+        ("iprange", 1) if byte(64) & 0b10_0010 == 0b10 => {
+            let around = around(family, info).map(|net| Condition { of: Of::To(net), not: false });
+            Some(around.into_iter().chain(other()).collect())
+        }
         ("state", 0) => u32_at(info, 0).map(|bits| vec![Condition { of: Of::State(bits), not: false }]),
         // Only where the user is all that it asks for.
         ("owner", 1) if byte(16) == 1 => u32_at(info, 0)
@@ -301,6 +343,22 @@ pub fn matched(name: &str, revision: u32, info: &[u8]) -> Vec<Condition> {
         _ => None,
     };
     read.unwrap_or_else(other)
+}
+
+/// The smallest network that holds the range of destinations.
+fn around(family: Family, info: &[u8]) -> Option<IpNet> {
+    let size = match family {
+        Family::Ip => 4,
+        Family::Ip6 => 16,
+        Family::Inet => return None,
+    };
+    let (low, high) = (address(info.get(32..32 + size)?)?, address(info.get(48..48 + size)?)?);
+    let whole = IpNet::from(low).prefix_len();
+    (0..=whole)
+        .rev()
+        .filter_map(|length| IpNet::new(low, length).ok())
+        .map(|net| net.trunc())
+        .find(|net| net.contains(&high))
 }
 
 /// `struct xt_tcp` and `struct xt_udp`.
@@ -420,7 +478,7 @@ mod tests {
         let mut info = vec![0; 168];
         put(&mut info, 146, &1_u16.to_ne_bytes());
         put(&mut info, 150, &6_u16.to_ne_bytes());
-        let text = |info: &[u8]| matched("conntrack", 3, info)[0].to_string();
+        let text = |info: &[u8]| matched(Family::Ip, "conntrack", 3, info)[0].to_string();
         assert_eq!(text(&info), "ct state established,related");
         // Not in these states, or of a protocol besides.
         put(&mut info, 148, &1_u16.to_ne_bytes());
@@ -428,7 +486,59 @@ mod tests {
         put(&mut info, 148, &[0; 2]);
         put(&mut info, 146, &3_u16.to_ne_bytes());
         assert_eq!(text(&info), "xt conntrack");
-        assert_eq!(matched("state", 0, &8_u32.to_ne_bytes())[0].to_string(), "ct state new");
+        assert_eq!(matched(Family::Ip, "state", 0, &8_u32.to_ne_bytes())[0].to_string(), "ct state new");
+    }
+
+    /// `struct ipt_ip`: a rule for later fragments alone, or for all others, and one whose target is not come back from.
+    #[test]
+    fn flags_of_an_entry_are_read() {
+        let text = |shape: &Shape, flags: u8, inverted: u8, verdict: i32| {
+            let mut octets = entry(&[0; 64], "", &verdict.to_ne_bytes(), |_| {});
+            octets[shape.flags] = flags;
+            octets[shape.inverted] = inverted;
+            rule(shape, &Entry { at: 0, octets: &octets, target: 176 }, &[(8, "vpn".to_owned())]).to_string()
+        };
+        let [ip, ip6] = &SHAPES;
+        assert_eq!(text(ip, 1, 0, -1), "a later fragment drop");
+        assert_eq!(text(ip, 1, 32, -1), "not a later fragment drop");
+        assert_eq!(text(ip, 0, 0, -1), "drop");
+        assert_eq!((text(ip, 2, 0, 8), text(ip, 0, 0, 8)), ("goto vpn".to_owned(), "jump vpn".to_owned()));
+        assert_eq!((text(ip6, 4, 0, 8), text(ip6, 1, 0, -1)), ("goto vpn".to_owned(), "drop".to_owned()));
+    }
+
+    #[test]
+    fn kinds_and_ranges_of_destinations_are_read() {
+        let text = |name: &str, info: &[u8]| {
+            let found = matched(Family::Ip, name, 1, info);
+            found.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(text("addrtype", &[0, 0, 4, 0, 0, 0, 0, 0]), "daddr type local");
+        assert_eq!(text("addrtype", &[0, 0, 12, 0, 2, 0, 0, 0]), "not daddr type local,broadcast");
+        // Of a source too, or of the link's own addresses.
+        assert_eq!(text("addrtype", &[4, 0, 4, 0, 0, 0, 0, 0]), "xt addrtype");
+        assert_eq!(text("addrtype", &[0, 0, 4, 0, 8, 0, 0, 0]), "xt addrtype");
+        let mut info = vec![0; 65];
+        put(&mut info, 32, &[192, 168, 1, 1]);
+        put(&mut info, 48, &[192, 168, 1, 9]);
+        info[64] = 2;
+        assert_eq!(text("iprange", &info), "daddr 192.168.1.0/28 xt iprange");
+        info[64] = 0x22;
+        assert_eq!(text("iprange", &info), "xt iprange");
+    }
+
+    #[test]
+    fn a_table_of_too_many_rules_says_so_in_the_chains_that_were_cut() {
+        let drop = entry(&[], "", &(-1_i32).to_ne_bytes(), |_| {});
+        let error = entry(&[], "ERROR", &[0; 30], |_| {});
+        let length = drop.len();
+        let table = [drop.repeat(MAX_RULES + 3), error].concat();
+        let mut info = vec![0; INFO_SIZE];
+        put(&mut info, 32, &(1_u32 << OUTPUT).to_ne_bytes());
+        put(&mut info, 56 + 4 * OUTPUT, &((length * (MAX_RULES + 2)) as u32).to_ne_bytes());
+        let chains = parse(&SHAPES[0], &info, &table);
+        assert_eq!((chains.len(), chains[0].rules.len()), (1, MAX_RULES + 1));
+        assert!(chains[0].hook.as_ref().is_some_and(|hook| hook.drops));
+        assert_eq!(chains[0].rules[MAX_RULES].to_string(), "as a rule says that was not read accept");
     }
 
     proptest! {

@@ -5,6 +5,7 @@
 
 mod batch;
 mod expression;
+mod held;
 mod list;
 mod read;
 mod sets;

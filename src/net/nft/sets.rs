@@ -3,14 +3,12 @@
 //! Numbers are those of include/uapi/linux/netfilter/nf_tables.h.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
-
-use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
 
 use super::NftError;
+use super::held::{Held, before, between};
 use super::list::{GET_ELEMENTS, GET_SET, HEADER, dump};
-use super::read::{Held, address, compared, decided, find, number, word};
-use crate::model::firewall::{Condition, Does, Of};
+use super::read::{decided, find, negated, number, word};
+use crate::model::firewall::{Condition, Does};
 use crate::net::netlink::{Client, attributes, put_attribute};
 
 /// More elements than this of one set are not read.
@@ -26,12 +24,49 @@ const CATCHALL: u32 = 2;
 #[derive(Debug, Default)]
 pub(super) struct Sets(HashMap<(u8, String, String), Set>);
 
+/// What a rule's names of sets stand for.
+pub(super) trait Lookup {
+    /// What the elements of the set stand for where registers hold these; `None` where that cannot be told.
+    fn rows(&self, set: &str, fields: &[&Held]) -> Option<Vec<Row>>;
+    /// All that a verdict map may decide; `None` where it was not found.
+    fn verdicts(&self, set: &str) -> Option<Vec<Does>>;
+}
+
+/// The sets of one table.
+pub(super) struct InTable<'a> {
+    all: &'a Sets,
+    family: u8,
+    table: &'a str,
+}
+
+impl InTable<'_> {
+    fn get(&self, name: &str) -> Option<&Set> {
+        self.all.0.get(&(self.family, self.table.to_owned(), name.to_owned()))
+    }
+}
+
+impl Lookup for InTable<'_> {
+    fn rows(&self, set: &str, fields: &[&Held]) -> Option<Vec<Row>> {
+        self.get(set)?.rows(fields)
+    }
+
+    fn verdicts(&self, set: &str) -> Option<Vec<Does>> {
+        self.get(set).map(|set| set.verdicts.clone())
+    }
+}
+
 /// A set, as the kernel lists it.
-#[derive(Debug)]
-pub(super) struct Set {
+#[derive(Debug, Default)]
+struct Set {
     interval: bool,
+    /// Octets of a key, in which each field begins on a multiple of four.
+    key: usize,
     elements: Vec<Element>,
-    /// It has more elements than were read, or one for everything else.
+    /// For everything else there is an element too, of which a verdict map says this.
+    rest: Option<Option<Does>>,
+    /// All that a verdict map says, whether its elements were read or not.
+    verdicts: Vec<Does>,
+    /// It has more elements than were read.
     partial: bool,
 }
 
@@ -53,6 +88,12 @@ pub(super) struct Row {
     pub(super) does: Option<Does>,
 }
 
+impl From<Condition> for Row {
+    fn from(condition: Condition) -> Self {
+        Row { conditions: vec![condition], does: None }
+    }
+}
+
 impl Sets {
     pub(super) fn read(client: &mut Client) -> Result<Self, NftError> {
         let mut sets = HashMap::new();
@@ -65,8 +106,8 @@ impl Sets {
             }
             let mut set = Set {
                 interval: number(body, 3).unwrap_or_default() & INTERVAL != 0,
-                elements: Vec::new(),
-                partial: false,
+                key: number(body, 5).unwrap_or_default() as usize,
+                ..Set::default()
             };
             for message in dump(client, GET_ELEMENTS, family, &ask)? {
                 set.take(find(message.payload.get(HEADER..).unwrap_or_default(), 3).unwrap_or_default());
@@ -76,8 +117,8 @@ impl Sets {
         Ok(Self(sets))
     }
 
-    pub(super) fn get(&self, family: u8, table: &str, name: &str) -> Option<&Set> {
-        self.0.get(&(family, table.to_owned(), name.to_owned()))
+    pub(super) fn of<'a>(&'a self, family: u8, table: &'a str) -> InTable<'a> {
+        InTable { all: self, family, table }
     }
 }
 
@@ -85,33 +126,38 @@ impl Set {
     fn take(&mut self, list: &[u8]) {
         for (_, element) in attributes(list) {
             let flags = number(element, 3).unwrap_or_default();
-            if flags & CATCHALL != 0 || self.elements.len() >= MAX_ELEMENTS {
+            let does = find(element, 2).and_then(|data| find(data, 2)).map(decided);
+            self.verdicts.extend(does.clone().filter(|does| !self.verdicts.contains(does)));
+            if flags & CATCHALL != 0 {
+                self.rest = Some(does);
+                continue;
+            }
+            if self.elements.len() >= MAX_ELEMENTS {
                 self.partial = true;
                 continue;
             }
             let value = |kind| find(element, kind).and_then(|data| find(data, 1)).map(<[u8]>::to_vec);
             let Some(key) = value(1) else { continue };
-            self.elements.push(Element {
-                key,
-                key_end: value(10),
-                is_end: flags & INTERVAL_END != 0,
-                does: find(element, 2).and_then(|data| find(data, 2)).map(decided),
-            });
+            self.elements.push(Element { key, key_end: value(10), is_end: flags & INTERVAL_END != 0, does });
         }
     }
 
     /// What the elements stand for where registers hold `fields`, in the order of the key; `None` where that cannot be told.
-    pub(super) fn rows(&self, fields: &[&Held]) -> Option<Vec<Row>> {
+    fn rows(&self, fields: &[&Held]) -> Option<Vec<Row>> {
         if self.partial {
             return None;
         }
+        let fields = self.key_of(fields)?;
         let mut rows = Vec::new();
         for (low, high, does) in self.intervals(fields.len() == 1) {
             let mut alternatives: Vec<Vec<Condition>> = vec![Vec::new()];
             let mut at = 0;
-            for field in fields {
+            for field in &fields {
                 let width = field.width()?;
                 let ofs = between(field, low.get(at..at + width)?, high.get(at..at + width)?)?;
+                if alternatives.len() * ofs.len() > MAX_ELEMENTS {
+                    return None;
+                }
                 alternatives = alternatives
                     .iter()
                     .flat_map(|before| ofs.iter().map(move |of| before.iter().cloned().chain([of.clone()]).collect()))
@@ -123,7 +169,28 @@ impl Set {
                 return None;
             }
         }
+        if let Some(does) = &self.rest {
+            // Everything else is in none of the others, which is simple where they are of one condition.
+            if rows.iter().any(|row| row.conditions.len() != 1) {
+                return None;
+            }
+            let others = rows.iter().flat_map(|row| row.conditions.iter().cloned()).collect();
+            rows.push(Row { conditions: negated(others), does: does.clone() });
+        }
         Some(rows)
+    }
+
+    /// Those of the fields that are its key: what registers after them hold was left there before.
+    fn key_of<'a>(&self, fields: &[&'a Held]) -> Option<Vec<&'a Held>> {
+        let (mut key, mut length) = (Vec::new(), 0_usize);
+        for field in fields {
+            length = length.next_multiple_of(4) + field.width()?;
+            key.push(*field);
+            if length.next_multiple_of(4) >= self.key.next_multiple_of(4) {
+                return (length.next_multiple_of(4) == self.key.next_multiple_of(4)).then_some(key);
+            }
+        }
+        None
     }
 
     /// First and last key of each element.
@@ -147,51 +214,14 @@ impl Set {
     }
 }
 
-/// The key that goes before this one.
-fn before(key: &[u8]) -> Vec<u8> {
-    let mut key = key.to_vec();
-    for octet in key.iter_mut().rev() {
-        let borrow = *octet == 0;
-        *octet = octet.wrapping_sub(1);
-        if !borrow {
-            break;
-        }
-    }
-    key
-}
-
-/// Conditions of which one has to hold for a value between these, inclusive.
-fn between(held: &Held, low: &[u8], high: &[u8]) -> Option<Vec<Condition>> {
-    let is = |of| Condition { of, not: false };
-    if low == high {
-        let condition = compared(Some(held), 0, low);
-        return (!matches!(condition.of, Of::Other(_))).then(|| vec![condition]);
-    }
-    let port = |octets: &[u8]| Some(u16::from_be_bytes(octets.try_into().ok()?));
-    match held {
-        Held::Ports { to: true } => Some(vec![is(Of::ToPorts(port(low)?, port(high)?))]),
-        Held::Ports { to: false } => Some(vec![is(Of::FromPorts(port(low)?, port(high)?))]),
-        Held::Protocol => Some((*low.first()?..=*high.first()?).map(|number| is(Of::Protocol(number))).collect()),
-        Held::IcmpType => Some((*low.first()?..=*high.first()?).map(|kind| is(Of::IcmpType(kind))).collect()),
-        Held::Address { to, v6, .. } => {
-            let nets: Vec<IpNet> = match (address(*v6, low)?, address(*v6, high)?) {
-                (IpAddr::V4(low), IpAddr::V4(high)) => Ipv4Subnets::new(low, high, 0).map(IpNet::from).collect(),
-                (IpAddr::V6(low), IpAddr::V6(high)) => Ipv6Subnets::new(low, high, 0).map(IpNet::from).collect(),
-                _ => return None,
-            };
-            Some(nets.into_iter().map(|net| is(if *to { Of::To(net) } else { Of::From(net) })).collect())
-        }
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn set(interval: bool, elements: &[(&[u8], bool)]) -> Set {
         let element = |&(key, is_end): &(&[u8], bool)| Element { key: key.to_vec(), key_end: None, is_end, does: None };
-        Set { interval, elements: elements.iter().map(element).collect(), partial: false }
+        let key = elements.first().map_or(0, |(key, _)| key.len());
+        Set { interval, key, elements: elements.iter().map(element).collect(), ..Set::default() }
     }
 
     fn texts(rows: Option<Vec<Row>>) -> Vec<String> {
@@ -199,11 +229,12 @@ mod tests {
         rows.expect("they are understood").iter().map(text).collect()
     }
 
-    const TO: Held = Held::Address { to: true, v6: false, mask: None };
+    fn to() -> Held {
+        Held::Address { mask: vec![0xff; 4], to: true, v6: false }
+    }
 
     #[test]
     fn intervals_become_networks() {
-        let to = Held::Address { mask: Some(vec![0xff; 4]), to: true, v6: false };
         let lan = set(
             true,
             &[
@@ -214,25 +245,64 @@ mod tests {
                 (&[11, 0, 0, 0], true),
             ],
         );
-        assert_eq!(texts(lan.rows(&[&to])), ["daddr 10.0.0.0/8", "daddr 192.168.0.0/16"]);
+        assert_eq!(texts(lan.rows(&[&to()])), ["daddr 10.0.0.0/8", "daddr 192.168.0.0/16"]);
         let open = set(true, &[(&[224, 0, 0, 0], false)]);
-        assert_eq!(texts(open.rows(&[&to])), ["daddr 224.0.0.0/3"]);
+        assert_eq!(texts(open.rows(&[&to()])), ["daddr 224.0.0.0/3"]);
         let ports = set(true, &[(&[4, 0], false), (&[8, 0], true), (&[0, 80], false), (&[0, 81], true)]);
         assert_eq!(texts(ports.rows(&[&Held::Ports { to: true }])), ["dport 80", "dport 1024-2047"]);
     }
 
     #[test]
     fn fields_of_a_key_stand_on_four_octets() {
-        let to = Held::Address { mask: Some(vec![0xff; 4]), to: true, v6: false };
         let server = set(false, &[(&[198, 51, 100, 2, 0xca, 0x6c, 0, 0], false)]);
-        assert_eq!(texts(server.rows(&[&to, &Held::Ports { to: true }])), ["daddr 198.51.100.2 dport 51820"]);
-        assert!(server.rows(&[&to, &Held::Other("ttl".to_owned())]).is_none());
+        let ports = Held::Ports { to: true };
+        assert_eq!(texts(server.rows(&[&to(), &ports])), ["daddr 198.51.100.2 dport 51820"]);
+        assert!(server.rows(&[&to(), &Held::Other("ttl".to_owned())]).is_none());
+        // What registers beside the key hold is no part of it, and a field too few is none.
+        assert_eq!(texts(server.rows(&[&to(), &ports, &Held::Mark(1)])), ["daddr 198.51.100.2 dport 51820"]);
+        assert_eq!(texts(set(false, &[(&[0, 53], false)]).rows(&[&ports, &to()])), ["dport 53"]);
+        assert!(server.rows(&[&to()]).is_none() && server.rows(&[]).is_none());
+        assert!(server.rows(&[&Held::Link]).is_none());
     }
 
     #[test]
     fn what_was_not_read_whole_is_not_understood() {
-        let partial = Set { partial: true, ..set(false, &[]) };
-        assert!(partial.rows(&[&TO]).is_none());
+        let partial = Set { partial: true, ..set(false, &[(&[1, 2, 3, 4], false)]) };
+        assert!(partial.rows(&[&to()]).is_none());
         assert_eq!(before(&[1, 0, 0]), [0, 255, 255]);
+    }
+
+    #[test]
+    fn everything_else_is_in_none_of_the_others() {
+        let rest = Some(Some(Does::Drop));
+        let map = Set { rest, ..set(true, &[(&[10, 0, 0, 0], false), (&[11, 0, 0, 0], true)]) };
+        assert_eq!(texts(map.rows(&[&to()])), ["daddr 10.0.0.0/8", "not daddr 10.0.0.0/8"]);
+        assert_eq!(map.rows(&[&to()]).unwrap()[1].does, Some(Does::Drop));
+        let fields = Set { rest: Some(None), ..set(false, &[(&[1, 2, 3, 4, 0, 53, 0, 0], false)]) };
+        assert!(fields.rows(&[&to(), &Held::Ports { to: true }]).is_none());
+    }
+
+    /// As the kernel lists elements: those of which no field is known, and one for everything else.
+    #[test]
+    fn all_verdicts_of_a_map_are_kept() {
+        let attribute = |kind: u16, value: &[u8]| {
+            let mut octets = Vec::new();
+            put_attribute(&mut octets, kind, value);
+            octets
+        };
+        let verdict = |number: u32| attribute(2, &attribute(2, &attribute(1, &number.to_be_bytes())));
+        let element = |ttl: u8| [attribute(1, &attribute(1, &[ttl])), verdict(u32::from(ttl > 64))].concat();
+        let rest = [attribute(3, &CATCHALL.to_be_bytes()), verdict(1)].concat();
+        let list: Vec<u8> =
+            [1, 2, 3].iter().map(|ttl| element(*ttl)).chain([rest]).flat_map(|one| attribute(1, &one)).collect();
+        let mut set = Set { key: 1, ..Set::default() };
+        set.take(&list);
+        assert_eq!((set.verdicts.as_slice(), set.elements.len()), (&[Does::Drop, Does::Accept][..], 3));
+        assert!(set.rows(&[&Held::Other("ttl".to_owned())]).is_none());
+        let many: Vec<u8> =
+            (0..MAX_ELEMENTS).map(|_| element(1)).chain([element(65)]).flat_map(|one| attribute(1, &one)).collect();
+        let mut set = Set { key: 1, ..Set::default() };
+        set.take(&many);
+        assert_eq!((set.partial, set.verdicts.len()), (true, 2));
     }
 }

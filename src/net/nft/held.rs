@@ -1,0 +1,425 @@
+//! What the registers of a rule hold, and what comparing them says: the packet's fields, as far as they are known. What is not known
+//! keeps a name, so that no rule looks wider, or narrower, than it is.
+//!
+//! Numbers are those of include/uapi/linux/netfilter/nf_tables.h.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
+
+use super::list::text;
+use super::read::{find, number};
+use crate::model::firewall::{Condition, Of, masked};
+
+/// NFT_CMP_*.
+pub(super) const NOT_EQUAL: u32 = 1;
+const LESS: u32 = 2;
+pub(super) const LESS_OR_EQUAL: u32 = 3;
+const GREATER: u32 = 4;
+pub(super) const GREATER_OR_EQUAL: u32 = 5;
+/// NFT_PAYLOAD_NETWORK_HEADER and NFT_PAYLOAD_TRANSPORT_HEADER.
+const NETWORK: u32 = 1;
+const TRANSPORT: u32 = 2;
+/// Protocols whose headers begin with two ports: TCP, UDP, DCCP, SCTP, UDP-Lite.
+const WITH_PORTS: [u8; 5] = [6, 17, 33, 132, 136];
+/// ICMP and ICMPv6, whose headers begin with type and code.
+const WITH_TYPE: [u8; 2] = [1, 58];
+
+/// What a register holds.
+#[derive(Debug, Clone)]
+pub(super) enum Held {
+    Link,
+    /// Its number.
+    LinkIndex,
+    Protocol,
+    EtherType,
+    IcmpType,
+    Version,
+    Mark(u32),
+    User,
+    /// An address: whether it is the destination's, of which family, and the mask that was put over it.
+    Address {
+        to: bool,
+        v6: bool,
+        mask: Vec<u8>,
+    },
+    Ports {
+        to: bool,
+    },
+    /// The state of connection tracking, after the mask.
+    State(u32),
+    /// What the table of routes says of the destination's address (RTN_*).
+    ToKind,
+    /// Fields that stand one after another in a header, each with its length.
+    Several(Vec<(Held, usize)>),
+    Other(String),
+}
+
+impl Held {
+    /// Octets of it in a register; `None` where that is not known.
+    pub(super) fn width(&self) -> Option<usize> {
+        Some(match self {
+            Held::Link => 16,
+            Held::LinkIndex | Held::Mark(_) | Held::User | Held::State(_) | Held::ToKind => 4,
+            Held::Protocol | Held::Version | Held::IcmpType => 1,
+            Held::Ports { .. } | Held::EtherType => 2,
+            Held::Address { mask, .. } => return mask.iter().all(|octet| *octet == 0xff).then_some(mask.len()),
+            Held::Several(parts) => parts.iter().map(|(_, length)| length).sum(),
+            Held::Other(_) => return None,
+        })
+    }
+
+    /// What it is, in words.
+    pub(super) fn name(&self) -> String {
+        match self {
+            Held::Link | Held::LinkIndex => "oif",
+            Held::Protocol => "protocol",
+            Held::EtherType | Held::Version => "version",
+            Held::IcmpType => "icmp type",
+            Held::Mark(_) => "mark",
+            Held::User => "skuid",
+            Held::Address { to: true, .. } => "daddr",
+            Held::Address { to: false, .. } => "saddr",
+            Held::Ports { to: true } => "dport",
+            Held::Ports { to: false } => "sport",
+            Held::State(_) => "ct state",
+            Held::ToKind => "fib daddr type",
+            Held::Several(parts) => {
+                return parts.iter().map(|(part, _)| part.name()).collect::<Vec<_>>().join(" and ");
+            }
+            Held::Other(words) => words,
+        }
+        .to_owned()
+    }
+}
+
+/// The registers, by the number of their first four octets.
+#[derive(Debug, Default)]
+pub(super) struct Registers(HashMap<u32, Held>);
+
+impl Registers {
+    pub(super) fn get(&self, register: u32) -> Option<&Held> {
+        self.0.get(&slot(register))
+    }
+
+    /// What is written over is forgotten, whole; of what is not known, so much as it may be.
+    pub(super) fn put(&mut self, register: u32, held: Held) {
+        let end = |at: u32, width: usize| at.saturating_add(width.div_ceil(4) as u32);
+        let from = slot(register);
+        let to = end(from, held.width().unwrap_or(16));
+        self.0.retain(|at, other| end(*at, other.width().unwrap_or(1)) <= from || to <= *at);
+        self.0.insert(from, held);
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// What they hold from there on, one after another, as the key of a set of several fields has them.
+    pub(super) fn fields(&self, from: u32) -> Vec<&Held> {
+        let mut found = Vec::new();
+        let mut at = slot(from);
+        while let Some(field) = self.0.get(&at) {
+            found.push(field);
+            let next = field.width().and_then(|width| at.checked_add(width.div_ceil(4) as u32));
+            match next {
+                Some(next) => at = next,
+                None => break,
+            }
+        }
+        found
+    }
+}
+
+/// The registers of sixteen octets are four of four octets each.
+fn slot(register: u32) -> u32 {
+    if (1..=4).contains(&register) { 8 + (register - 1) * 4 } else { register }
+}
+
+/// What a rule has asked for so far, which tells how the headers' octets after that are to be read.
+#[derive(Debug, Clone)]
+pub(super) struct Headers {
+    pub(super) v6: Option<bool>,
+    /// One of these; `None`: any.
+    protocols: Option<Vec<u8>>,
+}
+
+impl Headers {
+    /// Of a table that sees packets of this version alone, or of both.
+    pub(super) fn of(v6: Option<bool>) -> Self {
+        Self { v6, protocols: None }
+    }
+
+    /// One of these conjunctions of conditions holds.
+    pub(super) fn learn(&mut self, alternatives: &[&[Condition]]) {
+        let all = |wanted: &dyn Fn(&Of) -> Option<u8>| -> Option<Vec<u8>> {
+            let one = |conditions: &&[Condition]| {
+                conditions.iter().filter(|condition| !condition.not).find_map(|condition| wanted(&condition.of))
+            };
+            alternatives.iter().map(one).collect::<Option<Vec<u8>>>().filter(|found| !found.is_empty())
+        };
+        if let Some(versions) = all(&|of| if let Of::Version6(v6) = of { Some((*v6).into()) } else { None }) {
+            let same = versions.iter().all(|version| *version == versions[0]);
+            self.v6 = if same { Some(versions[0] == 1) } else { self.v6 };
+        }
+        if let Some(protocols) = all(&|of| if let Of::Protocol(number) = of { Some(*number) } else { None }) {
+            self.protocols = Some(protocols);
+        }
+    }
+
+    fn is_one_of(&self, protocols: &[u8]) -> bool {
+        self.protocols.as_ref().is_some_and(|all| all.iter().all(|one| protocols.contains(one)))
+    }
+
+    /// The field that begins there, and its length; `None`: where fields begin is not known.
+    fn field(&self, base: u32, offset: u32) -> Option<(Held, usize)> {
+        let other = |words: &str, length| Some((Held::Other(words.to_owned()), length));
+        let address = |to, v6| {
+            let width = if v6 { 16 } else { 4 };
+            Some((Held::Address { to, v6, mask: vec![0xff; width] }, width))
+        };
+        match (base, offset) {
+            (NETWORK, _) => match (self.v6?, offset) {
+                (false, 1) => other("type of service", 1),
+                (false, 2) => other("length", 2),
+                (false, 6) => other("place of a fragment", 2),
+                (false, 8) => other("ttl", 1),
+                (false, 9) => Some((Held::Protocol, 1)),
+                (false, 10) => other("checksum", 2),
+                (false, 12) => address(false, false),
+                (false, 16) => address(true, false),
+                (true, 0) => other("traffic class", 2),
+                (true, 4) => other("length", 2),
+                (true, 6) => other("next header", 1),
+                (true, 7) => other("hop limit", 1),
+                (true, 8) => address(false, true),
+                (true, 24) => address(true, true),
+                _ => None,
+            },
+            (TRANSPORT, 0) if self.is_one_of(&WITH_PORTS) => Some((Held::Ports { to: false }, 2)),
+            (TRANSPORT, 2) if self.is_one_of(&WITH_PORTS) => Some((Held::Ports { to: true }, 2)),
+            (TRANSPORT, 13) if self.is_one_of(&[6]) => other("TCP flags", 1),
+            (TRANSPORT, 0) if self.is_one_of(&WITH_TYPE) => Some((Held::IcmpType, 1)),
+            (TRANSPORT, 1) if self.is_one_of(&WITH_TYPE) => other("icmp code", 1),
+            _ => None,
+        }
+    }
+
+    /// What a load of the packet's octets brings. nft loads fields that stand side by side at once.
+    pub(super) fn payload(&self, data: &[u8]) -> Held {
+        let [base, offset, length] = [2, 3, 4].map(|kind| number(data, kind).unwrap_or_default());
+        let unknown = || Held::Other(format!("octet {offset} of header {base}"));
+        let (mut parts, mut at, end) = (Vec::new(), offset, offset.saturating_add(length));
+        while at < end {
+            let Some((held, width)) = self.field(base, at) else { return unknown() };
+            let length = width.min((end - at) as usize);
+            let held = match held {
+                held if length == width => held,
+                // Of an address only the octets are loaded that a network of whole octets needs.
+                Held::Address { to, v6, .. } => {
+                    let mask = (0..width).map(|octet| if octet < length { 0xff } else { 0 }).collect();
+                    Held::Address { to, v6, mask }
+                }
+                held => Held::Other(format!("part of {}", held.name())),
+            };
+            parts.push((held, length));
+            at += length as u32;
+        }
+        match parts.len() {
+            0 => unknown(),
+            1 => parts.remove(0).0,
+            _ => Held::Several(parts),
+        }
+    }
+}
+
+pub(super) fn meta(key: Option<u32>) -> Held {
+    match key {
+        Some(3) => Held::Mark(u32::MAX),
+        Some(0) => Held::Other("length".to_owned()),
+        Some(1) => Held::EtherType,
+        Some(5) => Held::LinkIndex,
+        Some(7) => Held::Link,
+        Some(10) => Held::User,
+        Some(15) => Held::Version,
+        Some(16) => Held::Protocol,
+        other => Held::Other(format!("meta {}", other.unwrap_or_default())),
+    }
+}
+
+pub(super) fn tracked(key: Option<u32>) -> Held {
+    match key {
+        Some(0) => Held::State(u32::MAX),
+        other => Held::Other(format!("ct {}", other.unwrap_or_default())),
+    }
+}
+
+/// A question to the table of routes.
+pub(super) fn routed(data: &[u8]) -> Held {
+    const TYPE: u32 = 3;
+    const OF_DESTINATION: u32 = 2;
+    match (number(data, 2), number(data, 3)) {
+        (Some(TYPE), Some(OF_DESTINATION)) => Held::ToKind,
+        _ => Held::Other("fib".to_owned()),
+    }
+}
+
+/// What is left of it after a mask; anything else that is done with its bits leaves nothing known.
+pub(super) fn covered(held: Option<&Held>, data: &[u8]) -> Held {
+    const AND_XOR: u32 = 0;
+    let octets = |kind| find(data, kind).and_then(|nested| find(nested, 1)).unwrap_or_default();
+    let with = octets(4);
+    let masks = number(data, 6).unwrap_or_default() == AND_XOR && octets(5).iter().all(|octet| *octet == 0);
+    let bits: Option<u32> = with.try_into().ok().map(u32::from_ne_bytes);
+    match (held, bits) {
+        (Some(Held::Mark(before)), Some(bits)) if masks => Held::Mark(before & bits),
+        (Some(Held::State(before)), Some(bits)) if masks => Held::State(before & bits),
+        (Some(Held::Address { to, v6, mask }), _) if masks => {
+            let with = with.iter().copied().chain(std::iter::repeat(0));
+            Held::Address { to: *to, v6: *v6, mask: mask.iter().zip(with).map(|(a, b)| a & b).collect() }
+        }
+        (held, _) => Held::Other(held.map_or_else(|| "some bits".to_owned(), Held::name)),
+    }
+}
+
+/// Conditions that have to hold all for it to be equal to this value, or not.
+pub(super) fn compared(held: Option<&Held>, not: bool, value: &[u8]) -> Vec<Condition> {
+    if let Some(Held::Several(parts)) = held.filter(|_| !not) {
+        let mut at = 0;
+        let part = |(part, length): &(Held, usize)| {
+            let octets = value.get(at..at + length).unwrap_or_default();
+            at += length;
+            compared(Some(part), false, octets)
+        };
+        return parts.iter().flat_map(part).collect();
+    }
+    let own: Option<u32> = value.try_into().ok().map(u32::from_ne_bytes);
+    let of = match held {
+        Some(Held::Link) => {
+            // Without the zero at the end it is the beginning of a name.
+            let whole = value.contains(&0);
+            Some(Of::Link(text(value) + if whole { "" } else { "+" }))
+        }
+        Some(Held::LinkIndex) => own.and_then(link_name).map(Of::Link),
+        Some(Held::EtherType) => port(value).and_then(|kind| match i32::from(kind) {
+            libc::ETH_P_IP => Some(Of::Version6(false)),
+            libc::ETH_P_IPV6 => Some(Of::Version6(true)),
+            _ => None,
+        }),
+        Some(Held::IcmpType) => value.first().map(|kind| Of::IcmpType(*kind)),
+        Some(Held::Protocol) => value.first().map(|number| Of::Protocol(*number)),
+        Some(Held::Version) => value.first().map(|number| Of::Version6(i32::from(*number) == libc::NFPROTO_IPV6)),
+        // Some bit of the mask is set, or the state is that one.
+        Some(Held::State(mask)) if not && own == Some(0) => {
+            return vec![Condition { of: Of::State(*mask), not: false }];
+        }
+        Some(Held::State(u32::MAX)) => own.map(Of::State),
+        Some(Held::Mark(mask)) => own.map(|value| Of::Mark { value, mask: *mask }),
+        Some(Held::User) => own.map(|uid| Of::User(uid, uid)),
+        Some(Held::ToKind) => own.and_then(|kind| 1_u16.checked_shl(kind)).map(Of::ToKind),
+        Some(Held::Address { to, v6, mask }) => {
+            let net = address(*v6, value).zip(address(*v6, mask)).and_then(|(address, mask)| masked(address, mask));
+            net.map(|net| if *to { Of::To(net) } else { Of::From(net) })
+        }
+        Some(Held::Ports { to }) => {
+            port(value).map(|port| if *to { Of::ToPorts(port, port) } else { Of::FromPorts(port, port) })
+        }
+        Some(Held::State(_) | Held::Several(_) | Held::Other(_)) | None => None,
+    };
+    match of {
+        Some(of) => vec![Condition { of, not }],
+        None => vec![unknown(held)],
+    }
+}
+
+/// That it is as is asked for, whatever that is.
+pub(super) fn unknown(held: Option<&Held>) -> Condition {
+    Condition { of: Of::Other(held.map_or_else(|| "something else".to_owned(), Held::name)), not: false }
+}
+
+/// First and last of what such a comparison allows; `None` where it allows nothing, or the order of its values is not known.
+pub(super) fn bounds(held: Option<&Held>, operator: u32, value: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+    // Others stand in the host's order, or have none.
+    let ordered =
+        |held: &&Held| matches!(held, Held::Ports { .. } | Held::Address { .. } | Held::Protocol | Held::IcmpType);
+    let width = held.filter(ordered)?.width().filter(|width| *width == value.len())?;
+    let (least, most) = (vec![0; width], vec![0xff; width]);
+    Some(match operator {
+        LESS if value != least => (least, before(value)),
+        LESS_OR_EQUAL => (least, value.to_vec()),
+        GREATER if value != most => (after(value), most),
+        GREATER_OR_EQUAL => (value.to_vec(), most),
+        _ => return None,
+    })
+}
+
+/// Conditions of which one has to hold for a value between these, inclusive.
+pub(super) fn between(held: &Held, low: &[u8], high: &[u8]) -> Option<Vec<Condition>> {
+    let is = |of| Condition { of, not: false };
+    if low == high {
+        let conditions = compared(Some(held), false, low);
+        return (conditions.len() == 1 && !matches!(conditions[0].of, Of::Other(_))).then_some(conditions);
+    }
+    match held {
+        Held::Ports { to: true } => Some(vec![is(Of::ToPorts(port(low)?, port(high)?))]),
+        Held::Ports { to: false } => Some(vec![is(Of::FromPorts(port(low)?, port(high)?))]),
+        Held::Protocol => Some((*low.first()?..=*high.first()?).map(|number| is(Of::Protocol(number))).collect()),
+        Held::IcmpType => Some((*low.first()?..=*high.first()?).map(|kind| is(Of::IcmpType(kind))).collect()),
+        Held::Address { to, v6, .. } => {
+            held.width()?;
+            let nets: Vec<IpNet> = match (address(*v6, low)?, address(*v6, high)?) {
+                (IpAddr::V4(low), IpAddr::V4(high)) => Ipv4Subnets::new(low, high, 0).map(IpNet::from).collect(),
+                (IpAddr::V6(low), IpAddr::V6(high)) => Ipv6Subnets::new(low, high, 0).map(IpNet::from).collect(),
+                _ => return None,
+            };
+            Some(nets.into_iter().map(|net| is(if *to { Of::To(net) } else { Of::From(net) })).collect())
+        }
+        _ => None,
+    }
+}
+
+/// The value that goes before this one.
+pub(super) fn before(value: &[u8]) -> Vec<u8> {
+    let mut value = value.to_vec();
+    for octet in value.iter_mut().rev() {
+        let borrow = *octet == 0;
+        *octet = octet.wrapping_sub(1);
+        if !borrow {
+            break;
+        }
+    }
+    value
+}
+
+fn after(value: &[u8]) -> Vec<u8> {
+    let mut value = value.to_vec();
+    for octet in value.iter_mut().rev() {
+        *octet = octet.wrapping_add(1);
+        if *octet != 0 {
+            break;
+        }
+    }
+    value
+}
+
+/// Name of the link of that number in this namespace, now.
+fn link_name(index: u32) -> Option<String> {
+    let name = nix::net::if_::if_indextoname(index).ok()?;
+    name.into_string().ok()
+}
+
+fn port(value: &[u8]) -> Option<u16> {
+    Some(u16::from_be_bytes(value.try_into().ok()?))
+}
+
+/// An address of which the last octets may be missing.
+fn address(v6: bool, octets: &[u8]) -> Option<IpAddr> {
+    let mut whole = octets.to_vec();
+    whole.resize(if v6 { 16 } else { 4 }, 0);
+    Some(if v6 {
+        Ipv6Addr::from(<[u8; 16]>::try_from(whole).ok()?).into()
+    } else {
+        Ipv4Addr::from(<[u8; 4]>::try_from(whole).ok()?).into()
+    })
+}
