@@ -51,8 +51,6 @@ const KEEPALIVE_EVERY: Duration = Duration::from_millis(100);
 const KEEPALIVE_COUNT: u32 = 127;
 const LEFT: u32 = 30;
 const DNS: u16 = 53;
-/// RFC 1700, and what Linux sends with.
-const DEFAULT_TTL: u32 = 64;
 
 /// Flows that are open. Dropping them ends them, without a packet that could get far.
 pub(super) struct StandingFlows {
@@ -135,13 +133,9 @@ impl StandingFlows {
         shared.flows.iter().for_each(|flow| flow.set_keepalive(false));
     }
 
-    /// Ends them. `far` says that the tunnel is back and none of them went another way: then the far side hears of it too. One that does not
-    /// would end its side later, and what the kernel answers to that might meet the next outage.
-    pub(super) fn finish(mut self, far: bool) -> Vec<StandingFlow> {
+    /// Ends them.
+    pub(super) fn finish(mut self) -> Vec<StandingFlow> {
         self.end();
-        if far {
-            lock(&self.shared).flows.iter().for_each(Flow::reach_far);
-        }
         lock(&self.shared).flows.drain(..).map(|flow| flow.record.clone()).collect()
     }
 
@@ -215,13 +209,6 @@ impl Flow {
                 self.record.refused += 1;
                 self.record.refusal.get_or_insert(name);
             }
-        }
-    }
-
-    fn reach_far(&self) {
-        if let Open::Tcp(socket) = &self.open {
-            // One that cannot be told is not told.
-            let _ = socket.set_ttl_v4(DEFAULT_TTL);
         }
     }
 
@@ -409,7 +396,7 @@ mod tests {
         far.set_nonblocking(false).unwrap();
         far.recv(&mut [0; 16]).unwrap();
         flows.silence();
-        let records = flows.finish(false);
+        let records = flows.finish();
         assert!(records[0].asked > 0 && records[0].refused == 0, "{records:?}");
     }
 

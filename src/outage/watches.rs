@@ -162,8 +162,7 @@ impl Watches {
         let since = |at: f64| at - start;
         sleep(REST).await;
         if let Some(standing) = self.standing {
-            let is_back = evidence.recovered_ms.is_some() && !evidence.ended_early;
-            evidence.flows = standing.finish(is_back && sensor.trace().holes.is_empty());
+            evidence.flows = standing.finish();
             if evidence.flows.is_empty() {
                 let why = standing_notes(&self.notes);
                 evidence.problems.push(format!("no flow that was open before was watched: {why}"));
