@@ -69,8 +69,9 @@ struct Ready {
 
 /// Where a container has its resolv.conf.
 const OWN_RESOLV_CONF: &str = "/etc/resolv.conf";
-/// How long an agent or keeper of an earlier run may take to put back what it changed, and go: a keeper tries for as long.
-const LOCK_PATIENCE: Duration = outage::KEEPER_TRIES.saturating_add(Duration::from_secs(2));
+/// How long an agent or keeper of an earlier run may take to put back what it changed, and go. No longer: a second run beside one that is at
+/// work has to be refused, and not to wait for its turn.
+const LOCK_PATIENCE: Duration = Duration::from_secs(15);
 /// How long an earlier run's change is worked on.
 const PUT_BACK_PATIENCE: Duration = Duration::from_secs(30);
 

@@ -24,7 +24,7 @@ use crate::agent::protocol::{ControlKey, read_frame, write_frame};
 /// How long a keeper may take to say that it has understood, and to end.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a keeper goes on trying.
-pub const TRYING: Duration = Duration::from_secs(60);
+const TRYING: Duration = Duration::from_secs(60);
 /// How often an agent says that it is alive.
 const ALIVE_EVERY: Duration = Duration::from_millis(200);
 /// For how long a keeper listens before it counts one word as missed, and how many missed in a row mean that the agent stands still. Counted

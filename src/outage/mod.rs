@@ -39,7 +39,7 @@ pub use about::About;
 pub use early::Early;
 pub use hands::Hands;
 pub use journal::{Entry, Journal, JournalError, KeyFile};
-pub use keeper::{Keeper, TRYING as KEEPER_TRIES, keep};
+pub use keeper::{Keeper, keep};
 pub use method::{Armed, Available, available};
 pub use namespace_lock::NamespaceLock;
 pub use run::{PUT_BACK_AT_MOST, prove, run};
