@@ -1,66 +1,46 @@
-//! Outages that Docker makes, on the stack of `fixtures/compose`: the container is paused, restarted and killed, and runs afterwards as it
-//! did before, whoever dies meanwhile; what leaves while it comes up is seen, and so is who was left outside. `LEAKCHECK_DOCKER=required`
-//! makes a missing engine or Compose a failure; without it the trials are shown as ignored.
-
-// Each trial file uses its part of it.
-#[allow(dead_code)]
-#[path = "support/compose.rs"]
-mod compose;
+//! Outages that Docker makes: the container is paused, restarted and killed, and runs afterwards as it did before, whoever dies meanwhile;
+//! what leaves while it comes up is seen, and so is who was left outside.
 
 use std::collections::HashMap;
 use std::fs;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use bollard::Docker;
 use bollard::query_parameters::ListContainersOptions;
-use compose::{LEAKCHECK, Stack, agents, block_on, compose_command, on_stack, state_of, wait_until};
 use leakcheck::model::report::{ProbeResult, Report, VerdictWord};
 use leakcheck::model::verdict::FailKind;
 use leakcheck::net::netns::Netns;
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Trial;
+
+use super::Trials;
+use super::stack::{LEAKCHECK, Stack, agents, block_on, state_of, wait_until};
 
 /// Variable that says how many runs are killed at random instants.
 const KILLS: &str = "LEAKCHECK_DOCKER_KILLS";
 const FEW: usize = 3;
+/// Variable that says how often a sealed stack is taken through all three outages.
+const ROUNDS: &str = "LEAKCHECK_DOCKER_OUTAGES";
 /// What the promise is: a runner that is killed leaves the container running within this time.
 const PROMISED: Duration = Duration::from_secs(5);
 /// How long the stack in it may take to be as it was.
 const SETTLED: Duration = Duration::from_secs(30);
 
-fn main() -> ExitCode {
-    let mut arguments = Arguments::from_args();
-    // The fixture has fixed networks, so only one can stand.
-    arguments.test_threads = Some(1);
-    let compose = compose_command();
-    let required = std::env::var_os("LEAKCHECK_DOCKER").is_some_and(|value| value == "required");
-    if required && compose.is_none() {
-        eprintln!("LEAKCHECK_DOCKER=required, and there is no Docker engine or no Compose");
-        return ExitCode::FAILURE;
-    }
-    let not_root = !nix::unistd::Uid::effective().is_root();
-    let ignored = compose.is_none();
-    let compose = compose.unwrap_or_default();
-    let trial = |name: &str, variables: &'static [(&'static str, &'static str)], body: fn(&Stack)| {
-        let compose = compose.clone();
-        let run = move || on_stack(&compose, variables, body);
-        Trial::test(format!("container::{name}"), run).with_ignored_flag(ignored)
-    };
-    let as_root = |name: &str, body: fn(&Stack)| trial(name, &[], body).with_ignored_flag(ignored || not_root);
-    let trials = vec![
-        as_root("sealed_passes_by_setns", |stack| passes(stack, "setns")),
-        trial("sealed_passes_by_container", &[], |stack| passes(stack, "container")),
-        trial("orphans_are_found_and_mended", &[], orphans_are_found_and_mended),
-        trial("a_late_firewall_is_seen", &[("LEAKCHECK_FIREWALL_AFTER_MS", "1500")], late_firewall_is_seen),
-        as_root("a_killed_runner_leaves_it_running", survives_sigkill),
-        as_root("killed_at_any_instant_it_is_as_it_was", survives_sigkill_at_any_instant),
-        as_root("an_engine_that_goes_away_is_told", engine_goes_away),
-    ];
-    libtest_mimic::run(&arguments, trials).exit_code()
+pub fn trials(trials: &Trials) -> Vec<Trial> {
+    let late = vec![("LEAKCHECK_FIREWALL_AFTER_MS", "1500")];
+    vec![
+        trials.as_root("outages_of_a_sealed_one_pass_by_setns", |stack| passes(stack, "setns")),
+        trials.on_sealed("outages_of_a_sealed_one_pass_by_container", |stack| passes(stack, "container")),
+        trials.on_sealed("orphans_are_found_and_mended", orphans_are_found_and_mended),
+        trials.on_variant("a_late_firewall_is_seen", late, late_firewall_is_seen),
+        trials.as_root("a_killed_runner_leaves_it_running", survives_sigkill),
+        trials.as_root("killed_at_any_instant_it_is_as_it_was", survives_sigkill_at_any_instant),
+        trials.as_root("an_engine_that_goes_away_is_told", engine_goes_away),
+    ]
 }
 
 fn probe<'a>(report: &'a Report, name: &str) -> &'a ProbeResult {
@@ -84,7 +64,19 @@ fn share(stack: &Stack) -> bool {
     inode("gluetun").is_some() && inode("gluetun") == inode("torrent")
 }
 
+/// The number that a variable says.
+fn how_often(variable: &str, otherwise: usize) -> usize {
+    std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
+}
+
 fn passes(stack: &Stack, enter: &str) {
+    for round in 0..how_often(ROUNDS, 1) {
+        eprintln!("round {round} by {enter}");
+        passes_once(stack, enter);
+    }
+}
+
+fn passes_once(stack: &Stack, enter: &str) {
     let methods = ["pause", "restart", "kill"];
     let wanted: Vec<&str> = methods.iter().flat_map(|method| ["--outage", method]).collect();
     let (status, report) = stack.audit(enter, &[&wanted[..], &["--restart-dependents"]].concat());
@@ -198,7 +190,7 @@ fn survives_sigkill(stack: &Stack) {
 
 /// Runs under way are killed whenever chance says.
 fn survives_sigkill_at_any_instant(stack: &Stack) {
-    let kills = std::env::var(KILLS).ok().and_then(|text| text.parse().ok()).unwrap_or(FEW);
+    let kills = how_often(KILLS, FEW);
     let before = lasting_state(stack);
     let methods = ["kill", "pause", "restart", "link-down", "vpn-stop"];
     for shot in 0..kills {

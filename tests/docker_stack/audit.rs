@@ -1,63 +1,38 @@
-//! `leakcheck run` against the stack of `fixtures/compose`, which is made from the very same program: the sealed stack passes, by both
-//! ways in, and broken ones fail where they should. `LEAKCHECK_DOCKER=required` makes a missing engine or Compose a failure; without it
-//! the trials are shown as ignored.
+//! `leakcheck run` as users run it: the sealed stack passes, by both ways in, and broken ones fail where they should.
 
-// Each trial file uses its part of it.
-#[allow(dead_code)]
-#[path = "support/compose.rs"]
-mod compose;
-
-use std::process::{ExitCode, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use bollard::Docker;
-use compose::{PROJECT, Stack, agents, block_on, compose_command, on_stack, state_of, wait_until};
 use leakcheck::lab::Leak;
 use leakcheck::model::report::{RunVerdict, VerdictWord};
 use leakcheck::net::netns::Netns;
 use leakcheck::target::{FindOptions, Target, TargetSpec};
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Trial;
+
+use super::Trials;
+use super::stack::{PROJECT, Stack, agents, block_on, state_of, wait_until};
 
 /// The leak that is a container's and not the stack's.
 const STALE: &str = "resolver-stale";
 
-fn main() -> ExitCode {
-    let mut arguments = Arguments::from_args();
-    // The fixture has fixed networks, so only one can stand.
-    arguments.test_threads = Some(1);
-    let compose = compose_command();
-    let required = std::env::var_os("LEAKCHECK_DOCKER").is_some_and(|value| value == "required");
-    if required && compose.is_none() {
-        eprintln!("LEAKCHECK_DOCKER=required, and there is no Docker engine or no Compose");
-        return ExitCode::FAILURE;
-    }
-    let ignored = compose.is_none();
-    let compose = compose.unwrap_or_default();
-    let trial = |name: &str, body: fn(&Stack)| {
-        let compose = compose.clone();
-        let run = move || on_stack(&compose, &[], body);
-        Trial::test(name, run).with_ignored_flag(ignored)
-    };
-    let is_root = nix::unistd::Uid::effective().is_root();
+pub fn trials(trials: &Trials) -> Vec<Trial> {
     let broken = |leak: &'static str, enter: &'static str| {
-        let compose = compose.clone();
         let files = if leak == STALE { "docker-compose.yml:stale.yml" } else { "docker-compose.yml" };
-        let variables = [("LEAKCHECK_LEAK", leak), ("COMPOSE_FILE", files)];
-        let run = move || on_stack(&compose, &variables, |stack| fails(stack, leak, enter));
-        Trial::test(format!("compose::{leak}_fails_by_{enter}"), run).with_ignored_flag(ignored)
+        let variables = vec![("LEAKCHECK_LEAK", leak), ("COMPOSE_FILE", files)];
+        trials.on_variant(&format!("{leak}_fails_by_{enter}"), variables, move |stack| fails(stack, leak, enter))
     };
-    let trials = vec![
-        trial("compose::stands_closed_off", |stack| block_on(stands_closed_off(stack))),
-        trial("compose::sealed_passes_by_setns", |stack| passes(stack, "setns")).with_ignored_flag(ignored || !is_root),
-        trial("compose::sealed_passes_by_container", |stack| passes(stack, "container")),
-        trial("compose::a_killed_runner_leaves_it_as_it_was", survives_sigkill).with_ignored_flag(ignored || !is_root),
+    vec![
+        trials.on_sealed("stands_closed_off", |stack| block_on(stands_closed_off(stack))),
+        trials.as_root("sealed_passes_by_setns", |stack| passes(stack, "setns")),
+        trials.on_sealed("sealed_passes_by_container", |stack| passes(stack, "container")),
+        trials.as_root("a_killed_runner_leaves_it_as_it_was", survives_sigkill),
         broken("forced-udp", "auto"),
         broken("fallback", "container"),
         broken(STALE, "auto"),
         // What the engine tells is all that is to be seen from a container.
         broken(STALE, "container"),
-    ];
-    libtest_mimic::run(&arguments, trials).exit_code()
+    ]
 }
 
 /// The stack is found as a user's is, and the Docker host has no way into or out of its networks.

@@ -1,8 +1,5 @@
 //! The stack of `fixtures/compose`, for tests: put up under a project of its own, looked at, and taken down however a trial ends.
 
-#[path = "docker_lock.rs"]
-mod docker_lock;
-
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::process::{Command, Output};
@@ -16,6 +13,8 @@ use leakcheck::net::netns::{Netns, run_in};
 use leakcheck::net::nft::Nft;
 use leakcheck::net::route::{Link, Snapshot};
 use libtest_mimic::Failed;
+
+use super::docker_lock;
 
 pub const PROJECT: &str = "leakcheck-test";
 pub const LEAKCHECK: &str = env!("CARGO_BIN_EXE_leakcheck");
