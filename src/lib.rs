@@ -11,6 +11,7 @@ pub mod agent;
 pub mod clock;
 pub mod net;
 pub mod outage;
+mod priority;
 pub mod sensor;
 pub mod technique;
 

@@ -20,7 +20,6 @@ mod link_down;
 mod method;
 mod nameservers;
 mod namespace_lock;
-mod priority;
 mod process_handle;
 mod process_kill;
 mod process_stop;

@@ -3,8 +3,10 @@
 //! keep their source address: none of them may move to an uplink, neither while the tunnel is down nor once it is back.
 //!
 //! The far side is a witness that is asked anyway, and gets a handful of packets. Then TTL 1 is set, before the tunnel goes. The connection
-//! is made to speak by its keepalive (tcp(7)): setting the idle time has the kernel ask at once, if nothing has come for a second, and
-//! nothing is left on the way that it would send again at a time of its own.
+//! is made to speak by window probes, of which the kernel sends one at once when the repair of a connection ends (TCP_REPAIR, tcp(7),
+//! needs CAP_NET_ADMIN): no data that it would send again at a time of its own, and no timer. How many left is read from the connection.
+//! A far side that is not told of the end would end its side later, and what the kernel answers to that might meet another outage: so the
+//! reset that ends a connection goes all the way, when the tunnel is back and nothing went another way.
 //!
 //! They are silent in the very instants in which the tunnel goes and comes, also when the VPN starts itself again meanwhile. There the
 //! kernel takes away a link, its routes and its addresses one after the other, and for some microseconds a firewall like Gluetun's lets a
@@ -15,6 +17,7 @@
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -24,7 +27,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use nix::net::if_::if_nametoindex;
 use reqwest::Url;
-use socket2::{SockRef, Socket};
+use socket2::Socket;
 use tokio::net::TcpSocket;
 use tokio::time::{sleep, timeout};
 
@@ -43,16 +46,13 @@ const ASK_AGAIN: Duration = Duration::from_millis(400);
 const TRIES: usize = 2;
 /// How long after a change of the tunnel's link they stay silent.
 const SETTLED: Duration = Duration::from_millis(400);
-/// Time between two datagrams, and between two questions by keepalive at least.
-const DATAGRAM_EVERY: Duration = Duration::from_millis(20);
-const KEEPALIVE_EVERY: Duration = Duration::from_millis(100);
-/// Keepalive questions without an answer after which the kernel gives a connection up (the most that tcp(7) takes), and how many of them are
-/// left for the time after the outage.
-const KEEPALIVE_COUNT: u32 = 127;
-const LEFT: u32 = 30;
+/// Time between two packets of a flow.
+const SPEAK_EVERY: Duration = Duration::from_millis(20);
 const DNS: u16 = 53;
+/// What Linux sends with if nothing else is asked for (ip(7)).
+const DEFAULT_TTL: u32 = 64;
 
-/// Flows that are open. Dropping them ends them, without a packet that could get far.
+/// Flows that are open. Dropping them resets them, by packets that do not get far.
 pub(super) struct StandingFlows {
     shared: Arc<Mutex<Shared>>,
     thread: Option<JoinHandle<()>>,
@@ -66,7 +66,6 @@ struct Shared {
     /// Whether what is sent counts.
     down: bool,
     stop: bool,
-    keepalive_every: Duration,
     link: Link,
 }
 
@@ -80,7 +79,6 @@ struct Link {
 struct Flow {
     record: StandingFlow,
     open: Open,
-    next: Instant,
 }
 
 enum Open {
@@ -89,8 +87,8 @@ enum Open {
 }
 
 impl StandingFlows {
-    /// Opens one of each protocol by the link `tunnel`, as far as a far side answers. `window` is how long the outage will be.
-    pub(super) async fn open(cx: &Context, trial: &Arc<str>, tunnel: &str, window: Duration) -> io::Result<Self> {
+    /// Opens one of each protocol by the link `tunnel`, as far as a far side answers.
+    pub(super) async fn open(cx: &Context, trial: &Arc<str>, tunnel: &str) -> io::Result<Self> {
         let mut notes = Vec::new();
         let (links, tcp, udp) = tokio::join!(cx.links_now(), open_tcp(cx, trial), open_udp(cx, trial));
         let of_tunnel = links.iter().filter(|link| link.name == tunnel).flat_map(|link| &link.addresses);
@@ -106,9 +104,7 @@ impl StandingFlows {
                 Err(why) => notes.push(format!("no flow over {proto} could be opened before the outage: {why}")),
             }
         }
-        let keepalive_every = KEEPALIVE_EVERY.max(window / (KEEPALIVE_COUNT - LEFT));
-        let link = Link::new(tunnel);
-        let shared = Shared { flows, speaking: false, down: false, stop: false, keepalive_every, link };
+        let shared = Shared { flows, speaking: false, down: false, stop: false, link: Link::new(tunnel) };
         let shared = Arc::new(Mutex::new(shared));
         let theirs = Arc::clone(&shared);
         let thread = thread::Builder::new().name("standing".into()).spawn(move || speak(&theirs))?;
@@ -123,19 +119,19 @@ impl StandingFlows {
             // That a witness was reached by it says that it is settled.
             shared.link = Link::new(&shared.link.name);
         }
-        shared.flows.iter().for_each(|flow| flow.set_keepalive(true));
     }
 
     /// Has them be silent: when this returns nothing of them is on its way to the network.
     pub(super) fn silence(&self) {
-        let mut shared = lock(&self.shared);
-        shared.speaking = false;
-        shared.flows.iter().for_each(|flow| flow.set_keepalive(false));
+        lock(&self.shared).speaking = false;
     }
 
-    /// Ends them.
-    pub(super) fn finish(mut self) -> Vec<StandingFlow> {
+    /// Ends them. `told` says that the far side may hear of it: the tunnel is back, and none of them went another way.
+    pub(super) fn finish(mut self, told: bool) -> Vec<StandingFlow> {
         self.end();
+        if told {
+            lock(&self.shared).flows.iter().for_each(Flow::reach_far);
+        }
         lock(&self.shared).flows.drain(..).map(|flow| flow.record.clone()).collect()
     }
 
@@ -164,13 +160,13 @@ fn speak(shared: &Mutex<Shared>) {
             return;
         }
         if now.speaking {
-            let Shared { flows, down, keepalive_every, link, .. } = &mut *now;
+            let Shared { flows, down, link, .. } = &mut *now;
             if link.is_settled() {
-                flows.iter_mut().for_each(|flow| flow.speak(*down, *keepalive_every));
+                flows.iter_mut().for_each(|flow| flow.speak(*down));
             }
         }
         drop(now);
-        thread::sleep(DATAGRAM_EVERY / 2);
+        thread::sleep(SPEAK_EVERY);
     }
 }
 
@@ -190,19 +186,19 @@ impl Link {
 }
 
 impl Flow {
-    fn speak(&mut self, down: bool, keepalive_every: Duration) {
-        let now = Instant::now();
-        if now < self.next {
-            return;
-        }
-        let (result, pause) = match &self.open {
-            Open::Udp(socket, payload) => (socket.send(payload).map(drop), DATAGRAM_EVERY),
-            // See the head of this file.
-            Open::Tcp(socket) => (SockRef::from(socket).set_tcp_keepalive(&idle()), keepalive_every),
+    fn speak(&mut self, down: bool) {
+        let (sent, result) = match &self.open {
+            Open::Udp(socket, payload) => (1, socket.send(payload).map(drop)),
+            Open::Tcp(socket) => {
+                let before = segments_out(socket);
+                let result = probe(socket);
+                // One that the far side has ended sends nothing any more.
+                let sent = before.and_then(|before| Ok(u64::from(segments_out(socket)?.wrapping_sub(before))));
+                (sent.unwrap_or_default(), result)
+            }
         };
-        self.next = now + pause;
         if down {
-            self.record.asked += 1;
+            self.record.asked += sent;
             if let Err(error) = result
                 && let Fate::Refused { name, .. } = fate_of(&error)
             {
@@ -212,26 +208,51 @@ impl Flow {
         }
     }
 
-    fn set_keepalive(&self, on: bool) {
+    fn reach_far(&self) {
         if let Open::Tcp(socket) = &self.open {
-            // A connection that the far side has ended takes no options any more, and sends nothing either.
-            let _ = socket.set_keepalive(on);
+            // One that cannot be told is not told.
+            let _ = socket.set_ttl_v4(DEFAULT_TTL);
         }
     }
 }
 
-impl Drop for Flow {
-    fn drop(&mut self) {
-        if let Open::Tcp(socket) = &self.open {
-            // Reset at once: nothing that would be sent again later.
-            let _ = socket.set_linger(Some(Duration::ZERO));
-        }
-    }
+/// Has the kernel send one window probe: a segment without data that the far side answers at once (RFC 9293, 3.8.6.1).
+fn probe(socket: &Socket) -> io::Result<()> {
+    const ON: libc::c_int = 1;
+    const OFF: libc::c_int = 0;
+    set_repair(socket, ON)?;
+    set_repair(socket, OFF)
 }
 
-/// The shortest idle time that there is.
-fn idle() -> socket2::TcpKeepalive {
-    socket2::TcpKeepalive::new().with_time(Duration::from_secs(1))
+fn set_repair(socket: &Socket, value: libc::c_int) -> io::Result<()> {
+    let length = size_of_val(&value) as libc::socklen_t;
+    // SAFETY: the kernel reads `length` octets of `value`.
+    let result = unsafe {
+        libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_REPAIR, (&raw const value).cast(), length)
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// How many segments a connection has made so far (`tcpi_segs_out` of `struct tcp_info`, linux/tcp.h, since Linux 4.2).
+fn segments_out(socket: &Socket) -> io::Result<u32> {
+    const SEGS_OUT: usize = 136;
+    let mut info = [0u8; SEGS_OUT + 4];
+    let mut length = info.len() as libc::socklen_t;
+    // SAFETY: the kernel writes no more than `length` octets.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    match info.last_chunk() {
+        _ if result != 0 => Err(io::Error::last_os_error()),
+        Some(count) if length as usize == info.len() => Ok(u32::from_ne_bytes(*count)),
+        _ => Err(io::Error::new(io::ErrorKind::Unsupported, "this kernel does not count the segments of a connection")),
+    }
 }
 
 /// A connection to the far side that takes one first: web witnesses, and public resolvers beside them.
@@ -254,6 +275,8 @@ async fn open_tcp(cx: &Context, trial: &Arc<str>) -> Result<Flow, String> {
 async fn connect(cx: &Context, trial: &Arc<str>, to: SocketAddr) -> io::Result<Flow> {
     let entry = cx.ledger.enter(trial);
     let socket = TcpSocket::new_v4()?;
+    // Reset when it ends, also with this process: nothing is left that would be sent again later.
+    socket.set_zero_linger()?;
     socket.bind((Ipv4Addr::UNSPECIFIED, 0).into())?;
     // Its port has to be known before its first packet leaves, so that the sensor knows the flow.
     cx.ledger.enter_flow(entry, Proto::Tcp, socket.local_addr()?.port(), to);
@@ -261,8 +284,8 @@ async fn connect(cx: &Context, trial: &Arc<str>, to: SocketAddr) -> io::Result<F
     let from = stream.local_addr()?;
     let socket = Socket::from(stream.into_std()?);
     socket.set_ttl_v4(1)?;
-    socket.set_tcp_keepalive(&idle().with_retries(KEEPALIVE_COUNT))?;
-    socket.set_keepalive(false)?;
+    segments_out(&socket)?;
+    probe(&socket).map_err(|error| io::Error::new(error.kind(), format!("it cannot be made to speak: {error}")))?;
     Ok(flow(entry, Proto::Tcp, from, to, Open::Tcp(socket)))
 }
 
@@ -344,7 +367,7 @@ async fn first<'a>(attempts: impl Iterator<Item = Attempt<'a>>) -> Result<Flow, 
 
 fn flow(entry: Entry, proto: Proto, from: SocketAddr, to: SocketAddr, open: Open) -> Flow {
     let record = StandingFlow { stimulus: entry.id, proto, from, to, asked: 0, refused: 0, refusal: None };
-    Flow { record, open, next: Instant::now() }
+    Flow { record, open }
 }
 
 /// The address of a witness past the local subnets.
@@ -376,10 +399,9 @@ mod tests {
         near.connect(far.local_addr().unwrap()).unwrap();
         let (from, to) = (near.local_addr().unwrap(), far.local_addr().unwrap());
         let record = StandingFlow { stimulus: 1, proto: Proto::Udp, from, to, asked: 0, refused: 0, refusal: None };
-        let flow = Flow { record, open: Open::Udp(near, b"still here".to_vec()), next: Instant::now() };
+        let flow = Flow { record, open: Open::Udp(near, b"still here".to_vec()) };
         let link = Link::new("lo");
-        let keepalive_every = KEEPALIVE_EVERY;
-        let shared = Shared { flows: vec![flow], speaking: false, down: false, stop: false, keepalive_every, link };
+        let shared = Shared { flows: vec![flow], speaking: false, down: false, stop: false, link };
         let shared = Arc::new(Mutex::new(shared));
         let theirs = Arc::clone(&shared);
         let thread = Some(thread::spawn(move || speak(&theirs)));
@@ -389,14 +411,14 @@ mod tests {
         flows.silence();
         far.set_nonblocking(true).unwrap();
         while far.recv(&mut [0; 16]).is_ok() {}
-        thread::sleep(DATAGRAM_EVERY * 4);
+        thread::sleep(SPEAK_EVERY * 4);
         assert!(far.recv(&mut [0; 16]).is_err(), "it spoke");
         assert_eq!(lock(&flows.shared).flows[0].record.asked, 0);
         flows.speak(true);
         far.set_nonblocking(false).unwrap();
         far.recv(&mut [0; 16]).unwrap();
         flows.silence();
-        let records = flows.finish();
+        let records = flows.finish(false);
         assert!(records[0].asked > 0 && records[0].refused == 0, "{records:?}");
     }
 
@@ -410,39 +432,23 @@ mod tests {
         assert!(!link.is_settled(), "it went just now");
     }
 
-    /// The kernel asks at once and again, though its own idle time would be a second and its interval 75: this is what the flow relies on.
+    /// What the flow relies on: each probe leaves at once and is answered, without an idle time, and nothing follows.
     #[test]
-    fn a_connection_speaks_when_its_idle_time_is_set() {
+    fn a_connection_speaks_when_it_is_told_to_and_no_more() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let near = Socket::from(std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap());
-        let (_far, _) = listener.accept().unwrap();
-        near.set_tcp_keepalive(&idle().with_retries(KEEPALIVE_COUNT)).unwrap();
-        near.set_keepalive(false).unwrap();
-        thread::sleep(Duration::from_millis(1100));
-        let sent = || {
-            // SAFETY: all-zero is a valid tcp_info, and the kernel writes no more than `length` octets of it.
-            let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
-            let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
-            // SAFETY: as above.
-            let result = unsafe {
-                libc::getsockopt(
-                    std::os::fd::AsRawFd::as_raw_fd(&near),
-                    libc::IPPROTO_TCP,
-                    libc::TCP_INFO,
-                    (&raw mut info).cast(),
-                    &raw mut length,
-                )
-            };
-            assert_eq!(result, 0);
-            info.tcpi_last_ack_recv
-        };
-        let before = sent();
-        assert!(before >= 1000, "the connection was not idle: {before} ms");
-        near.set_tcp_keepalive(&idle()).unwrap();
-        let deadline = Instant::now() + Duration::from_secs(5);
-        while sent() >= 1000 {
-            assert!(Instant::now() < deadline, "no answer came, so nothing was asked");
-            thread::sleep(Duration::from_millis(10));
+        let (far, _) = listener.accept().unwrap();
+        let far = Socket::from(far);
+        let before = (segments_out(&near).unwrap(), segments_out(&far).unwrap());
+        if let Err(error) = probe(&near) {
+            assert_eq!(error.raw_os_error(), Some(libc::EPERM), "{error}");
+            return;
         }
+        probe(&near).unwrap();
+        thread::sleep(Duration::from_millis(500));
+        let after = (segments_out(&near).unwrap(), segments_out(&far).unwrap());
+        assert_eq!(after.0 - before.0, 2);
+        // The kernel answers such questions twice a second at the most (tcp_invalid_ratelimit in ip-sysctl.rst).
+        assert!(after.1 > before.1, "no answer came");
     }
 }

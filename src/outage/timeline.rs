@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use netlink_sys::protocols::NETLINK_ROUTE;
 
-use super::priority::ask_for_priority;
 use crate::clock::Clock;
 use crate::net::netlink::{Client, NetlinkError};
 use crate::net::route::{self, Names, Snapshot};
+use crate::priority::ask_for_priority;
 
 /// How long the thread waits at most before it looks whether it should end.
 const PATIENCE: Duration = Duration::from_millis(20);

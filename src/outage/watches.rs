@@ -60,21 +60,10 @@ impl Watches {
         let tunnel = cx.links.iter().find(|link| link.role == Role::Tunnel);
         let flow = tunnel.map(|tunnel| Flow::start(cx.clock, &tunnel.name)).transpose();
         let flow = flow.map_err(|error| format!("the tunnel cannot be watched: {error}"))?;
-        let open = async {
-            let keeps_flows = order.method.parse().is_ok_and(OutageMethod::keeps_flows);
-            match tunnel.filter(|_| keeps_flows) {
-                Some(tunnel) => {
-                    let window = Duration::from_millis(order.window_ms);
-                    StandingFlows::open(cx, trial, &tunnel.name, window).await.map(Some)
-                }
-                None => Ok(None),
-            }
-        };
-        let (health, standing) = tokio::join!(timeout(HEALTH_PATIENCE, health::healthy(cx, &order.home)), open);
+        let health = timeout(HEALTH_PATIENCE, health::healthy(cx, &order.home)).await;
         if !matches!(health, Ok(true)) {
             return Err("no exit of the VPN could be proven before it, so the tunnel may be down already".to_owned());
         }
-        let standing = standing.map_err(|error| format!("flows could not be opened: {error}"))?;
         let not = |what: &str, error: std::io::Error| format!("{what} could not be: {error}");
         let timeline = Timeline::start(cx.clock).map_err(|error| not("changes of links and routes heard", error))?;
         let nameservers =
@@ -82,10 +71,6 @@ impl Watches {
         let sampler =
             Sampler::start(cx, trial, &sensor.uplinks()).map_err(|error| not("the sampler started", error))?;
         let mut notes = sampler.notes.clone();
-        if let Some(standing) = &standing {
-            notes.extend(standing.notes.iter().cloned());
-            standing.speak(false);
-        }
         sensor.begin_trace();
         let alone_from = cx.clock.now_ms();
         let carried = async {
@@ -96,9 +81,6 @@ impl Watches {
         };
         // A tunnel that carries nothing is told of in the end.
         let _ = timeout(LONGEST_LEAD, carried).await;
-        if let Some(standing) = &standing {
-            standing.silence();
-        }
         // Now, when those who held them have had the time to close them.
         health::let_connections_end(cx).await;
         // A busy machine hands packets on late, and on a long way answers take their time.
@@ -109,8 +91,20 @@ impl Watches {
             sleep(Duration::from_millis(10)).await;
         }
         let (in_tunnel_before, out_of_tunnel_before) = (went_in(), came_out());
-        let samples_answered =
-            standing.is_none() && flow.as_ref().is_some_and(|flow| flow.seen().last_ms > Some(alone_from));
+        let samples_answered = flow.as_ref().is_some_and(|flow| flow.seen().last_ms > Some(alone_from));
+        // Last of all: a far side that hears nothing for long ends its connection.
+        let keeps_flows = order.method.parse().is_ok_and(OutageMethod::keeps_flows);
+        let standing = match tunnel.filter(|_| keeps_flows) {
+            Some(tunnel) => StandingFlows::open(cx, trial, &tunnel.name).await.map(Some),
+            None => Ok(None),
+        };
+        let standing = standing.map_err(|error| format!("flows could not be opened: {error}"))?;
+        if let Some(standing) = &standing {
+            notes.extend(standing.notes.iter().cloned());
+            standing.speak(false);
+            sleep(LEAD).await;
+            standing.silence();
+        }
         sampler.begin();
         Ok(Self {
             samples_answered,
@@ -162,7 +156,8 @@ impl Watches {
         let since = |at: f64| at - start;
         sleep(REST).await;
         if let Some(standing) = self.standing {
-            evidence.flows = standing.finish();
+            let is_back = evidence.recovered_ms.is_some() && !evidence.ended_early;
+            evidence.flows = standing.finish(is_back && sensor.trace().holes.is_empty());
             if evidence.flows.is_empty() {
                 let why = standing_notes(&self.notes);
                 evidence.problems.push(format!("no flow that was open before was watched: {why}"));

@@ -5,8 +5,8 @@ use std::time::Duration;
 use nix::sys::time::{TimeSpec, TimeValLike};
 use nix::time::{ClockId, ClockNanosleepFlags, clock_gettime, clock_nanosleep};
 
-use super::super::priority::ask_for_priority;
 use crate::model::evidence::Pace;
+use crate::priority::ask_for_priority;
 
 /// Time between two rounds: half of the shortest hole that has to be found, so that one falls into it whenever it opens.
 pub(super) const PERIOD: Duration = Duration::from_micros(500);

@@ -2,7 +2,7 @@
 //! nothing to put back.
 
 /// Asks for the most that the kernel grants the calling thread, and says in a few words what that is.
-pub(super) fn ask_for_priority() -> &'static str {
+pub fn ask_for_priority() -> &'static str {
     // To a nanosecond. Where it is refused, the pace that is reached tells.
     let _ = nix::sys::prctl::set_timerslack(1);
     // SAFETY: all-zero is a valid sched_param.
@@ -12,6 +12,11 @@ pub(super) fn ask_for_priority() -> &'static str {
     if unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, &raw const first) } == 0 {
         return "SCHED_FIFO";
     }
+    ask_for_precedence()
+}
+
+/// Asks for the most that is granted without being let run for ever: for a thread that may have much to do.
+pub fn ask_for_precedence() -> &'static str {
     // SAFETY: a plain system call about the calling thread alone (setpriority(2), who 0 being a thread on Linux).
     if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -20) } == 0 {
         return "nice -20";
