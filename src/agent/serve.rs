@@ -20,7 +20,7 @@ use super::sources::{Claim, RULE, claims};
 use super::{boot, endpoint, links, memory, programs, sources};
 use crate::clock::Clock;
 use crate::model::evidence::{Event, Link, OutageEvidence, PhaseWire, Proto, Role};
-use crate::model::firewall::FirewallText;
+use crate::model::firewall::{Example, FirewallText};
 use crate::net::netns::Netns;
 use crate::outage::{self, Armed, Early, Hands, NamespaceLock};
 use crate::sensor::allow::{AllowList, Endpoint, Shape, is_private};
@@ -401,6 +401,7 @@ async fn start(state: &State, setup: Setup) -> Result<Stack, Reply> {
         endpoint: server,
         gateways,
         routes,
+        examples: examples(&firewall, &found, &local, endpoint.as_ref().map(|(endpoint, _)| endpoint.address)),
         resolv_files: if state.own_container { vec![OWN_RESOLV_CONF.into()] } else { resolv_files },
         heard: Heard::default(),
         programs: programs::find(),
@@ -417,6 +418,13 @@ async fn start(state: &State, setup: Setup) -> Result<Stack, Reply> {
         notes,
         firewall,
     })
+}
+
+/// What the firewall's text is worth a try for, of both families: found out once, because a long text takes its time.
+fn examples(firewall: &FirewallText, links: &[Link], local: &[IpNet], server: Option<SocketAddr>) -> Vec<Example> {
+    let uplinks = links.iter().filter(|link| link.role == Role::Uplink);
+    let uplinks: Vec<String> = uplinks.map(|link| link.name.clone()).collect();
+    [false, true].into_iter().flat_map(|v6| firewall.examples(v6, &uplinks, local, server.as_slice())).collect()
 }
 
 /// What may be talked to past the tunnel: what is configured, or else the uplinks' own networks and Gluetun's outbound subnets, of which

@@ -62,11 +62,15 @@ pub const RULE: &str = "a rule of the firewall";
 /// The firewall's text, as far as it can be read.
 pub fn firewall(read_ms: f64) -> FirewallText {
     let (mut chains, mut problems) = legacy::chains();
+    let mut diverting = Vec::new();
     match Nft::open().and_then(|mut nft| nft.chains()) {
-        Ok(found) => chains.extend(found),
+        Ok((found, elsewhere)) => {
+            chains.extend(found);
+            diverting = elsewhere;
+        }
         Err(error) => problems.push(format!("nftables: failed to {error}")),
     }
-    FirewallText { read_ms, chains, problems }
+    FirewallText { read_ms, chains, diverting, problems }
 }
 
 /// All that can be found for the tunnel among `links`. `root` is the root directory of the stack, where it can be reached.

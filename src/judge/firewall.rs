@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{Case, Ruling, end, law, line, wire};
 use crate::model::evidence::{Class, Sighting};
-use crate::model::firewall::{Backend, FirewallText, Opinion, Packet};
+use crate::model::firewall::{Backend, Besides, FirewallText, Opinion, Packet};
 use crate::model::probe::Expectation;
 use crate::model::report::EvidenceLine;
 use crate::model::verdict::{FailKind, Verdict};
@@ -57,7 +57,7 @@ pub(super) fn untried(case: &Case<'_>) -> Option<String> {
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     let named = rules.iter().take(MAX_PERHAPS).map(String::as_str).collect::<Vec<_>>().join(" and ");
     (!rules.is_empty()).then(|| {
-        format!("the firewall accepts by {named}{more}: packets that it means may pass by the uplink, and none of them was tried")
+        format!("the firewall accepts by {named}{more}: packets that it means may pass by the uplink, and what was tried does not settle it")
     })
 }
 
@@ -71,7 +71,8 @@ fn leaked<'a>(case: &Case<'a>) -> Vec<&'a Sighting> {
 }
 
 fn packet(sighting: &Sighting) -> Packet<'_> {
-    Packet { link: &sighting.link, proto: sighting.proto, src: sighting.src, dst: sighting.dst }
+    let besides = Besides::default();
+    Packet { link: &sighting.link, proto: sighting.proto, src: sighting.src, dst: sighting.dst, besides }
 }
 
 /// What each chain that is asked for such a packet says of it, as its rules were when they were read.

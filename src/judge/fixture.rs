@@ -75,6 +75,7 @@ pub(super) fn evidence(answers: Vec<Answer>) -> Evidence {
         via: Via::Default,
         what: "question".to_owned(),
         fate: Fate::Sent,
+        traced: false,
     };
     Evidence { from_ms: 20.0, to_ms: 60.0, stimuli: vec![stimulus], answers, ..Evidence::default() }
 }

@@ -118,9 +118,12 @@ pub(super) fn own<'a>(case: &Case<'a>, class: Class) -> Vec<&'a Sighting> {
     sightings.iter().filter(|sighting| sighting.class == class && sighting.probe.as_deref() == Some(trial)).collect()
 }
 
-/// Packets of this asking that left by an uplink, whatever the allow-list would say of them: none of its stimuli is for anybody near.
+/// Packets of this asking that left by an uplink, whatever the allow-list would say of them: none of its stimuli is for anybody near. What
+/// a redirection to the namespace itself has put there no host takes, and no router carries on (RFC 1122, 3.2.1.3).
 pub(super) fn escaped<'a>(case: &Case<'a>) -> Vec<&'a Sighting> {
-    [Class::Offence, Class::Nearby, Class::LocalDns].into_iter().flat_map(|class| own(case, class)).collect()
+    let classes = [Class::Offence, Class::Nearby, Class::LocalDns];
+    let all = classes.into_iter().flat_map(|class| own(case, class));
+    all.filter(|sighting| !sighting.dst.ip().is_loopback()).collect()
 }
 
 /// Why this phase's outage was none; empty when the tunnel was proven to be down.

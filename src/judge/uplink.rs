@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::{Case, Ruling, count, firewall, law, line, sighting_line};
 use crate::config::ForcedPolicy;
-use crate::model::evidence::{Class, Evidence, Fate};
+use crate::model::evidence::{Class, Evidence, Fate, Sighting, Stimulus};
 use crate::model::report::EvidenceLine;
 use crate::model::verdict::FailKind;
 
@@ -25,7 +25,8 @@ fn rule(case: &Case<'_>, forbidden_in_tunnel: Option<EvidenceLine>) -> Ruling {
     let Some(evidence) = case.evidence else {
         return Ruling::without_evidence();
     };
-    let escaped = law::escaped(case);
+    let mut escaped = law::escaped(case);
+    escaped.extend(brought_to_server(case, evidence));
     let packets: u64 = escaped.iter().map(|sighting| sighting.count).sum();
     if let Some((first, rest)) = escaped.split_first() {
         let summary = format!(
@@ -44,7 +45,15 @@ fn rule(case: &Case<'_>, forbidden_in_tunnel: Option<EvidenceLine>) -> Ruling {
         let reason = "queries to foreign resolvers were seen in the tunnel".to_owned();
         return Ruling::fail(FailKind::Leak, summary, reason, first, fates(case, evidence));
     }
+    let of =
+        |class| -> BTreeSet<u32> { law::own(case, class).iter().filter_map(|sighting| sighting.stimulus).collect() };
+    let (seen, at_server) = (of(Class::Tunnelled), of(Class::Server));
+    let sent = evidence.stimuli.iter().filter(|stimulus| stimulus.fate == Fate::Sent);
+    let (tunnelled, silent): (Vec<_>, Vec<_>) = sent.partition(|stimulus| seen.contains(&stimulus.id));
+    let refused = evidence.stimuli.len() - tunnelled.len() - silent.len();
+    let silent: Vec<_> = silent.into_iter().filter(|stimulus| !at_server.contains(&stimulus.id)).collect();
     let mut doubts: Vec<String> = law::sensor_doubts(case).into_iter().chain(law::stimulus_doubts(evidence)).collect();
+    doubts.extend(untraced(case, &silent));
     doubts.extend(firewall::untried(case));
     if !doubts.is_empty() {
         return Ruling::inconclusive(
@@ -53,13 +62,6 @@ fn rule(case: &Case<'_>, forbidden_in_tunnel: Option<EvidenceLine>) -> Ruling {
             fates(case, evidence),
         );
     }
-    let of =
-        |class| -> BTreeSet<u32> { law::own(case, class).iter().filter_map(|sighting| sighting.stimulus).collect() };
-    let (seen, at_server) = (of(Class::Tunnelled), of(Class::Server));
-    let sent = evidence.stimuli.iter().filter(|stimulus| stimulus.fate == Fate::Sent);
-    let (tunnelled, silent): (Vec<_>, Vec<_>) = sent.partition(|stimulus| seen.contains(&stimulus.id));
-    let refused = evidence.stimuli.len() - tunnelled.len() - silent.len();
-    let silent: Vec<_> = silent.into_iter().filter(|stimulus| !at_server.contains(&stimulus.id)).collect();
     // The server's own port has to be open, and a firewall of addresses and ports cannot tell whose packets go there.
     let server: Vec<EvidenceLine> = law::own(case, Class::Server)
         .into_iter()
@@ -76,6 +78,35 @@ fn rule(case: &Case<'_>, forbidden_in_tunnel: Option<EvidenceLine>) -> Ruling {
         silent.len()
     );
     Ruling::pass(summary, fates(case, evidence).into_iter().chain(server).collect())
+}
+
+/// What was not meant for the VPN server and went there in clear: something gave it another destination, and the firewall takes it for the
+/// tunnel's.
+fn brought_to_server<'a>(case: &Case<'a>, evidence: &Evidence) -> Vec<&'a Sighting> {
+    let strayed = |sighting: &&Sighting| {
+        let of = |stimulus: &&Stimulus| Some(stimulus.id) == sighting.stimulus;
+        evidence.stimuli.iter().find(of).is_some_and(|stimulus| stimulus.to.ip() != sighting.dst.ip())
+    };
+    law::own(case, Class::Server).into_iter().filter(strayed).collect()
+}
+
+/// What the kernel accepted and no sensor saw, although it would have: something took it away, and may carry it on.
+fn untraced(case: &Case<'_>, silent: &[&Stimulus]) -> Option<String> {
+    let inside = |stimulus: &Stimulus| case.wire.is_some_and(|wire| wire.inside.contains(&stimulus.id));
+    // To the server anything may be let go, and then wait for its hardware address.
+    let to_server = |stimulus: &Stimulus| case.facts.endpoint.is_some_and(|server| server.ip() == stimulus.to.ip());
+    let is_lost = |stimulus: &&&Stimulus| stimulus.traced && !inside(stimulus) && !to_server(stimulus);
+    let lost: Vec<&&Stimulus> = silent.iter().filter(is_lost).collect();
+    let first = lost.first()?;
+    Some(format!(
+        "of what was sent, {} did not show on any link though the kernel took them, e.g. {} {} to {} {}: whatever took them off their \
+         way (a redirection, a queue, a hook of netdev or tc, xfrm) may carry them past the tunnel",
+        count(lost.len() as u64, "kind"),
+        first.proto,
+        first.what,
+        super::end(first.to),
+        first.via
+    ))
 }
 
 /// What became of the stimuli, alike ones together.

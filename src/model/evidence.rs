@@ -147,6 +147,10 @@ pub struct Stimulus {
     pub what: String,
     /// What the kernel said.
     pub fate: Fate,
+    /// Sent in such a way (TTL 1, by no connection of the kernel's, often enough) that the kernel says so if it is dropped, and the sensor sees
+    /// it by whatever link it leaves: one that was accepted and seen nowhere went a way that nobody watches.
+    #[serde(default)]
+    pub traced: bool,
 }
 
 /// What somebody answered, or that nobody did.

@@ -1,7 +1,6 @@
 //! The firewall of a namespace as text: what its rules say, never what they do. It explains what was seen, and no finding rests
 //! on it; but a rule that may let pass what was not tried takes a pass away.
 
-use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
@@ -9,12 +8,22 @@ use serde::{Deserialize, Serialize};
 
 use super::evidence::Proto;
 
+mod examples;
 mod openings;
+mod packets;
 mod walk;
+mod words;
 
-/// Kinds of destinations, in the order of RTN_* (linux/rtnetlink.h).
-const KINDS: [&str; 9] =
-    ["unspec", "unicast", "local", "broadcast", "anycast", "multicast", "blackhole", "unreachable", "prohibit"];
+pub use examples::Example;
+
+/// A state of [`Of::State`]: connection tracking was told to leave the packet alone.
+pub const UNTRACKED: u32 = 1 << 6;
+/// A state of [`Of::State`]: the source is translated.
+pub const SOURCE_TRANSLATED: u32 = 1 << 7;
+/// A state of [`Of::State`]: the destination is translated.
+pub const DESTINATION_TRANSLATED: u32 = 1 << 8;
+/// The bit of the kind "unicast".
+const UNICAST: u16 = 1 << 1;
 /// The bit of the kind "local".
 const LOCAL: u16 = 1 << 2;
 
@@ -29,15 +38,6 @@ pub enum Backend {
     Legacy,
 }
 
-impl fmt::Display for Backend {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Backend::Nftables => "nftables",
-            Backend::Legacy => "iptables-legacy",
-        })
-    }
-}
-
 /// Which packets a table sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -50,16 +50,6 @@ pub enum Family {
     Inet,
 }
 
-impl fmt::Display for Family {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Family::Ip => "ip",
-            Family::Ip6 => "ip6",
-            Family::Inet => "inet",
-        })
-    }
-}
-
 /// All that was read.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct FirewallText {
@@ -67,6 +57,9 @@ pub struct FirewallText {
     pub read_ms: f64,
     /// Chains that filter, and those that they call.
     pub chains: Vec<Chain>,
+    /// Rules that send packets elsewhere than where they are for. Their conditions alone count, whatever calls their chains.
+    #[serde(default)]
+    pub diverting: Vec<Rule>,
     /// What could not be read.
     #[serde(default)]
     pub problems: Vec<String>,
@@ -146,11 +139,15 @@ pub enum Of {
     },
     /// The user who owns the socket, inclusive.
     User(u32, u32),
+    /// Octets with the header of IP, inclusive.
+    Length(u32, u32),
+    /// The octet of DSCP and ECN: what it is after the mask, and the mask.
+    Class(u8, u8),
     /// The type of its message, where it is ICMP or ICMPv6.
     IcmpType(u8),
     /// To such kinds of destinations, by the table of routes: one bit for each number of RTN_* (linux/rtnetlink.h).
     ToKind(u16),
-    /// In one of these states of connection tracking: 1 not valid, 2 established, 4 related, 8 new.
+    /// In one of these states of connection tracking: 1 not valid, 2 established, 4 related, 8 new, and those named above.
     State(u32),
     /// Something else, in words.
     Other(String),
@@ -185,6 +182,27 @@ pub struct Packet<'a> {
     pub src: SocketAddr,
     /// Destination.
     pub dst: SocketAddr,
+    /// What else rules ask for.
+    pub besides: Besides,
+}
+
+/// What rules ask for that a capture of a packet does not tell; `None`: not known.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Besides {
+    /// Its mark.
+    pub mark: Option<u32>,
+    /// The user who owns its socket.
+    pub user: Option<u32>,
+    /// Its class: the octet of DSCP and ECN.
+    pub class: Option<u8>,
+    /// Its octets, with the header of IP.
+    pub length: Option<u32>,
+    /// The type of its message, where it is ICMP or ICMPv6.
+    pub icmp_type: Option<u8>,
+    /// The one state of connection tracking that it is in, see [`Of::State`].
+    pub state: Option<u32>,
+    /// Its destination is one that routers carry it to.
+    pub far: bool,
 }
 
 /// What a base chain says of a packet.
@@ -235,10 +253,17 @@ impl FirewallText {
     }
 
     /// Rules that let pass what nobody may send past the tunnel: packets by one of `uplinks` to somewhere that is neither near, nor in
-    /// `local`, nor one of `servers`, as far as the text tells. They accept, or go back to where it is accepted. Those that only let go on
-    /// what is known already are left out.
+    /// `local`, nor one of `servers`, as far as the text tells. They accept, or go back to where it is accepted; or the policy does, where
+    /// other rules drop. Those that only let go on what is known already are left out.
     pub fn openings(&self, v6: bool, uplinks: &[String], local: &[IpNet], servers: &[SocketAddr]) -> Vec<String> {
-        openings::of(self, v6, uplinks, local, servers)
+        openings::of(self, v6, uplinks, local, servers).into_iter().map(|opening| opening.name).collect()
+    }
+
+    /// Packets that these openings may let pass, some of each (see [`FirewallText::openings`]), and some that rules send elsewhere.
+    pub fn examples(&self, v6: bool, uplinks: &[String], local: &[IpNet], servers: &[SocketAddr]) -> Vec<Example> {
+        let mut openings = openings::of(self, v6, uplinks, local, servers);
+        openings.extend(openings::diverted(self, v6, local));
+        examples::of(openings)
     }
 
     /// The single public addresses and ports that a rule lets programs of the namespace reach by one of `uplinks`: as a firewall that has
@@ -264,16 +289,6 @@ impl Chain {
 
     fn is_output(&self) -> bool {
         self.hook.as_ref().is_some_and(|hook| hook.output)
-    }
-}
-
-impl fmt::Display for Chain {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} {} {}", self.backend, self.family, self.table, self.name)?;
-        match &self.hook {
-            Some(hook) => write!(f, ", policy {}", if hook.drops { "drop" } else { "accept" }),
-            None => Ok(()),
-        }
     }
 }
 
@@ -307,22 +322,6 @@ impl Rule {
         }
         let found = SocketAddr::new(ip?, port?);
         (self.does == Does::Accept && by_uplink && transport).then_some(found)
-    }
-}
-
-impl fmt::Display for Rule {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for condition in &self.conditions {
-            write!(f, "{condition} ")?;
-        }
-        match &self.does {
-            Does::Accept => f.write_str("accept"),
-            Does::Drop => f.write_str("drop"),
-            Does::Jump(chain) => write!(f, "jump {chain}"),
-            Does::Goto(chain) => write!(f, "goto {chain}"),
-            Does::Return => f.write_str("return"),
-            Does::Nothing => f.write_str("continue"),
-        }
     }
 }
 
@@ -361,55 +360,19 @@ impl Of {
             Of::From(net) => Some(net.contains(&packet.src.ip())),
             Of::ToPorts(low, high) => within(*low, *high, packet.dst.port()),
             Of::FromPorts(low, high) => within(*low, *high, packet.src.port()),
+            Of::ToKind(kinds) if packet.besides.far => Some(kinds & UNICAST != 0),
             // To one of the namespace's own addresses it leaves by no link but the loopback.
             Of::ToKind(LOCAL) if packet.link != "lo" => Some(false),
             Of::IcmpType(_) if !matches!(packet.proto, Proto::Icmp | Proto::Icmpv6) => Some(false),
-            Of::IcmpType(_) | Of::Mark { .. } | Of::User(..) | Of::State(_) | Of::ToKind(_) | Of::Other(_) => None,
+            Of::IcmpType(kind) => packet.besides.icmp_type.map(|own| own == *kind),
+            Of::Mark { value, mask } => packet.besides.mark.map(|own| own & mask == *value),
+            Of::User(low, high) => packet.besides.user.map(|own| (low..=high).contains(&&own)),
+            Of::Length(low, high) => packet.besides.length.map(|own| (low..=high).contains(&&own)),
+            Of::Class(value, mask) => packet.besides.class.map(|own| own & mask == *value),
+            Of::State(bits) => packet.besides.state.map(|own| bits & own != 0),
+            Of::ToKind(_) | Of::Other(_) => None,
         }
     }
-}
-
-impl fmt::Display for Condition {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.not {
-            f.write_str("not ")?;
-        }
-        let range = |f: &mut fmt::Formatter<'_>, what: &str, low: u32, high: u32| {
-            if low == high { write!(f, "{what} {low}") } else { write!(f, "{what} {low}-{high}") }
-        };
-        match &self.of {
-            Of::Link(name) => write!(f, "oifname {name}"),
-            Of::Protocol(6) => f.write_str("tcp"),
-            Of::Protocol(17) => f.write_str("udp"),
-            Of::Protocol(1) => f.write_str("icmp"),
-            Of::Protocol(58) => f.write_str("icmpv6"),
-            Of::Protocol(number) => write!(f, "protocol {number}"),
-            Of::Version6(v6) => f.write_str(if *v6 { "ipv6" } else { "ipv4" }),
-            Of::To(net) => write!(f, "daddr {}", short(net)),
-            Of::From(net) => write!(f, "saddr {}", short(net)),
-            Of::ToPorts(low, high) => range(f, "dport", (*low).into(), (*high).into()),
-            Of::FromPorts(low, high) => range(f, "sport", (*low).into(), (*high).into()),
-            Of::Mark { value, mask: u32::MAX } => write!(f, "mark {value:#x}"),
-            Of::Mark { value, mask } => write!(f, "mark {value:#x}/{mask:#x}"),
-            Of::User(low, high) => range(f, "skuid", *low, *high),
-            Of::State(bits) => {
-                let names = [(1, "invalid"), (2, "established"), (4, "related"), (8, "new")];
-                let held: Vec<&str> = names.iter().filter(|(bit, _)| bits & bit != 0).map(|(_, name)| *name).collect();
-                write!(f, "ct state {}", held.join(","))
-            }
-            Of::IcmpType(kind) => write!(f, "icmp type {kind}"),
-            Of::ToKind(kinds) => {
-                let name = |bit: usize| KINDS.get(bit).map_or_else(|| bit.to_string(), |name| (*name).to_owned());
-                let named: Vec<String> = (0..16).filter(|bit| kinds >> bit & 1 == 1).map(name).collect();
-                write!(f, "daddr type {}", named.join(","))
-            }
-            Of::Other(words) => f.write_str(words),
-        }
-    }
-}
-
-fn short(net: &IpNet) -> String {
-    if net.prefix_len() == net.max_prefix_len() { net.addr().to_string() } else { net.to_string() }
 }
 
 /// A network from an address and a mask; `None` if the mask has holes.

@@ -6,9 +6,11 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd;
 
-use ipnet::IpNet;
-
 use crate::model::firewall::{Backend, Chain, Condition, Does, Family, Hook, Of, Rule, masked};
+
+mod xt;
+
+pub use xt::{at_the_word_of, matched, target};
 
 /// IPT_SO_GET_INFO and IPT_SO_GET_ENTRIES, and the same for IPv6.
 const GET_INFO: i32 = 64;
@@ -273,29 +275,33 @@ fn rule(shape: &Shape, entry: &Entry<'_>, chains: &[(usize, String)]) -> Rule {
         conditions.extend(matched(shape.family, &name(&one[2..31]), one[31].into(), &one[32..]));
         at += size;
     }
-    let does = match does(entry, chains) {
+    let (condition, does) = does(entry, chains);
+    conditions.extend(condition);
+    let does = match does {
         Does::Jump(to) if flags & shape.goes != 0 => Does::Goto(to),
         does => does,
     };
     Rule { conditions, does }
 }
 
-fn does(entry: &Entry<'_>, chains: &[(usize, String)]) -> Does {
-    match entry.target_name().as_str() {
-        // Below zero a verdict of the kernel, less one; else where to go on.
-        "" => match u32_at(entry.target_data(), 0).map(u32::cast_signed) {
-            Some(-1) => Does::Drop,
-            Some(-2) => Does::Accept,
-            Some(-5) => Does::Return,
-            Some(to) if to >= 0 => {
-                let called = chains.iter().find(|(at, _)| *at == to.cast_unsigned() as usize);
-                called.map_or(Does::Nothing, |(_, name)| Does::Jump(name.clone()))
-            }
-            _ => Does::Nothing,
-        },
-        "REJECT" => Does::Drop,
-        _ => Does::Nothing,
+fn does(entry: &Entry<'_>, chains: &[(usize, String)]) -> (Option<Condition>, Does) {
+    let name = entry.target_name();
+    if !name.is_empty() {
+        return target(&name);
     }
+    // Below zero a verdict of the kernel, less one; else where to go on.
+    let does = match u32_at(entry.target_data(), 0).map(u32::cast_signed) {
+        Some(-1) => Does::Drop,
+        Some(-2) => Does::Accept,
+        Some(-4) => return target("QUEUE"),
+        Some(-5) => Does::Return,
+        Some(to) if to >= 0 => {
+            let called = chains.iter().find(|(at, _)| *at == to.cast_unsigned() as usize);
+            called.map_or(Does::Nothing, |(_, name)| Does::Jump(name.clone()))
+        }
+        _ => Does::Nothing,
+    };
+    (None, does)
 }
 
 fn address(octets: &[u8]) -> Option<IpAddr> {
@@ -303,80 +309,6 @@ fn address(octets: &[u8]) -> Option<IpAddr> {
         4 => Some(Ipv4Addr::from(<[u8; 4]>::try_from(octets).ok()?).into()),
         _ => Some(Ipv6Addr::from(<[u8; 16]>::try_from(octets).ok()?).into()),
     }
-}
-
-/// One of iptables' matches, by name, revision and data (linux/netfilter/xt_*.h). What is not known keeps its name.
-pub fn matched(family: Family, name: &str, revision: u32, info: &[u8]) -> Vec<Condition> {
-    let other = || vec![Condition { of: Of::Other(format!("xt {name}")), not: false }];
-    let byte = |at: usize| info.get(at).copied().unwrap_or_default();
-    let read = match (name, revision) {
-        ("comment", _) => Some(Vec::new()),
-        ("tcp" | "udp", 0) => ports(info, name == "tcp"),
-        ("mark", 1) => u32_at(info, 0)
-            .zip(u32_at(info, 4))
-            .map(|(value, mask)| vec![Condition { of: Of::Mark { value, mask }, not: byte(8) != 0 }]),
-        // Only where the state is all that it asks for, and is not asked to be another (xt_conntrack.h: flags, inverted, states).
-        ("conntrack", 2 | 3) if u16_at(info, 146) == Some(1) && u16_at(info, 148) == Some(0) => {
-            u16_at(info, 150).map(|bits| vec![Condition { of: Of::State(bits.into()), not: false }])
-        }
-        ("conntrack", 1) if u16_at(info, 146) == Some(1) && u16_at(info, 148) == Some(0) => {
-            Some(vec![Condition { of: Of::State(byte(150).into()), not: false }])
-        }
-        // `struct ipt_icmp` and `struct ip6t_icmp`: type, codes from and to, inverted. Of any code.
-        ("icmp" | "icmp6", 0) if byte(1) == 0 && byte(2) == u8::MAX => {
-            Some(vec![Condition { of: Of::IcmpType(byte(0)), not: byte(3) & 1 != 0 }])
-        }
-        // `struct xt_addrtype_info_v1`: kinds of sources, of destinations, and flags. Only where these are all that it asks for, or asks not.
-        ("addrtype", 1) if u16_at(info, 0) == Some(0) && u32_at(info, 4).is_some_and(|flags| flags & !2 == 0) => {
-            u16_at(info, 2).map(|kinds| vec![Condition { of: Of::ToKind(kinds), not: byte(4) & 2 != 0 }])
-        }
-        // `struct xt_iprange_mtinfo`: a range of destinations, of which the network around it is told too.
-        ("iprange", 1) if byte(64) & 0b10_0010 == 0b10 => {
-            let around = around(family, info).map(|net| Condition { of: Of::To(net), not: false });
-            Some(around.into_iter().chain(other()).collect())
-        }
-        ("state", 0) => u32_at(info, 0).map(|bits| vec![Condition { of: Of::State(bits), not: false }]),
-        // Only where the user is all that it asks for.
-        ("owner", 1) if byte(16) == 1 => u32_at(info, 0)
-            .zip(u32_at(info, 4))
-            .map(|(low, high)| vec![Condition { of: Of::User(low, high), not: byte(17) & 1 != 0 }]),
-        _ => None,
-    };
-    read.unwrap_or_else(other)
-}
-
-/// The smallest network that holds the range of destinations.
-fn around(family: Family, info: &[u8]) -> Option<IpNet> {
-    let size = match family {
-        Family::Ip => 4,
-        Family::Ip6 => 16,
-        Family::Inet => return None,
-    };
-    let (low, high) = (address(info.get(32..32 + size)?)?, address(info.get(48..48 + size)?)?);
-    let whole = IpNet::from(low).prefix_len();
-    (0..=whole)
-        .rev()
-        .filter_map(|length| IpNet::new(low, length).ok())
-        .map(|net| net.trunc())
-        .find(|net| net.contains(&high))
-}
-
-/// `struct xt_tcp` and `struct xt_udp`.
-fn ports(info: &[u8], tcp: bool) -> Option<Vec<Condition>> {
-    let at = |index: usize| u16_at(info, 2 * index);
-    let (from, to) = ((at(0)?, at(1)?), (at(2)?, at(3)?));
-    let inverted = *info.get(if tcp { 11 } else { 8 })?;
-    let mut conditions = Vec::new();
-    for (range, flag, of) in [(from, 1, Of::FromPorts as fn(u16, u16) -> Of), (to, 2, Of::ToPorts)] {
-        if range != (0, u16::MAX) {
-            conditions.push(Condition { of: of(range.0, range.1), not: inverted & flag != 0 });
-        }
-    }
-    // Options and flags of TCP, such as --syn.
-    if tcp && (info.get(8..10)? != [0, 0] || inverted & !3 != 0) {
-        conditions.push(Condition { of: Of::Other("TCP flags".to_owned()), not: false });
-    }
-    Some(conditions)
 }
 
 #[cfg(test)]
@@ -472,23 +404,6 @@ mod tests {
         assert_eq!((text, problems), (expected, Vec::new()));
     }
 
-    /// `struct xt_conntrack_mtinfo3`, of which only the flags and the states matter here.
-    #[test]
-    fn a_state_is_read_where_it_is_all_that_is_asked_for() {
-        let mut info = vec![0; 168];
-        put(&mut info, 146, &1_u16.to_ne_bytes());
-        put(&mut info, 150, &6_u16.to_ne_bytes());
-        let text = |info: &[u8]| matched(Family::Ip, "conntrack", 3, info)[0].to_string();
-        assert_eq!(text(&info), "ct state established,related");
-        // Not in these states, or of a protocol besides.
-        put(&mut info, 148, &1_u16.to_ne_bytes());
-        assert_eq!(text(&info), "xt conntrack");
-        put(&mut info, 148, &[0; 2]);
-        put(&mut info, 146, &3_u16.to_ne_bytes());
-        assert_eq!(text(&info), "xt conntrack");
-        assert_eq!(matched(Family::Ip, "state", 0, &8_u32.to_ne_bytes())[0].to_string(), "ct state new");
-    }
-
     /// `struct ipt_ip`: a rule for later fragments alone, or for all others, and one whose target is not come back from.
     #[test]
     fn flags_of_an_entry_are_read() {
@@ -502,28 +417,9 @@ mod tests {
         assert_eq!(text(ip, 1, 0, -1), "a later fragment drop");
         assert_eq!(text(ip, 1, 32, -1), "not a later fragment drop");
         assert_eq!(text(ip, 0, 0, -1), "drop");
+        assert_eq!(text(ip, 0, 0, -4), "as the target QUEUE says accept");
         assert_eq!((text(ip, 2, 0, 8), text(ip, 0, 0, 8)), ("goto vpn".to_owned(), "jump vpn".to_owned()));
         assert_eq!((text(ip6, 4, 0, 8), text(ip6, 1, 0, -1)), ("goto vpn".to_owned(), "drop".to_owned()));
-    }
-
-    #[test]
-    fn kinds_and_ranges_of_destinations_are_read() {
-        let text = |name: &str, info: &[u8]| {
-            let found = matched(Family::Ip, name, 1, info);
-            found.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
-        };
-        assert_eq!(text("addrtype", &[0, 0, 4, 0, 0, 0, 0, 0]), "daddr type local");
-        assert_eq!(text("addrtype", &[0, 0, 12, 0, 2, 0, 0, 0]), "not daddr type local,broadcast");
-        // Of a source too, or of the link's own addresses.
-        assert_eq!(text("addrtype", &[4, 0, 4, 0, 0, 0, 0, 0]), "xt addrtype");
-        assert_eq!(text("addrtype", &[0, 0, 4, 0, 8, 0, 0, 0]), "xt addrtype");
-        let mut info = vec![0; 65];
-        put(&mut info, 32, &[192, 168, 1, 1]);
-        put(&mut info, 48, &[192, 168, 1, 9]);
-        info[64] = 2;
-        assert_eq!(text("iprange", &info), "daddr 192.168.1.0/28 xt iprange");
-        info[64] = 0x22;
-        assert_eq!(text("iprange", &info), "xt iprange");
     }
 
     #[test]

@@ -285,6 +285,7 @@ mod tests {
                     via: Via::Default,
                     what: String::new(),
                     fate: Fate::Sent,
+                    traced: false,
                 };
                 let octets = frame(&neighbour, MacAddr::zero(), &stimulus).unwrap();
                 assert_eq!(octets[..6], [2, 0, 0, 0, 0, 9]);
@@ -302,6 +303,7 @@ mod tests {
                 via: Via::Default,
                 what: String::new(),
                 fate: Fate::Sent,
+                traced: false,
             };
             assert!(frame(&neighbour, MacAddr::zero(), &stimulus).is_err());
         }

@@ -276,6 +276,7 @@ mod tests {
                     via: Via::Source(home),
                     what: String::new(),
                     fate: Fate::Sent,
+                    traced: false,
                 };
                 let octets = packet(&homes, &stimulus, back).unwrap();
                 let ether_type = if to.is_ipv4() { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 };

@@ -1,7 +1,7 @@
 //! The sensor's thread: reads the ring, classifies, attributes and counts. It is armed and closed by controls, which also flush it:
 //! packets come in order, so once a closing control has been seen, everything before it has been.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender};
@@ -24,6 +24,7 @@ use super::trace::Trace;
 use crate::clock::Clock;
 use crate::model::evidence::{Control, Link, PhaseWire, Role};
 use crate::net::route::Rtnetlink;
+use crate::priority::ask_for_precedence;
 
 /// The owner under which controls stand in the ledger.
 const CONTROL: &str = "control";
@@ -66,6 +67,8 @@ struct State {
     refilter: bool,
     record: Record,
     controls: HashMap<u32, f64>,
+    /// Stimuli seen on the loopback.
+    inside: BTreeSet<u32>,
     dropped: u64,
     problems: Vec<String>,
     trace: Trace,
@@ -86,7 +89,7 @@ impl Sensor {
         Sensor::with_blocks(BLOCKS, clock, ledger, allow, links, tunnels)
     }
 
-    /// As [`Sensor::open`], with a ring of so many blocks of 64 packets: to see what becomes of packets for which there is no room.
+    /// As [`Sensor::open`], with a ring of so many blocks of 110 packets: to see what becomes of packets for which there is no room.
     ///
     /// # Errors
     /// When the kernel refuses.
@@ -148,6 +151,7 @@ impl Sensor {
         phase.uplinks = state.uplinks();
         phase.dropped = std::mem::take(&mut state.dropped);
         phase.problems.append(&mut state.problems);
+        phase.inside = std::mem::take(&mut state.inside);
         state.record.finish(&mut phase);
         phase
     }
@@ -278,6 +282,8 @@ impl Shared {
     }
 
     fn read(&self, mut ring: Ring, questions: &SyncSender<Question>) {
+        // What is refused shows in the packets that get lost.
+        ask_for_precedence();
         while !self.stop.load(Ordering::Relaxed) {
             let waited = ring.wait(POLL_MS);
             let mut state = self.lock();
@@ -329,6 +335,10 @@ impl Shared {
         let at_ms = self.clock.at_ms(frame.time.0, frame.time.1);
         let packet = Packet::decode(frame.ether_type, frame.octets);
         let mut owner = self.ledger.owner(&packet);
+        if state.loopback.contains(&frame.index) {
+            state.inside.extend(owner.map(|(_, id)| id));
+            return None;
+        }
         if let Some((name, id)) = &owner
             && &**name == CONTROL
         {

@@ -61,18 +61,15 @@ pub fn incoming_above(known: u32) -> Vec<sock_filter> {
     asm.finish()
 }
 
-/// The filter for outgoing packets on all links. `loopback` and `tunnels` are interface indices; of a tunnel only packets with TTL or
+/// The filter for outgoing packets on all links. `loopback` and `tunnels` are interface indices; of these only packets with TTL or
 /// hop limit 1 pass, which every stimulus has; every other link is an uplink.
 pub fn compile(allow: &AllowList, loopback: &[u32], tunnels: &[u32]) -> Vec<sock_filter> {
     let mut asm = Assembler::default();
     asm.load(LD_W_ABS, AD_PKTTYPE);
     asm.unless(JEQ, u32::from(libc::PACKET_OUTGOING), Label::Drop);
     asm.load(LD_W_ABS, AD_IFINDEX);
-    for index in loopback {
-        asm.when(JEQ, *index, Label::Drop);
-    }
-    for index in tunnels {
-        asm.when(JEQ, *index, Label::Tunnel);
+    for index in loopback.iter().chain(tunnels) {
+        asm.when(JEQ, *index, Label::Inside);
     }
     asm.load(LD_H_ABS, AD_PROTOCOL);
     asm.when(JEQ, u32::from(ETHERTYPE_ARP), Label::Arp);
@@ -91,14 +88,14 @@ pub fn compile(allow: &AllowList, loopback: &[u32], tunnels: &[u32]) -> Vec<sock
     asm.unless(JEQ, u32::from(u16::from_be_bytes([e, f])), Label::Accept);
     asm.jump(Label::Drop);
 
-    asm.place(Label::Tunnel);
+    asm.place(Label::Inside);
     asm.load(LD_B_ABS, 0);
     asm.op(AND, 0xf0);
-    asm.when(JEQ, 0x60, Label::Tunnel6);
+    asm.when(JEQ, 0x60, Label::Inside6);
     asm.load(LD_B_ABS, 8);
     asm.when(JEQ, 1, Label::Accept);
     asm.jump(Label::Drop);
-    asm.place(Label::Tunnel6);
+    asm.place(Label::Inside6);
     asm.load(LD_B_ABS, 7);
     asm.when(JEQ, 1, Label::Accept);
     asm.jump(Label::Drop);
@@ -209,8 +206,8 @@ fn words(octets: [u8; 16]) -> Vec<(u32, u32)> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Label {
     Arp,
-    Tunnel,
-    Tunnel6,
+    Inside,
+    Inside6,
     V4,
     Local4,
     V6,

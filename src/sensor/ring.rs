@@ -12,10 +12,16 @@ use libc::{c_int, c_void, sock_filter, sockaddr_ll, tpacket_req, tpacket2_hdr};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
-const FRAME_SIZE: usize = 1024;
+use super::filter::SNAP;
+
+/// What the kernel writes before the octets of a cooked packet: its header, the address, and 16 octets (TPACKET2_HDRLEN of linux/if_packet.h,
+/// aligned).
+const HEAD: usize = 80;
+const FRAME_SIZE: usize = HEAD + SNAP as usize;
 const BLOCK_SIZE: usize = 64 * 1024;
-/// Blocks of a ring as the sensor has it: 4,096 packets.
+/// Blocks of a ring as the sensor has it: 7,040 packets.
 pub const BLOCKS: u16 = 64;
+/// What is left of a block stays empty: no packet lies in two.
 const FRAMES_PER_BLOCK: usize = BLOCK_SIZE / FRAME_SIZE;
 
 /// A packet as the kernel handed it over.
@@ -46,7 +52,7 @@ pub struct Ring {
 unsafe impl Send for Ring {}
 
 impl Ring {
-    /// Opens a ring of so many blocks of 64 packets that hears nothing yet: protocol 0 until [`Ring::listen`].
+    /// Opens a ring of so many blocks of 110 packets that hears nothing yet: protocol 0 until [`Ring::listen`].
     ///
     /// # Errors
     /// When the kernel refuses: CAP_NET_RAW is missing, or memory.
@@ -118,8 +124,9 @@ impl Ring {
 
     /// Hands over the next packet, if there is one.
     pub fn next<T>(&mut self, read: impl FnOnce(Frame<'_>) -> T) -> Option<T> {
-        // SAFETY: `next` is below the number of frames, so the slot lies inside the mapping, and slots are aligned to FRAME_SIZE.
-        let header = unsafe { self.memory.cast::<u8>().add(self.next * FRAME_SIZE).cast::<tpacket2_hdr>() };
+        let place = self.next / FRAMES_PER_BLOCK * BLOCK_SIZE + self.next % FRAMES_PER_BLOCK * FRAME_SIZE;
+        // SAFETY: `next` is below the number of frames, so the slot lies inside the mapping, and FRAME_SIZE keeps slots aligned.
+        let header = unsafe { self.memory.cast::<u8>().add(place).cast::<tpacket2_hdr>() };
         // SAFETY: the status word is the only one that kernel and program share; volatile with fences is the protocol of packet(7).
         let status = unsafe { (&raw const (*header.as_ptr()).tp_status).read_volatile() };
         if status & libc::TP_STATUS_USER == 0 {

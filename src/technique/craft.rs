@@ -20,8 +20,8 @@ pub const MESSAGES6: [u8; 13] = [1, 2, 3, 4, 100, 129, 138, 139, 140, 144, 146, 
 pub const SEGMENTS: [u8; 9] = [0x10, 0x18, 0x11, 0x04, 0x14, 0x12, 0x01, 0, 0x29];
 /// Protocols of which later fragments are sent.
 pub const FRAGMENTED: [u8; 3] = [UDP, TCP, ICMP];
-/// Options of IPv4: no operation, and router alert (RFC 2113).
-pub const OPTIONS4: [u8; 2] = [NOP, ROUTER_ALERT];
+/// Options of IPv4 (RFC 791, RFC 2113): no operation, and all that firewalls and routers tell apart.
+pub const OPTIONS4: [u8; 6] = [NOP, ROUTER_ALERT, RECORD_ROUTE, TIMESTAMP, LOOSE_ROUTE, STRICT_ROUTE];
 /// Extension headers of IPv6 (RFC 8200): hop-by-hop options, routing, destination options, and a fragment header of a whole datagram.
 pub const OPTIONS6: [u8; 4] = [0, 43, 60, FRAGMENT];
 /// Lengths of long packets, headers included; another is as long as the MTU allows.
@@ -34,6 +34,10 @@ const FRAGMENT: u8 = 44;
 const ICMPV6: u8 = 58;
 const NOP: u8 = 1;
 const ROUTER_ALERT: u8 = 148;
+const RECORD_ROUTE: u8 = 7;
+const TIMESTAMP: u8 = 68;
+const LOOSE_ROUTE: u8 = 131;
+const STRICT_ROUTE: u8 = 137;
 /// Places of the fields of a fragment's offset (RFC 791, RFC 8200).
 const MORE4: u16 = 0x2000;
 const MORE6: u16 = 1;
@@ -148,6 +152,14 @@ impl Craft {
                 let octets = datagram(ends(port), &marker)?;
                 let option: Vec<u8> = match (v6, number) {
                     (false, ROUTER_ALERT) => vec![ROUTER_ALERT, 4, 0, 0],
+                    // Room for one address, and for one time.
+                    (false, RECORD_ROUTE) => vec![RECORD_ROUTE, 7, 4, 0, 0, 0, 0, 0],
+                    (false, TIMESTAMP) => vec![TIMESTAMP, 8, 5, 0, 0, 0, 0, 0],
+                    // By the destination itself.
+                    (false, LOOSE_ROUTE | STRICT_ROUTE) => match to.ip() {
+                        IpAddr::V4(by) => [&[number, 7, 4][..], &by.octets(), &[0]].concat(),
+                        IpAddr::V6(_) => Vec::new(),
+                    },
                     (false, _) => vec![number; 4],
                     // A fragment of which there are no others (RFC 6946), with the identification of the packet.
                     (true, FRAGMENT) => vec![0, 0, 0, 0, 0, 0, 0, entry.id as u8],

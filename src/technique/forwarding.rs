@@ -51,6 +51,7 @@ impl Technique for Forwarding {
                     via: Via::Default,
                     what: "packet for the stack to carry on".to_owned(),
                     fate: Fate::NotSent { reason: "nobody outside has sent it".to_owned() },
+                    traced: false,
                 });
             }
             evidence.to_ms = cx.clock.now_ms();

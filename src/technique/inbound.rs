@@ -137,6 +137,7 @@ fn list(cx: &Context, trial: &Arc<str>, from: (Ipv4Addr, Option<Ipv6Addr>), leav
             via: Via::Source(from),
             what: if proto == Proto::Tcp { "SYN from outside" } else { "DHT question from outside" }.to_owned(),
             fate: Fate::NotSent { reason: "nobody outside has sent it".to_owned() },
+            traced: false,
         });
     }
 }

@@ -87,7 +87,7 @@ async fn ask(cx: &Context, trial: &Arc<str>, server: IpAddr, ending: &str) -> (S
         Err(error) => Said::Nothing { error: error.to_string() },
     };
     let what = if ending.is_empty() { "a name of one label".to_owned() } else { format!("a name in {ending}") };
-    (Stimulus { id: entry.id, at_ms, proto: Proto::Udp, to, via: Via::Default, what, fate }, said)
+    (Stimulus { id: entry.id, at_ms, proto: Proto::Udp, to, via: Via::Default, what, fate, traced: false }, said)
 }
 
 /// The response code of the answer, if one came.

@@ -21,6 +21,7 @@ mod local_resolvers;
 mod local_targets;
 mod marks;
 mod names;
+mod openings;
 mod resolver_path;
 mod routes;
 mod send;
@@ -44,6 +45,7 @@ use crate::agent::programs::Program;
 use crate::agent::protocol::Setup;
 use crate::clock::Clock;
 use crate::model::evidence::{Answer, Evidence, Link, Role, Said, Via};
+use crate::model::firewall::Example;
 use crate::sensor::allow::Endpoint;
 use crate::sensor::ledger::Ledger;
 
@@ -85,6 +87,8 @@ pub struct Context {
     pub resolv_files: Vec<PathBuf>,
     /// The VPN server, if it is known.
     pub endpoint: Option<Endpoint>,
+    /// What the firewall's text lets pass by an uplink, or sends elsewhere, as it was at the start.
+    pub examples: Vec<Example>,
     /// The kernel's routes, for asking.
     pub routes: rtnetlink::Handle,
     /// What witnesses said in the phase that is open.

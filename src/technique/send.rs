@@ -110,8 +110,10 @@ impl<'a> Sender<'a> {
             Err(error) => fate_of(&error),
         };
         let shown = if proto == Proto::Ip(libc::IPPROTO_TCP as u8) { Proto::Tcp } else { proto };
+        // Of its own connections the kernel does not tell what became of them, and one packet may get lost before a tunnel that is full.
+        let traced = proto != Proto::Tcp && *via != Via::Default;
         let stimulus =
-            Stimulus { id: entry.id, at_ms, proto: shown, to, via: via.clone(), what: what.to_owned(), fate };
+            Stimulus { id: entry.id, at_ms, proto: shown, to, via: via.clone(), what: what.to_owned(), fate, traced };
         Outcome { stimulus, socket: opened.ok() }
     }
 }

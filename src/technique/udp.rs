@@ -191,7 +191,16 @@ impl Line {
 }
 
 fn stimulus(entry: &Entry, at_ms: f64, to: SocketAddr, what: &str, fate: Fate) -> Stimulus {
-    Stimulus { id: entry.id, at_ms, proto: Proto::Udp, to, via: Via::Default, what: what.to_owned(), fate }
+    Stimulus {
+        id: entry.id,
+        at_ms,
+        proto: Proto::Udp,
+        to,
+        via: Via::Default,
+        what: what.to_owned(),
+        fate,
+        traced: false,
+    }
 }
 
 /// A refusal in words that fit into a sentence.

@@ -24,7 +24,7 @@ use super::craft::{self, Craft};
 use super::send::ENCAPSULATIONS;
 use super::user::{self, User};
 use super::volley::{Guise, Shot, Volley};
-use super::{Context, Outcome, Sender, Technique, Work, marks, read};
+use super::{Context, Outcome, Sender, Technique, Work, marks, openings, read};
 use crate::model::evidence::{Evidence, Via};
 use crate::sensor::allow::is_private;
 
@@ -150,7 +150,11 @@ async fn send_all(cx: &Context, trial: Arc<str>, params: &Params, evidence: &mut
         let ways = cx.ways(v6);
         let corners = corners(v6, cx.setup.nonce);
         match params.spread {
-            Spread::Ports => ports(&mut volley, &ways, &corners, cx.setup.nonce),
+            Spread::Ports => {
+                let server = cx.endpoint.as_ref().map(|endpoint| endpoint.address.port());
+                ports(&mut volley, &ways, &corners, server, cx.setup.nonce);
+                openings::aim(&mut volley, cx, v6, ROUNDS);
+            }
             Spread::Marks => {
                 let named = match marks::named() {
                     Ok(named) => named,
@@ -266,17 +270,18 @@ pub fn is_public(ip: IpAddr) -> bool {
     }
 }
 
-fn ports(volley: &mut Volley, ways: &[Via], to: &Arc<[IpAddr]>, nonce: u32) {
+/// `server` is the VPN server's port, which a rule may open to everybody.
+fn ports(volley: &mut Volley, ways: &[Via], to: &Arc<[IpAddr]>, server: Option<u16>, nonce: u32) {
     let mut random = StdRng::seed_from_u64(u64::from(nonce));
     let others: [u16; 2] = [random.random_range(1025..32_768), random.random_range(32_768..=u16::MAX)];
     for via in ways {
         let guise = Guise::from(via.clone());
         // What the default route carries goes into the tunnel: it need not be flooded.
         let to = if *via == Via::Default { &first(to, 4) } else { to };
-        for port in UDP_PORTS.into_iter().chain(others) {
+        for port in UDP_PORTS.into_iter().chain(server).chain(others) {
             volley.aim(Shot::Datagram(port), &guise, to, ROUNDS);
         }
-        for port in TCP_PORTS.into_iter().chain(others) {
+        for port in TCP_PORTS.into_iter().chain(server).chain(others) {
             volley.aim(Shot::Syn(port), &guise, to, ROUNDS);
         }
         for from in FROM_PORTS {

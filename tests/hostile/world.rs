@@ -53,6 +53,7 @@ pub fn context(setup: Setup, gateways: Vec<IpAddr>) -> Result<Context, String> {
     let (connection, routes, _) = rtnetlink::new_connection().map_err(|error| error.to_string())?;
     tokio::task::spawn_local(connection);
     Ok(Context {
+        examples: Vec::new(),
         ledger: Ledger::new(setup.nonce),
         setup,
         clock: Clock::starting_at(0.0),

@@ -99,6 +99,7 @@ fn a_packet_on_the_uplink_makes_a_route_a_leak() {
         via: Via::Default,
         what: "datagram".to_owned(),
         fate: Fate::Sent,
+        traced: false,
     });
     let mut wire = quiet();
     wire.sightings.push(Sighting {

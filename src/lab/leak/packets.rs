@@ -37,6 +37,8 @@ pub struct Packets {
     /// Fragments but the first of their datagram, as iptables' `-f` takes them; IPv4 only.
     #[serde(default)]
     pub later_fragments: bool,
+    /// With that option of IPv4: 7 (record route), 131 (loose source route), 137 (strict source route) or 148 (router alert).
+    pub option: Option<u8>,
     /// Segments with such flags; needs `proto = "tcp"`.
     pub flags: Option<Flags>,
     /// Packets of that many octets and more, headers included.

@@ -242,6 +242,9 @@ pub(super) fn insert(nft: &mut Nft, packets: &Packets, verdict: Verdict, comment
         if packets.later_fragments {
             rule = rule.when(Match::LaterFragment);
         }
+        if let Some(option) = packets.option {
+            rule = rule.when(Match::Option(option));
+        }
         if let Some(flags) = packets.flags {
             rule = rule.when(Match::TcpFlags { of: flags.of, set: flags.set, not: flags.not });
         }

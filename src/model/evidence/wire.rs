@@ -1,5 +1,6 @@
 //! What the sensor saw: packets of interest, controls, and the whole of a phase.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
 
@@ -195,6 +196,9 @@ pub struct PhaseWire {
     /// A link of our own that carried the closing controls in place of those.
     #[serde(default)]
     pub stand_in: Option<String>,
+    /// Stimuli that came back by the loopback: redirected to a program of the namespace's own.
+    #[serde(default)]
+    pub inside: BTreeSet<u32>,
 }
 
 /// An address, with its port where it has one.

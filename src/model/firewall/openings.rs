@@ -1,59 +1,52 @@
-//! Rules that accept what nobody may send past the tunnel. Each rule is tried with packets that it means, at the borders of what it, and
-//! what is near, are about: what one of them may pass by is an opening.
+//! Rules that accept what nobody may send past the tunnel, and policies that do where other rules drop. Each rule is tried with packets
+//! that it means: what one of them may pass by is an opening. A policy is tried with packets that the rules before it do not drop.
 
-use std::collections::HashSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::collections::{HashSet, VecDeque};
+use std::net::SocketAddr;
 
 use ipnet::IpNet;
 
-use super::walk::Walk;
-use super::{Chain, Condition, Does, FirewallText, Of, Packet, Rule};
+use super::packets::{self, NEAR, Trial};
+use super::walk::{Said, Walk};
+use super::{Chain, Condition, Does, FirewallText, Of, Rule};
 use crate::model::evidence::Proto;
 
-/// States of connection tracking (nf_conntrack_common.h).
-const INVALID: u32 = 1;
-const NEW: u32 = 8;
-/// Kinds of destinations from which no router carries a packet on: local, broadcast, multicast.
-const NEAR_KINDS: u16 = 1 << 2 | 1 << 3 | 1 << 5;
-/// Somebody far away, to whom a rule for everybody applies.
-const FAR_4: Ipv4Addr = Ipv4Addr::new(8, 8, 8, 8);
-const FAR_6: Ipv6Addr = Ipv6Addr::new(0x2001, 0x4860, 0x4860, 0, 0, 0, 0, 0x8888);
-/// To where no router carries a packet on to the internet (RFC 6890).
-const NEAR: [&str; 16] = [
-    "0.0.0.0/8",
-    "10.0.0.0/8",
-    "100.64.0.0/10",
-    "127.0.0.0/8",
-    "169.254.0.0/16",
-    "172.16.0.0/12",
-    "192.168.0.0/16",
-    "224.0.0.0/3",
-    "::/127",
-    "64:ff9b:1::/48",
-    "100::/64",
-    "fc00::/7",
-    "fe80::/10",
-    "fec0::/10",
-    "ff00::/8",
-    "::ffff:0:0/96",
-];
 /// Ways to rules, and calls of chains, that are looked at, at most: a chain may be called from many places.
 const MAX_WAYS: usize = 8000;
 const MAX_CALLS: usize = 1000;
+/// Packets that are tried at most: for one way, and in all.
+const MAX_TRIALS: usize = 3000;
+const MAX_ALL_TRIALS: usize = 30_000;
+/// Packets of an opening that are told at most.
+const MAX_EXAMPLES: usize = 8;
+/// Rules that divert packets and are tried at most.
+const MAX_DIVERTING: usize = 64;
 /// Chains called from one another are followed so deep.
 const MAX_DEPTH: usize = 16;
 
 /// A rule, and all that has to hold of a packet for it to get there and be meant.
 struct Way<'a> {
+    chain: &'a Chain,
     rule: &'a Rule,
     conditions: Vec<&'a Condition>,
+}
+
+/// What may let packets pass that nobody may send.
+#[derive(Debug)]
+pub(super) struct Opening {
+    pub(super) name: String,
+    /// Some that it may let pass.
+    pub(super) trials: Vec<Trial>,
 }
 
 /// The ways to all rules by which packets may pass.
 struct Ways<'a> {
     text: &'a FirewallText,
     found: Vec<Way<'a>>,
-    /// Chains, and what has to hold in them.
+    /// The ways to rules that drop, of one chain of the kernel's.
+    drops: Vec<Way<'a>>,
+    calls: usize,
+    /// Chains that one of the kernel's calls, and what has to hold in them.
     seen: Vec<(&'a Chain, Vec<&'a Condition>)>,
     /// There are more.
     cut: bool,
@@ -66,10 +59,11 @@ impl<'a> Ways<'a> {
         if self.seen.iter().any(known) {
             return;
         }
-        if depth > MAX_DEPTH || self.seen.len() >= MAX_CALLS || self.found.len() >= MAX_WAYS {
+        if depth > MAX_DEPTH || self.calls >= MAX_CALLS || self.found.len() + self.drops.len() >= MAX_WAYS {
             self.cut = true;
             return;
         }
+        self.calls += 1;
         self.seen.push((chain, before.clone()));
         for rule in &chain.rules {
             let conditions: Vec<&Condition> = before.iter().copied().chain(&rule.conditions).collect();
@@ -79,10 +73,24 @@ impl<'a> Ways<'a> {
                 self.collect(&self.text.chains[called], conditions.clone(), depth + 1);
             }
             if may_let_pass(rule) {
-                self.found.push(Way { rule, conditions });
+                self.found.push(Way { chain, rule, conditions });
+            } else if rule.does == Does::Drop {
+                self.drops.push(Way { chain, rule, conditions });
             }
         }
     }
+}
+
+/// What is asked about all packets.
+struct Search<'a> {
+    text: &'a FirewallText,
+    asked: Vec<&'a Chain>,
+    v6: bool,
+    uplinks: &'a [String],
+    near: Vec<IpNet>,
+    servers: &'a [SocketAddr],
+    /// Packets that may be tried still.
+    left: usize,
 }
 
 /// See [`FirewallText::openings`].
@@ -92,43 +100,159 @@ pub(super) fn of(
     uplinks: &[String],
     local: &[IpNet],
     servers: &[SocketAddr],
-) -> Vec<String> {
+) -> Vec<Opening> {
     let asked = text.asked(v6);
-    let near: Vec<IpNet> = NEAR.iter().filter_map(|net| net.parse().ok()).chain(local.iter().copied()).collect();
-    let mut ways = Ways { text, found: Vec::new(), seen: Vec::new(), cut: false };
-    for chain in &asked {
+    let mut search = Search { text, asked, v6, uplinks, near: near(local), servers, left: MAX_ALL_TRIALS };
+    let mut ways = Ways { text, found: Vec::new(), drops: Vec::new(), calls: 0, seen: Vec::new(), cut: false };
+    // Of each chain that is asked, whether it drops what is sent far away.
+    let mut strict = Vec::new();
+    for chain in &search.asked {
+        ways.seen.clear();
         ways.collect(chain, Vec::new(), 0);
+        strict.push(ways.drops.drain(..).any(|way| search.is_of_far_packets(&way)));
     }
     if ways.cut {
         // Of some it is not known how to get to them: each is looked at by itself.
-        let rules =
-            text.chains.iter().filter(|chain| chain.hook.is_none() || chain.is_output()).flat_map(|chain| &chain.rules);
-        let alone = rules
-            .filter(|rule| may_let_pass(rule))
-            .map(|rule| Way { rule, conditions: rule.conditions.iter().collect() });
+        let chains = text.chains.iter().filter(|chain| chain.hook.is_none() || chain.is_output());
+        let rules = chains.flat_map(|chain| chain.rules.iter().map(move |rule| (chain, rule)));
+        let alone = rules.filter(|(_, rule)| may_let_pass(rule)).map(|(chain, rule)| Way {
+            chain,
+            rule,
+            conditions: rule.conditions.iter().collect(),
+        });
         ways.found.extend(alone);
     }
-    let (mut found, mut tried): (Vec<String>, HashSet<String>) = (Vec::new(), HashSet::new());
-    for Way { rule, conditions } in ways.found {
-        let name = format!("`{rule}`");
+    let mut found: Vec<Opening> = Vec::new();
+    // The same rule in several places is told once.
+    let (mut known, mut tried): (HashSet<String>, HashSet<String>) = (HashSet::new(), HashSet::new());
+    for Way { chain, rule, conditions } in &ways.found {
+        let words = rule.to_string();
         let all = conditions.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
-        if found.contains(&name) || !tried.insert(format!("{all} {name}")) || is_of_server(&conditions, servers) {
+        if known.contains(&words) || !tried.insert(format!("{all} {words}")) || is_of_server(conditions, servers) {
             continue;
         }
-        let examples = examples(&conditions, v6, &near);
-        let lets = |link: &String| {
-            examples.iter().any(|&(proto, src, dst)| {
-                let packet = Packet { link, proto, src, dst };
-                let says: Vec<(bool, bool)> =
-                    asked.iter().map(|chain| Walk::new(text, &packet, Some(rule)).may_pass(chain, rule)).collect();
-                says.iter().all(|(may, _)| *may) && says.iter().any(|(_, by_it)| *by_it)
-            })
-        };
-        if uplinks.iter().any(lets) {
-            found.push(name);
+        let starts = packets::of(conditions, v6, &search.near);
+        let lets = |says: &[Said<'_>]| says.iter().all(|said| said.may) && says.iter().any(|said| said.by_it);
+        let trials = search.passing(starts, conditions, conditions, Some(rule), &lets);
+        if !trials.is_empty() {
+            found.push(Opening { name: chain.name_of(rule), trials });
+            known.insert(words);
         }
     }
+    // However many rules there were to try.
+    search.left = search.left.max(MAX_TRIALS);
+    found.extend(search.by_policy(&strict));
     found
+}
+
+/// What rules may send elsewhere of that which is for somebody far away.
+pub(super) fn diverted(text: &FirewallText, v6: bool, local: &[IpNet]) -> Vec<Opening> {
+    let near = near(local);
+    let of = |rule: &Rule| {
+        let conditions: Vec<&Condition> = rule.conditions.iter().collect();
+        let mut trials = packets::of(&conditions, v6, &near);
+        trials.truncate(MAX_EXAMPLES);
+        (!trials.is_empty()).then(|| Opening { name: rule.to_string(), trials })
+    };
+    text.diverting.iter().take(MAX_DIVERTING).filter_map(of).collect()
+}
+
+/// Networks that nobody far away is in.
+fn near(local: &[IpNet]) -> Vec<IpNet> {
+    NEAR.iter().filter_map(|net| net.parse().ok()).chain(local.iter().copied()).collect()
+}
+
+impl<'a> Search<'a> {
+    /// Whether such a rule is one against packets by an uplink to somebody far away, and not only against damaged ones.
+    fn is_of_far_packets(&self, way: &Way<'_>) -> bool {
+        const INVALID: u32 = 1;
+        let invalid = |condition: &&Condition| !condition.not && matches!(condition.of, Of::State(INVALID));
+        let trials = packets::of(&way.conditions, self.v6, &self.near);
+        let by = |trial: &Trial, link: &str| {
+            way.conditions.iter().all(|condition| condition.holds(&trial.by(link)) != Some(false))
+        };
+        !way.conditions.iter().any(invalid)
+            && self.uplinks.iter().any(|link| trials.iter().any(|trial| by(trial, link)))
+    }
+
+    /// The policy by which packets pass all chains, of those that drop some: the first one's.
+    fn by_policy(&mut self, strict: &[bool]) -> Option<Opening> {
+        let chain = self.asked.iter().zip(strict).find(|(_, strict)| **strict).map(|(chain, _)| *chain)?;
+        let (text, asked) = (self.text, self.asked.clone());
+        let own = text.chains.iter().filter(|chain| chain.hook.is_none() || asked.iter().any(|one| one == chain));
+        let conditions: Vec<&Condition> =
+            own.flat_map(|chain| &chain.rules).flat_map(|rule| &rule.conditions).collect();
+        let lets = |says: &[Said<'_>]| says.iter().all(|said| said.passes && said.by_policy);
+        let trials = self.passing(packets::usual(self.v6), &[], &conditions, None, &lets);
+        let name = format!("the policy of {} {} {} {}", chain.backend, chain.family, chain.table, chain.name);
+        (!trials.is_empty()).then_some(Opening { name, trials })
+    }
+
+    /// Packets that pass, or may, as `lets` asks: these, and others that are made of them to get past what drops them, of which all of
+    /// `conditions` may hold. Of what they are besides, so much is told as `more` asks for.
+    fn passing(
+        &mut self,
+        starts: Vec<Trial>,
+        conditions: &[&Condition],
+        more: &[&Condition],
+        doubted: Option<&Rule>,
+        lets: &dyn Fn(&[Said<'_>]) -> bool,
+    ) -> Vec<Trial> {
+        let mut found: Vec<Trial> = Vec::new();
+        for link in self.uplinks {
+            let mut left = VecDeque::from(starts.clone());
+            let mut seen: HashSet<Trial> = starts.iter().copied().collect();
+            while let Some(trial) = left.pop_front().filter(|_| self.left > 0 && found.len() < MAX_EXAMPLES) {
+                self.left -= 1;
+                if self.is_to_server(&trial) {
+                    continue;
+                }
+                let says = self.says(&trial, link, doubted);
+                if lets(&says) {
+                    let told = self.told(trial, link, [conditions, more], doubted, lets);
+                    let told = if doubted.is_none() { told.with_any_port() } else { told };
+                    if !found.iter().any(|other| other.looks_like(&told)) {
+                        found.push(told);
+                    }
+                    continue;
+                }
+                let stopping = says.iter().flat_map(|said| &said.stopping).flat_map(|rule| &rule.conditions);
+                let others = stopping.flat_map(|condition| trial.without(condition, &self.near));
+                for other in others.filter(|other| other.may_be(conditions)) {
+                    if seen.len() < MAX_TRIALS && seen.insert(other) {
+                        left.push_back(other);
+                    }
+                }
+            }
+        }
+        found
+    }
+
+    /// The packet with a user, a class and a length where `more` asks for them, such that it passes all the same.
+    fn told(
+        &self,
+        trial: Trial,
+        link: &str,
+        [conditions, more]: [&[&Condition]; 2],
+        doubted: Option<&Rule>,
+        lets: &dyn Fn(&[Said<'_>]) -> bool,
+    ) -> Trial {
+        (0..3).fold(trial, |trial, which| {
+            let [users, classes, lengths] = trial.with_more(more);
+            let others = [users, classes, lengths][which].clone();
+            let passes = |other: &Trial| lets(&self.says(other, link, doubted));
+            others.into_iter().filter(|other| other.may_be(conditions)).find(passes).unwrap_or(trial)
+        })
+    }
+
+    fn says(&self, trial: &Trial, link: &str, doubted: Option<&Rule>) -> Vec<Said<'a>> {
+        let (packet, text) = (trial.by(link), self.text);
+        self.asked.iter().map(|chain| Walk::new(text, &packet, doubted).asked(chain)).collect()
+    }
+
+    fn is_to_server(&self, trial: &Trial) -> bool {
+        matches!(trial.proto, Proto::Tcp | Proto::Udp) && self.servers.contains(&trial.dst)
+    }
 }
 
 fn may_let_pass(rule: &Rule) -> bool {
@@ -143,117 +267,4 @@ fn is_of_server(conditions: &[&Condition], servers: &[SocketAddr]) -> bool {
             has(&|of| matches!(of, Of::To(net) if *net == IpNet::from(server.ip())))
                 && has(&|of| matches!(of, Of::ToPorts(low, high) if (*low, *high) == (server.port(), server.port())))
         })
-}
-
-/// Packets to somebody far away of which all these conditions may hold; none where there are no such packets.
-fn examples(conditions: &[&Condition], v6: bool, near: &[IpNet]) -> Vec<(Proto, SocketAddr, SocketAddr)> {
-    if conditions.iter().any(|condition| is_harmless(condition, v6)) {
-        return Vec::new();
-    }
-    let unspecified: IpAddr = if v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
-    let far: IpAddr = if v6 { FAR_6.into() } else { FAR_4.into() };
-    let to = |of: &Of| if let Of::To(net) = of { Some(*net) } else { None };
-    let from = |of: &Of| if let Of::From(net) = of { Some(*net) } else { None };
-    let to_ports = |of: &Of| if let Of::ToPorts(low, high) = of { Some((*low, *high)) } else { None };
-    let from_ports = |of: &Of| if let Of::FromPorts(low, high) = of { Some((*low, *high)) } else { None };
-    let (to, from) = (addresses(conditions, &to, far, near), addresses(conditions, &from, unspecified, &[]));
-    let (to_ports, from_ports) = (ports(conditions, &to_ports), ports(conditions, &from_ports));
-    let (Some(from), Some(from_port)) = (from.first(), from_ports.first()) else { return Vec::new() };
-    let mut found = Vec::new();
-    for proto in protocols(conditions, v6) {
-        for to in &to {
-            for to_port in &to_ports {
-                let (src, dst) = (SocketAddr::new(*from, *from_port), SocketAddr::new(*to, *to_port));
-                // By no link: of that others decide.
-                let packet = Packet { link: "", proto, src, dst };
-                let holds = |condition: &&Condition| {
-                    matches!(condition.of, Of::Link(_)) || condition.holds(&packet) != Some(false)
-                };
-                if conditions.iter().all(holds) {
-                    found.push((proto, src, dst));
-                }
-            }
-        }
-    }
-    found
-}
-
-/// Whether what it is about was let begin by another rule, or stays on the link.
-fn is_harmless(condition: &Condition, v6: bool) -> bool {
-    match (&condition.of, condition.not) {
-        // A flow that is there already.
-        (Of::State(bits), false) => bits & (NEW | INVALID) == 0,
-        (Of::ToKind(kinds), false) => kinds & !NEAR_KINDS == 0,
-        // What hosts of a link say to each other is not carried on (RFC 4861, RFC 3810).
-        (Of::IcmpType(130..=137 | 143), false) => v6,
-        _ => false,
-    }
-}
-
-/// The usual one, and the first and the last of all that lie within what these conditions say of it and outside `avoided`: those that
-/// begin or end a network of either are enough to find one, if there is any.
-fn addresses(
-    conditions: &[&Condition],
-    net_of: &dyn Fn(&Of) -> Option<IpNet>,
-    usual: IpAddr,
-    avoided: &[IpNet],
-) -> Vec<IpAddr> {
-    let asked: Vec<(IpNet, bool)> =
-        conditions.iter().filter_map(|condition| Some((net_of(&condition.of)?, condition.not))).collect();
-    let fits = |ip: &IpAddr| {
-        ip.is_ipv6() == usual.is_ipv6()
-            && asked.iter().all(|(net, not)| net.contains(ip) != *not)
-            && !avoided.iter().any(|net| net.contains(ip))
-    };
-    if asked.is_empty() && fits(&usual) {
-        return vec![usual];
-    }
-    let borders = |net: &IpNet| {
-        [step(net.network(), false), Some(net.network()), Some(net.broadcast()), step(net.broadcast(), true)]
-    };
-    let nets = asked.iter().map(|(net, _)| net).chain(avoided);
-    let mut found: Vec<IpAddr> = nets.flat_map(borders).flatten().filter(fits).collect();
-    found.sort();
-    let (first, last) = (found.first().copied(), found.last().copied());
-    let mut chosen: Vec<IpAddr> = [Some(usual).filter(fits), first, last].into_iter().flatten().collect();
-    chosen.dedup();
-    chosen
-}
-
-/// The address after this one, or before it.
-fn step(ip: IpAddr, up: bool) -> Option<IpAddr> {
-    Some(match ip {
-        IpAddr::V4(v4) => {
-            let number = v4.to_bits();
-            Ipv4Addr::from_bits(if up { number.checked_add(1)? } else { number.checked_sub(1)? }).into()
-        }
-        IpAddr::V6(v6) => {
-            let number = v6.to_bits();
-            Ipv6Addr::from_bits(if up { number.checked_add(1)? } else { number.checked_sub(1)? }).into()
-        }
-    })
-}
-
-/// The first and the last that these conditions allow, of those that begin or end what one of them is about.
-fn ports(conditions: &[&Condition], range_of: &dyn Fn(&Of) -> Option<(u16, u16)>) -> Vec<u16> {
-    let asked: Vec<((u16, u16), bool)> =
-        conditions.iter().filter_map(|condition| Some((range_of(&condition.of)?, condition.not))).collect();
-    let fits = |port: &u16| asked.iter().all(|((low, high), not)| (low..=high).contains(&port) != *not);
-    let borders = asked.iter().flat_map(|&((low, high), _)| [low.saturating_sub(1), low, high, high.saturating_add(1)]);
-    let found: Vec<u16> = std::iter::once(0).chain(borders).filter(fits).collect();
-    let mut chosen: Vec<u16> = [found.iter().min(), found.iter().max()].into_iter().flatten().copied().collect();
-    chosen.dedup();
-    chosen
-}
-
-/// The usual ones and, of those that these conditions allow, the first that is none of them.
-fn protocols(conditions: &[&Condition], v6: bool) -> Vec<Proto> {
-    let icmp = if v6 { Proto::Icmpv6 } else { Proto::Icmp };
-    let usual = [Proto::Udp, Proto::Tcp, icmp];
-    let allowed = |number: &u8| {
-        let asks = |condition: &&&Condition| matches!(condition.of, Of::Protocol(_));
-        conditions.iter().filter(asks).all(|condition| (condition.of == Of::Protocol(*number)) != condition.not)
-    };
-    let other = (2..=u8::MAX).filter(|number| ![6, 17, 58].contains(number)).find(allowed).map(Proto::Ip);
-    usual.into_iter().chain(other).collect()
 }

@@ -2,6 +2,8 @@
 
 use super::*;
 
+mod policies;
+
 fn of(of: Of) -> Condition {
     Condition { of, not: false }
 }
@@ -53,7 +55,10 @@ fn called_chains_are_followed_and_come_back() {
     };
     let opinion = |dst: &str| {
         let (src, dst) = ("172.18.0.10:1".parse().unwrap(), dst.parse().unwrap());
-        text.opinion(&text.chains[0], &Packet { link: "eth0", proto: Proto::Udp, src, dst })
+        text.opinion(
+            &text.chains[0],
+            &Packet { link: "eth0", proto: Proto::Udp, src, dst, besides: Besides::default() },
+        )
     };
     let passes = opinion("198.51.100.9:51820");
     assert!(passes.passes && passes.by.unwrap().starts_with("rule 1 of vpn, `daddr 198.51.100.0/24 oifname eth0"));
@@ -65,7 +70,26 @@ fn openings(rules: Vec<Rule>, v6: bool) -> Vec<String> {
     let chain = Chain { family: Family::Inet, ..chain("OUTPUT", hook, rules) };
     let text = FirewallText { chains: vec![chain], ..FirewallText::default() };
     let local = ["192.168.1.0/24".parse().unwrap(), "203.0.113.0/25".parse().unwrap()];
-    text.openings(v6, &["eth0".to_owned()], &local, &["198.51.100.2:51820".parse().unwrap()])
+    words(text.openings(v6, &["eth0".to_owned()], &local, &["198.51.100.2:51820".parse().unwrap()]))
+}
+
+/// The openings' rules without their places.
+fn words(openings: Vec<String>) -> Vec<String> {
+    let rule = |name: &String| name.split_once(", ").map_or(name.clone(), |(_, rule)| rule.to_owned());
+    openings.iter().map(rule).collect()
+}
+
+#[test]
+fn an_opening_is_named_by_its_place() {
+    let jump = Rule { conditions: Vec::new(), does: Does::Jump("vpn".to_owned()) };
+    let (ttl, hook) = (accept(vec![other("ttl")]), Some(Hook { output: true, priority: 0, drops: true }));
+    let chains = vec![
+        chain("OUTPUT", hook, vec![accept(vec![link("lo")]), ttl.clone(), jump]),
+        chain("vpn", None, vec![ttl, accept(vec![other("length")])]),
+    ];
+    let text = FirewallText { chains, ..FirewallText::default() };
+    let openings = text.openings(false, &["eth0".to_owned()], &[], &[]);
+    assert_eq!(openings, ["rule 2 of OUTPUT, `ttl accept`", "rule 2 of vpn, `length accept`"]);
 }
 
 fn accept(conditions: Vec<Of>) -> Rule {
@@ -105,6 +129,11 @@ fn a_rule_for_packets_of_another_kind_is_an_opening() {
     assert_eq!(openings(vec![far.clone()], false), ["`daddr 45.33.32.0/24 udp dport 6881 accept`"]);
     assert!(openings(vec![far], true).is_empty());
     assert_eq!(openings(vec![accept(vec![Of::State(10)])], true), ["`ct state established,new accept`"]);
+    // One that no flow that was let begin has.
+    for bits in [1, UNTRACKED, 6 | UNTRACKED, 2 | SOURCE_TRANSLATED, DESTINATION_TRANSLATED] {
+        assert_eq!(openings(vec![accept(vec![Of::State(bits)])], false).len(), 1, "{bits}");
+    }
+    assert_eq!(openings(vec![accept(vec![Of::State(UNTRACKED)])], true), ["`ct state untracked accept`"]);
     let mut other_port = server("eth0", "198.51.100.2/32", vec![]);
     other_port.conditions.pop();
     assert_eq!(openings(vec![other_port], false).len(), 1);
@@ -144,7 +173,7 @@ fn openings_of(drops: bool, chains: Vec<(&str, Vec<Rule>)>) -> Vec<String> {
     let hooks = std::iter::once(Some(hook)).chain(std::iter::repeat(None));
     let chains = chains.into_iter().zip(hooks).map(|((name, rules), hook)| chain(name, hook, rules)).collect();
     let text = FirewallText { chains, ..FirewallText::default() };
-    text.openings(false, &["eth0".to_owned()], &["192.168.1.0/24".parse().unwrap()], &[])
+    words(text.openings(false, &["eth0".to_owned()], &["192.168.1.0/24".parse().unwrap()], &[]))
 }
 
 #[test]
@@ -184,7 +213,11 @@ fn a_chain_that_is_gone_to_goes_back_to_the_policy() {
     assert_eq!(of(goto(vec![other("cgroup")])), named(&goto(vec![other("cgroup")])));
     assert!(of(goto(vec![link("tun0")])).is_empty());
     let ends = vec![("OUTPUT", vec![goto(vec![other("cgroup")])]), ("vpn", vec![drop(vec![])])];
-    assert!(openings_of(false, ends).is_empty());
+    assert_eq!(
+        openings_of(false, ends),
+        ["the policy of nftables ip filter OUTPUT"],
+        "all that is not gone there with"
+    );
 }
 
 #[test]

@@ -22,34 +22,56 @@ struct Outcome {
     back: BTreeSet<Place>,
 }
 
-pub(super) struct Walk<'a> {
+pub(super) struct Walk<'a, 'p> {
     text: &'a FirewallText,
-    packet: &'a Packet<'a>,
+    packet: &'p Packet<'p>,
     /// A rule that is not known to hold, whatever the packet is.
-    doubted: Option<&'a Rule>,
+    doubted: Option<&'p Rule>,
     /// What became of it in the chains that were walked through; `None`: in those that are being walked through now.
     known: BTreeMap<usize, Option<Outcome>>,
+    /// Rules that drop it, and those that call them: all of them hold.
+    stopping: Vec<&'a Rule>,
 }
 
-impl<'a> Walk<'a> {
-    pub(super) fn new(text: &'a FirewallText, packet: &'a Packet<'a>, doubted: Option<&'a Rule>) -> Self {
-        Self { text, packet, doubted, known: BTreeMap::new() }
+/// What a base chain says of a packet that is tried.
+#[derive(Debug)]
+pub(super) struct Said<'a> {
+    /// It passes where no rule holds of which that is not known.
+    pub(super) passes: bool,
+    /// No rule decides that, but the policy.
+    pub(super) by_policy: bool,
+    /// It passes, or may.
+    pub(super) may: bool,
+    /// It may by the rule that is doubted.
+    pub(super) by_it: bool,
+    /// Rules of which one must not hold for it to pass.
+    pub(super) stopping: Vec<&'a Rule>,
+}
+
+impl<'a, 'p> Walk<'a, 'p> {
+    pub(super) fn new(text: &'a FirewallText, packet: &'p Packet<'p>, doubted: Option<&'p Rule>) -> Self {
+        Self { text, packet, doubted, known: BTreeMap::new(), stopping: Vec::new() }
     }
 
     pub(super) fn opinion(&mut self, chain: &Chain) -> Opinion {
         let (passes, by, perhaps) = self.says(chain);
         let name = |(chain, rule): Place| {
             let chain = &self.text.chains[chain];
-            format!("rule {} of {}, `{}`", rule + 1, chain.name, chain.rules[rule])
+            chain.name_of(&chain.rules[rule])
         };
         Opinion { passes, by: by.map(name), perhaps: perhaps.into_iter().map(name).collect() }
     }
 
-    /// Whether the chain lets it pass, or may, and whether it may by such a rule.
-    pub(super) fn may_pass(&mut self, chain: &Chain, by: &Rule) -> (bool, bool) {
-        let (passes, _, perhaps) = self.says(chain);
-        let is = |&(chain, rule): &Place| self.text.chains[chain].rules[rule] == *by;
-        (passes || !perhaps.is_empty(), perhaps.iter().any(is))
+    pub(super) fn asked(&mut self, chain: &Chain) -> Said<'a> {
+        let (passes, by, perhaps) = self.says(chain);
+        let is = |&(chain, rule): &Place| self.doubted == Some(&self.text.chains[chain].rules[rule]);
+        Said {
+            passes,
+            by_policy: by.is_none(),
+            may: passes || !perhaps.is_empty(),
+            by_it: perhaps.iter().any(is),
+            stopping: if passes { Vec::new() } else { std::mem::take(&mut self.stopping) },
+        }
     }
 
     fn says(&mut self, chain: &Chain) -> (bool, Option<Place>, BTreeSet<Place>) {
@@ -110,6 +132,8 @@ impl<'a> Walk<'a> {
                 Some((passes, by)) if sure => {
                     if passes {
                         outcome.perhaps.append(&mut here);
+                    } else if undecided {
+                        self.stopping.push(rule);
                     }
                     if undecided {
                         outcome.decided = Some((passes, by));

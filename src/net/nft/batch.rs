@@ -1,6 +1,7 @@
 //! Atomic changes: a batch is applied whole or not at all, and the step that the kernel refused is named.
 
 use super::{Chain, ChainKind, HookPoint, ListedRule, NftError, Policy, Rule, Ruleset, Table, expression, list, read};
+use crate::model::firewall as model;
 use crate::net::netlink::{Client, Message};
 use netlink_packet_core::{NLM_F_ACK, NetlinkSerializable};
 use netlink_packet_netfilter::nftables::{
@@ -197,11 +198,12 @@ impl Nft {
         list::ruleset(&mut self.0)
     }
 
-    /// The chains that filter, with their rules, as far as they are understood. For explaining, not for comparing.
+    /// The chains that filter, with their rules, as far as they are understood, and the rules of all chains that send packets elsewhere. For
+    /// explaining, not for comparing.
     ///
     /// # Errors
     /// When the kernel does not answer, or with what does not parse.
-    pub fn chains(&mut self) -> Result<Vec<crate::model::firewall::Chain>, NftError> {
+    pub fn chains(&mut self) -> Result<(Vec<model::Chain>, Vec<model::Rule>), NftError> {
         read::chains(&mut self.0)
     }
 }

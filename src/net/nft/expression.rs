@@ -68,6 +68,15 @@ fn matching(family: TableFamily, condition: &Match, out: &mut Vec<Expressions>) 
             out.push(masked(vec![0x1f, 0xff]));
             out.push(compare(Operator::NotEqual, vec![0; 2]));
         }
+        Match::Option(kind) => {
+            const PRESENT: u32 = 1;
+            const OF_IPV4: u32 = 2;
+            let fields = [(1, R1.into()), (3, 0), (4, 1), (5, PRESENT), (6, OF_IPV4)];
+            let mut attributes = fields.map(|(kind, value)| number(kind, value)).to_vec();
+            attributes.push(DefaultNla::new(2, vec![*kind]));
+            out.push(other("exthdr", attributes));
+            out.push(compare(Operator::Equal, vec![1]));
+        }
         Match::TcpFlags { of, set, not } => {
             out.push(payload(TRANSPORT_HEADER, 13, 1));
             out.push(masked(vec![*of]));

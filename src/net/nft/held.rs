@@ -38,6 +38,15 @@ pub(super) enum Held {
     Version,
     Mark(u32),
     User,
+    /// Octets with the header of IP: four in the host's order, or two in the network's.
+    Length(usize),
+    /// The octet of DSCP and ECN, as IPv6 has it among others or IPv4 by itself, and the mask that was put over it.
+    Class {
+        v6: bool,
+        mask: u16,
+    },
+    /// Four octets, in the other order.
+    Swapped(Box<Held>),
     /// An address: whether it is the destination's, of which family, and the mask that was put over it.
     Address {
         to: bool,
@@ -62,6 +71,9 @@ impl Held {
         Some(match self {
             Held::Link => 16,
             Held::LinkIndex | Held::Mark(_) | Held::User | Held::State(_) | Held::ToKind => 4,
+            Held::Length(width) => *width,
+            Held::Swapped(_) => 4,
+            Held::Class { v6, .. } => 1 + usize::from(*v6),
             Held::Protocol | Held::Version | Held::IcmpType => 1,
             Held::Ports { .. } | Held::EtherType => 2,
             Held::Address { mask, .. } => return mask.iter().all(|octet| *octet == 0xff).then_some(mask.len()),
@@ -79,6 +91,9 @@ impl Held {
             Held::IcmpType => "icmp type",
             Held::Mark(_) => "mark",
             Held::User => "skuid",
+            Held::Length(_) => "length",
+            Held::Class { .. } => "dscp",
+            Held::Swapped(held) => return held.name(),
             Held::Address { to: true, .. } => "daddr",
             Held::Address { to: false, .. } => "saddr",
             Held::Ports { to: true } => "dport",
@@ -181,16 +196,16 @@ impl Headers {
         };
         match (base, offset) {
             (NETWORK, _) => match (self.v6?, offset) {
-                (false, 1) => other("type of service", 1),
-                (false, 2) => other("length", 2),
+                (false, 1) => Some((Held::Class { v6: false, mask: 0xff }, 1)),
+                (false, 2) => Some((Held::Length(2), 2)),
                 (false, 6) => other("place of a fragment", 2),
                 (false, 8) => other("ttl", 1),
                 (false, 9) => Some((Held::Protocol, 1)),
                 (false, 10) => other("checksum", 2),
                 (false, 12) => address(false, false),
                 (false, 16) => address(true, false),
-                (true, 0) => other("traffic class", 2),
-                (true, 4) => other("length", 2),
+                (true, 0) => Some((Held::Class { v6: true, mask: 0xffff }, 2)),
+                (true, 4) => other("length without the header", 2),
                 (true, 6) => other("next header", 1),
                 (true, 7) => other("hop limit", 1),
                 (true, 8) => address(false, true),
@@ -234,37 +249,6 @@ impl Headers {
     }
 }
 
-pub(super) fn meta(key: Option<u32>) -> Held {
-    match key {
-        Some(3) => Held::Mark(u32::MAX),
-        Some(0) => Held::Other("length".to_owned()),
-        Some(1) => Held::EtherType,
-        Some(5) => Held::LinkIndex,
-        Some(7) => Held::Link,
-        Some(10) => Held::User,
-        Some(15) => Held::Version,
-        Some(16) => Held::Protocol,
-        other => Held::Other(format!("meta {}", other.unwrap_or_default())),
-    }
-}
-
-pub(super) fn tracked(key: Option<u32>) -> Held {
-    match key {
-        Some(0) => Held::State(u32::MAX),
-        other => Held::Other(format!("ct {}", other.unwrap_or_default())),
-    }
-}
-
-/// A question to the table of routes.
-pub(super) fn routed(data: &[u8]) -> Held {
-    const TYPE: u32 = 3;
-    const OF_DESTINATION: u32 = 2;
-    match (number(data, 2), number(data, 3)) {
-        (Some(TYPE), Some(OF_DESTINATION)) => Held::ToKind,
-        _ => Held::Other("fib".to_owned()),
-    }
-}
-
 /// What is left of it after a mask; anything else that is done with its bits leaves nothing known.
 pub(super) fn covered(held: Option<&Held>, data: &[u8]) -> Held {
     const AND_XOR: u32 = 0;
@@ -275,6 +259,10 @@ pub(super) fn covered(held: Option<&Held>, data: &[u8]) -> Held {
     match (held, bits) {
         (Some(Held::Mark(before)), Some(bits)) if masks => Held::Mark(before & bits),
         (Some(Held::State(before)), Some(bits)) if masks => Held::State(before & bits),
+        (Some(Held::Class { v6, mask }), _) if masks => {
+            let with = with.iter().fold(0, |all, octet| all << 8 | u16::from(*octet));
+            Held::Class { v6: *v6, mask: mask & with }
+        }
         (Some(Held::Address { to, v6, mask }), _) if masks => {
             let with = with.iter().copied().chain(std::iter::repeat(0));
             Held::Address { to: *to, v6: *v6, mask: mask.iter().zip(with).map(|(a, b)| a & b).collect() }
@@ -310,13 +298,24 @@ pub(super) fn compared(held: Option<&Held>, not: bool, value: &[u8]) -> Vec<Cond
         Some(Held::IcmpType) => value.first().map(|kind| Of::IcmpType(*kind)),
         Some(Held::Protocol) => value.first().map(|number| Of::Protocol(*number)),
         Some(Held::Version) => value.first().map(|number| Of::Version6(i32::from(*number) == libc::NFPROTO_IPV6)),
-        // Some bit of the mask is set, or the state is that one.
-        Some(Held::State(mask)) if not && own == Some(0) => {
-            return vec![Condition { of: Of::State(*mask), not: false }];
+        // Some bit of the mask is set, or none, or the state is that one.
+        Some(Held::State(mask)) if own == Some(0) => {
+            return vec![Condition { of: Of::State(*mask), not: !not }];
         }
         Some(Held::State(u32::MAX)) => own.map(Of::State),
         Some(Held::Mark(mask)) => own.map(|value| Of::Mark { value, mask: *mask }),
         Some(Held::User) => own.map(|uid| Of::User(uid, uid)),
+        Some(Held::Length(4)) => own.map(|length| Of::Length(length, length)),
+        Some(Held::Length(_)) => port(value).map(|length| Of::Length(length.into(), length.into())),
+        Some(Held::Class { v6: false, mask }) => value.first().map(|class| Of::Class(*class, *mask as u8)),
+        // Beside it are the version and the flow's label.
+        Some(Held::Class { mask, .. }) if mask & !0xff0 == 0 => {
+            port(value).map(|octets| Of::Class((octets >> 4) as u8, (mask >> 4) as u8))
+        }
+        Some(Held::Swapped(held)) => {
+            let value: Vec<u8> = value.iter().rev().copied().collect();
+            return compared(Some(held), not, &value);
+        }
         Some(Held::ToKind) => own.and_then(|kind| 1_u16.checked_shl(kind)).map(Of::ToKind),
         Some(Held::Address { to, v6, mask }) => {
             let net = address(*v6, value).zip(address(*v6, mask)).and_then(|(address, mask)| masked(address, mask));
@@ -325,7 +324,7 @@ pub(super) fn compared(held: Option<&Held>, not: bool, value: &[u8]) -> Vec<Cond
         Some(Held::Ports { to }) => {
             port(value).map(|port| if *to { Of::ToPorts(port, port) } else { Of::FromPorts(port, port) })
         }
-        Some(Held::State(_) | Held::Several(_) | Held::Other(_)) | None => None,
+        Some(Held::State(_) | Held::Class { .. } | Held::Several(_) | Held::Other(_)) | None => None,
     };
     match of {
         Some(of) => vec![Condition { of, not }],
@@ -341,8 +340,17 @@ pub(super) fn unknown(held: Option<&Held>) -> Condition {
 /// First and last of what such a comparison allows; `None` where it allows nothing, or the order of its values is not known.
 pub(super) fn bounds(held: Option<&Held>, operator: u32, value: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
     // Others stand in the host's order, or have none.
-    let ordered =
-        |held: &&Held| matches!(held, Held::Ports { .. } | Held::Address { .. } | Held::Protocol | Held::IcmpType);
+    let ordered = |held: &&Held| {
+        matches!(
+            held,
+            Held::Ports { .. }
+                | Held::Address { .. }
+                | Held::Protocol
+                | Held::IcmpType
+                | Held::Length(2)
+                | Held::Swapped(_)
+        )
+    };
     let width = held.filter(ordered)?.width().filter(|width| *width == value.len())?;
     let (least, most) = (vec![0; width], vec![0xff; width]);
     Some(match operator {
@@ -364,6 +372,15 @@ pub(super) fn between(held: &Held, low: &[u8], high: &[u8]) -> Option<Vec<Condit
     match held {
         Held::Ports { to: true } => Some(vec![is(Of::ToPorts(port(low)?, port(high)?))]),
         Held::Ports { to: false } => Some(vec![is(Of::FromPorts(port(low)?, port(high)?))]),
+        Held::Length(2) => Some(vec![is(Of::Length(port(low)?.into(), port(high)?.into()))]),
+        Held::Swapped(held) => {
+            let word = |octets: &[u8]| Some(u32::from_be_bytes(octets.try_into().ok()?));
+            match **held {
+                Held::User => Some(vec![is(Of::User(word(low)?, word(high)?))]),
+                Held::Length(_) => Some(vec![is(Of::Length(word(low)?, word(high)?))]),
+                _ => None,
+            }
+        }
         Held::Protocol => Some((*low.first()?..=*high.first()?).map(|number| is(Of::Protocol(number))).collect()),
         Held::IcmpType => Some((*low.first()?..=*high.first()?).map(|kind| is(Of::IcmpType(kind))).collect()),
         Held::Address { to, v6, .. } => {

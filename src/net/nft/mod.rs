@@ -4,11 +4,13 @@
 //! Not a general nftables library: no sets, no maps, no parsing of rules back to types.
 
 mod batch;
+mod divert;
 mod expression;
 mod held;
 mod list;
 mod read;
 mod sets;
+mod source;
 
 pub use batch::{Batch, Nft};
 pub use list::{ListedRule, Ruleset};
@@ -200,6 +202,8 @@ pub enum Match {
     Class(u8),
     /// A fragment but the first of its datagram; IPv4 only.
     LaterFragment,
+    /// Has that option; IPv4 only, and of the kernel's choice: 7, 131, 137 and 148.
+    Option(u8),
     /// Flags of TCP: which count, which of those are set, and whether it must not be so; put a [`Match::Protocol`] before it.
     TcpFlags {
         /// Which count.

@@ -4,12 +4,13 @@
 //! Numbers are those of include/uapi/linux/netfilter/nf_tables.h.
 
 use super::NftError;
+use super::divert::diverts;
 use super::held::{
-    GREATER_OR_EQUAL, Headers, Held, LESS_OR_EQUAL, NOT_EQUAL, Registers, between, bounds, compared, covered, meta,
-    routed, tracked, unknown,
+    GREATER_OR_EQUAL, Headers, Held, LESS_OR_EQUAL, NOT_EQUAL, Registers, between, bounds, compared, covered, unknown,
 };
 use super::list::{GET_CHAIN, GET_RULE, HEADER, dump, text};
-use super::sets::{Lookup, Row, Sets};
+use super::sets::{Lookup, Row, Sets, none_of};
+use super::source::{extension, meta, routed, swapped, tracked};
 use crate::model::firewall::{Backend, Chain, Condition, Does, Family, Hook, Of, Rule};
 use crate::net::legacy;
 use crate::net::netlink::{Client, attributes};
@@ -25,32 +26,37 @@ const VERDICT: u32 = 0;
 /// NFT_OBJECT_COUNTER.
 const NAMED_COUNTER: u32 = 1;
 
-/// The chains that filter, with their rules, and those that they may call.
-pub(super) fn chains(client: &mut Client) -> Result<Vec<Chain>, NftError> {
-    let mut chains = Vec::new();
+/// The chains that filter, with their rules, and those that they may call; and the rules of all chains that send packets elsewhere.
+pub(super) fn chains(client: &mut Client) -> Result<(Vec<Chain>, Vec<Rule>), NftError> {
+    let (mut chains, mut diverting) = (Vec::new(), Vec::new());
     for message in dump(client, GET_CHAIN, 0, &[])? {
         let Some(family) = message.payload.first().and_then(|number| family(*number)) else { continue };
         chains.extend(chain(family, message.payload.get(HEADER..).unwrap_or_default()));
     }
     let sets = Sets::read(client)?;
-    let (mut left, mut room) = (MAX_RULES, MAX_ROWS);
+    let (mut left, mut room, mut elsewhere) = (MAX_RULES, MAX_ROWS, MAX_ROWS);
     for message in dump(client, GET_RULE, 0, &[])? {
         let Some(number) = message.payload.first().copied() else { continue };
-        let Some(family) = family(number) else { continue };
         let body = message.payload.get(HEADER..).unwrap_or_default();
         let (table, name) = (word(body, 1), word(body, 2));
+        let expressions = find(body, 4).unwrap_or_default();
+        if diverting.len() < MAX_RULES && diverts(expressions) {
+            // Chains of netdev see packets of all families.
+            let family = family(number).unwrap_or(Family::Inet);
+            diverting.extend(rules(family, expressions, &sets.of(number, &table), &mut elsewhere));
+        }
+        let Some(family) = family(number) else { continue };
         let chain =
             chains.iter_mut().find(|chain| (chain.family, &chain.table, &chain.name) == (family, &table, &name));
         let Some(chain) = chain.filter(|chain| chain.hook.as_ref().is_none_or(|hook| hook.output)) else { continue };
         if left > 0 {
             left -= 1;
-            let sets = sets.of(number, &table);
-            chain.rules.extend(rules(family, find(body, 4).unwrap_or_default(), &sets, &mut room));
+            chain.rules.extend(rules(family, expressions, &sets.of(number, &table), &mut room));
         } else {
             chain.cut();
         }
     }
-    Ok(chains)
+    Ok((chains, diverting))
 }
 
 fn family(number: u8) -> Option<Family> {
@@ -115,14 +121,11 @@ fn rules(family: Family, expressions: &[u8], sets: &dyn Lookup, room: &mut usize
             ("ct", Some(to)) => held.put(to, tracked(number(data, 2))),
             ("fib", Some(to)) => held.put(to, routed(data)),
             ("socket" | "hash" | "tunnel", _) => held.put(number(data, 2).unwrap_or_default(), Held::Other(name)),
-            ("exthdr" | "numgen" | "rt" | "osf" | "xfrm", Some(to)) => held.put(to, Held::Other(name)),
+            ("exthdr", Some(to)) => held.put(to, extension(data)),
+            ("numgen" | "rt" | "osf" | "xfrm", Some(to)) => held.put(to, Held::Other(name)),
             ("bitwise" | "byteorder", Some(from)) => {
                 let before = held.get(from);
-                let after = if name == "bitwise" {
-                    covered(before, data)
-                } else {
-                    Held::Other(before.map_or(name, Held::name))
-                };
+                let after = if name == "bitwise" { covered(before, data) } else { swapped(before, data) };
                 held.put(number(data, 2).unwrap_or_default(), after);
             }
             ("cmp", Some(from)) => {
@@ -169,7 +172,11 @@ fn rules(family: Family, expressions: &[u8], sets: &dyn Lookup, room: &mut usize
                     Some(found) if not && found.iter().all(|row| row.conditions.len() == 1) => {
                         conditions = negated(found.into_iter().flat_map(|row| row.conditions).collect());
                     }
-                    Some(found) if !not && fits(found.len()) => rows = Some(found),
+                    Some(found) if not => match none_of(&found).filter(|rows| fits(rows.len())) {
+                        Some(found) => rows = Some(found),
+                        None => conditions.push(other),
+                    },
+                    Some(found) if fits(found.len()) => rows = Some(found),
                     _ if into == Some(VERDICT) => {
                         let verdicts = sets.verdicts(&set).filter(|all| fits(all.len()));
                         let row = |does| Row { conditions: vec![other.clone()], does: Some(does) };
@@ -187,14 +194,23 @@ fn rules(family: Family, expressions: &[u8], sets: &dyn Lookup, room: &mut usize
                 let revision = number(data, 2).unwrap_or_default();
                 conditions = legacy::matched(family, &word(data, 1), revision, info);
             }
-            ("target", _) if word(data, 1) == "REJECT" => does = Some(Does::Drop),
+            ("target", _) => {
+                let (condition, done) = legacy::target(&word(data, 1));
+                conditions.extend(condition);
+                does = Some(done).filter(|done| *done != Does::Nothing);
+            }
+            // They hand it to a program, and send it, or a copy of it, elsewhere.
+            ("queue" | "fwd" | "dup", _) => {
+                conditions.push(legacy::at_the_word_of(&name));
+                does = Some(Does::Accept);
+            }
             ("reject", _) => does = Some(Does::Drop),
             ("immediate", Some(VERDICT)) => {
                 does = find(data, 2).and_then(|nested| find(nested, 2)).map(decided);
             }
             ("immediate", Some(to)) => held.put(to, Held::Other("a constant".to_owned())),
             // They count, tell, mark and log.
-            ("meta" | "payload" | "ct" | "exthdr" | "target" | "counter" | "log" | "last" | "notrack", _) => {}
+            ("meta" | "payload" | "ct" | "exthdr" | "counter" | "log" | "last" | "notrack", _) => {}
             ("objref", Some(NAMED_COUNTER)) => {}
             (other, _) => {
                 conditions.push(Condition { of: Of::Other(other.to_owned()), not: false });
@@ -243,10 +259,12 @@ fn with(rule: &Rule, row: &Row) -> Rule {
 }
 
 pub(super) fn decided(verdict: &[u8]) -> Does {
-    // Verdicts of the kernel, and those of nftables' own below zero.
+    const NUMBER: i32 = 0xff;
+    // Verdicts of the kernel, with more about them in the higher bits, and those of nftables' own below zero. A program that is asked (3)
+    // may accept.
     match number(verdict, 1).map(u32::cast_signed) {
-        Some(0) => Does::Drop,
-        Some(1) => Does::Accept,
+        Some(code) if code >= 0 && code & NUMBER == 0 => Does::Drop,
+        Some(code) if code >= 0 && matches!(code & NUMBER, 1 | 3) => Does::Accept,
         Some(-3) => Does::Jump(word(verdict, 2)),
         Some(-4) => Does::Goto(word(verdict, 2)),
         Some(-5) => Does::Return,

@@ -13,6 +13,8 @@ use crate::net::netlink::{Client, attributes, put_attribute};
 
 /// More elements than this of one set are not read.
 const MAX_ELEMENTS: usize = 512;
+/// Rules at most for what is in none of a set's elements.
+const MAX_NEGATED: usize = 64;
 /// NFT_SET_INTERVAL.
 const INTERVAL: u32 = 4;
 /// NFT_SET_ELEM_INTERVAL_END.
@@ -92,6 +94,32 @@ impl From<Condition> for Row {
     fn from(condition: Condition) -> Self {
         Row { conditions: vec![condition], does: None }
     }
+}
+
+/// What holds where none of these does: in each of them something does not. `None` where that is too much to write down.
+pub(super) fn none_of(rows: &[Row]) -> Option<Vec<Row>> {
+    let mut found: Vec<Vec<Condition>> = vec![Vec::new()];
+    for row in rows {
+        let mut longer: Vec<Vec<Condition>> = Vec::new();
+        for before in &found {
+            for other in negated(row.conditions.clone()) {
+                let known = before.contains(&other);
+                longer.push(before.iter().cloned().chain(Some(other).filter(|_| !known)).collect());
+            }
+        }
+        // What asks for more than another one does says nothing new.
+        longer.sort_by_key(Vec::len);
+        found.clear();
+        for one in longer {
+            if !found.iter().any(|less| less.iter().all(|condition| one.contains(condition))) {
+                found.push(one);
+            }
+        }
+        if found.len() > MAX_NEGATED {
+            return None;
+        }
+    }
+    Some(found.into_iter().map(|conditions| Row { conditions, does: None }).collect())
 }
 
 impl Sets {
@@ -280,6 +308,20 @@ mod tests {
         assert_eq!(map.rows(&[&to()]).unwrap()[1].does, Some(Does::Drop));
         let fields = Set { rest: Some(None), ..set(false, &[(&[1, 2, 3, 4, 0, 53, 0, 0], false)]) };
         assert!(fields.rows(&[&to(), &Held::Ports { to: true }]).is_none());
+    }
+
+    #[test]
+    fn in_none_of_several_fields_one_at_least_is_another() {
+        let ports = Held::Ports { to: true };
+        let one = (&[1, 2, 3, 4, 0, 53, 0, 0][..], false);
+        let two = (&[1, 2, 3, 5, 0, 53, 0, 0][..], false);
+        let none = |elements: &[(&[u8], bool)]| texts(none_of(&set(false, elements).rows(&[&to(), &ports]).unwrap()));
+        assert_eq!(none(&[one]), ["not daddr 1.2.3.4", "not dport 53"]);
+        assert_eq!(none(&[one, two]), ["not dport 53", "not daddr 1.2.3.4 not daddr 1.2.3.5"]);
+        assert_eq!(texts(none_of(&[])), [""]);
+        let keys: Vec<[u8; 8]> = (0..9).map(|last| [1, 2, 3, last, 0, last, 0, 0]).collect();
+        let elements: Vec<(&[u8], bool)> = keys.iter().map(|key| (&key[..], false)).collect();
+        assert!(none_of(&set(false, &elements).rows(&[&to(), &ports]).unwrap()).is_none(), "there are 512 ways");
     }
 
     /// As the kernel lists elements: those of which no field is known, and one for everything else.

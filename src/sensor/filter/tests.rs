@@ -95,11 +95,12 @@ fn the_tunnels_own_packets_cost_nothing() {
 }
 
 #[test]
-fn stimuli_show_on_uplink_and_tunnel_and_nothing_on_loopback() {
+fn stimuli_show_on_every_link_and_nothing_else_does_on_loopback() {
     let stimulus = udp4([8, 8, 8, 8], 1, 53, b"question");
     assert!(passes(ETHERTYPE_IPV4, ETH, &stimulus));
     assert!(passes(ETHERTYPE_IPV4, TUN, &stimulus));
-    assert!(!passes(ETHERTYPE_IPV4, LO, &stimulus));
+    assert!(passes(ETHERTYPE_IPV4, LO, &stimulus));
+    assert!(!passes(ETHERTYPE_IPV4, LO, &udp4([8, 8, 8, 8], 64, 53, b"question")));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use super::outage::{block_server, both_ways, flow, local, outage};
 use super::programs::{holds, isp_asks, programs_nameservers};
 use super::signs::Sign;
 use super::stimuli::{
-    bound, later_fragment, maps_ports, raw_bound, segment, send, send_as, send_raw, send_while_silent,
+    bound, later_fragment, maps_ports, raw_bound, segment, send, send_as, send_raw, send_while_silent, set_options,
 };
 use super::{TCP, UDP};
 use anyhow::{Result, ensure};
@@ -41,6 +41,19 @@ pub(super) fn shows(lab: &Lab, sign: &Sign) -> Result<bool> {
                 })
             };
             of(class)? && !of(0)?
+        }
+        Sign::RecordsRoute(to) => {
+            // Room for one address (RFC 791), and the end of the options.
+            const RECORD_ROUTE: [u8; 8] = [7, 7, 4, 0, 0, 0, 0, 0];
+            let with = |options: &'static [u8]| {
+                on_wire(UDP, to.parse()?, || {
+                    bound(lab, to, move |socket| {
+                        socket.bind_device(Some(b"eth0"))?;
+                        set_options(socket, options)
+                    })
+                })
+            };
+            with(&RECORD_ROUTE)? && !with(&[])?
         }
         Sign::Segment(flags, to) => {
             const SYN: u8 = 2;

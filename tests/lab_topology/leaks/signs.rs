@@ -18,6 +18,8 @@ pub(super) enum Sign {
     Segment(u8, &'static str),
     /// A later fragment of a datagram bound to the uplink gets out to there, and a whole one does not.
     LaterFragment(&'static str),
+    /// A datagram that records its route, bound to the uplink, gets out to there, and one that does not stays in.
+    RecordsRoute(&'static str),
     /// A nameserver that a program of the stack names, and the stack's own file does not, has the ISP ask the authority.
     ProgramsIspAsks,
     /// No nameserver that a program of the stack names answers.
@@ -137,6 +139,7 @@ pub(super) const SIGNS: &[(&str, &[Sign])] = &[
     ("icmp-reply", &[Sign::BoundRaw(1, "8.8.8.8")]),
     ("class-of-service", &[Sign::Class(0xb8, "8.8.8.8:9"), Sign::Class(0xb8, "[2001:4860:4860::8888]:9")]),
     ("later-fragments", &[Sign::LaterFragment("8.8.8.8:9")]),
+    ("ip-options", &[Sign::RecordsRoute("8.8.8.8:9")]),
     ("not-syn", &[Sign::Segment(0x10, "8.8.8.8:443"), Sign::Segment(0x11, "[2001:4860:4860::8888]:443")]),
     ("resets", &[Sign::Segment(0x04, "8.8.8.8:443"), Sign::Segment(0x14, "[2001:4860:4860::8888]:443")]),
     ("resolver-private", &[Sign::BoundUdp("100.64.0.53:53")]),
@@ -201,6 +204,7 @@ pub(super) const SIGNS: &[(&str, &[Sign])] = &[
     ("tracker-direct", &[Sign::UnboundUdp("93.158.213.92:1337"), Sign::UnboundTcp("93.158.213.92:1337")]),
     ("udp-all", &[Sign::UnboundUdp("74.125.250.129:19302"), Sign::UnboundUdp("10.64.0.1:53")]),
     ("udp-direct", &[Sign::UnboundUdp("74.125.250.129:19302"), Sign::UnboundUdp("[2001:4860:4864:5:8000::1]:19302")]),
+    ("server-port", &[Sign::BoundUdp("8.8.8.8:51820"), Sign::BoundUdp("[2001:4860:4860::8888]:51820")]),
     ("udp-high", &[Sign::BoundUdp("192.0.2.99:6881"), Sign::BoundUdp("[2001:db8:99::9]:6881")]),
     ("user", &[Sign::User(1000, "8.8.8.8:9")]),
     ("user-route", &[Sign::UserUnbound(911, "8.8.8.8:9")]),

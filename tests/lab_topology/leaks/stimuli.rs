@@ -7,6 +7,7 @@ use anyhow::{Result, bail, ensure};
 use leakcheck::lab::Lab;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 pub(super) fn send(lab: &Lab, from: u16, to: &'static str) -> Result<()> {
@@ -53,6 +54,16 @@ pub(super) fn bound(
         let _ = socket.send_to(b"marked", &to.into());
         Ok(())
     })?
+}
+
+/// Has datagrams of the socket carry these options of IPv4 (IP_OPTIONS, ip(7)).
+pub(super) fn set_options(socket: &socket2::Socket, options: &[u8]) -> std::io::Result<()> {
+    let (pointer, length) = (options.as_ptr().cast(), options.len() as libc::socklen_t);
+    // SAFETY: the kernel reads `length` octets of `options`.
+    match unsafe { libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_IP, libc::IP_OPTIONS, pointer, length) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    }
 }
 
 /// A segment of TCP with those flags, bound to the uplink.

@@ -102,6 +102,9 @@ fn rules_are_read_as_they_are_meant() {
     let state = expression("ct", &[(1, &ONE), (2, &[0; 4])]);
     let known = bitwise(&6_u32.to_ne_bytes(), &[0; 4]);
     assert_eq!(read(&[state.clone(), known, compare(1, &[0; 4])]), "ct state established,related continue");
+    let none = bitwise(&70_u32.to_ne_bytes(), &[0; 4]);
+    let without = [state.clone(), none, compare(0, &[0; 4])];
+    assert_eq!(read(&without), "not ct state established,related,untracked continue");
     assert_eq!(read(&[state, compare(0, &8_u32.to_ne_bytes())]), "ct state new continue");
     assert_eq!(read(&[payload(1, 8, 1), compare(4, &[1])]), "ttl continue");
     // What is not known keeps a rule from being taken for one that fits.
@@ -109,6 +112,62 @@ fn rules_are_read_as_they_are_meant() {
     let owner = [1000_u32.to_ne_bytes(), 1000_u32.to_ne_bytes(), [0; 4], [0; 4]].concat();
     let owner = expression("match", &[(1, b"owner\0"), (2, &ONE), (3, &[owner, vec![1, 0, 0, 0]].concat())]);
     assert_eq!(read(&[owner]), "skuid 1000 continue");
+}
+
+#[test]
+fn users_lengths_and_classes_are_read() {
+    // As nft gives `meta skuid 0-65534`, `meta length > 100`, `ip dscp 10` and `ip6 dscp != 10` to the kernel.
+    let swap = expression(
+        "byteorder",
+        &[(1, &ONE), (2, &ONE), (3, &ONE), (4, &4_u32.to_be_bytes()), (5, &4_u32.to_be_bytes())],
+    );
+    let range = [compare(5, &0_u32.to_be_bytes()), compare(3, &65534_u32.to_be_bytes())];
+    assert_eq!(read(&[&[load(10), swap.clone()][..], &range].concat()), "skuid 0-65534 continue");
+    assert_eq!(read(&[&[load(0), swap.clone()][..], &range].concat()), "length 0-65534 continue");
+    let longer = compare(4, &100_u32.to_be_bytes());
+    assert_eq!(read(&[load(0), swap.clone(), longer]), "length 101-4294967295 continue");
+    assert_eq!(read(&[load(0), compare(0, &100_u32.to_ne_bytes())]), "length 100 continue");
+    assert_eq!(read(&[load(10), swap.clone(), compare(0, &1000_u32.to_be_bytes())]), "skuid 1000 continue");
+    assert_eq!(read(&[payload(1, 2, 2), compare(0, &[0, 50])]), "length 50 continue");
+    let class = [payload(1, 1, 1), bitwise(&[0xfc], &[0]), compare(0, &[0x28])];
+    assert_eq!(read(&class), "dscp 0xa continue");
+    assert_eq!(read(&[payload(1, 1, 1), compare(0, &[0x28])]), "class 0x28 continue");
+    let class = [payload(1, 0, 2), bitwise(&[0x0f, 0xc0], &[0, 0]), compare(1, &[2, 0x80])];
+    assert_eq!(read_in(Family::Ip6, &class), "not dscp 0xa continue");
+    assert_eq!(read_in(Family::Ip6, &[payload(1, 0, 2), compare(0, &[0x62, 0x80])]), "dscp continue");
+}
+
+#[test]
+fn what_is_not_understood_is_named() {
+    let is = |load: Vec<u8>| read(&[load, compare(0, &[0; 4]), accept()]);
+    let ct = |key: u32| expression("ct", &[(1, &ONE), (2, &key.to_be_bytes())]);
+    assert_eq!(
+        [11, 23, 32, 2, 99].map(|key| is(load(key))),
+        ["skgid accept", "cgroup accept", "hour accept", "meta priority accept", "meta 99 accept"]
+    );
+    assert_eq!(
+        [3, 1, 23, 24].map(|key| is(ct(key))),
+        ["ct mark accept", "ct direction accept", "ct id accept", "ct 24 accept"]
+    );
+    let extension =
+        |kind: u8, operation: u32| is(expression("exthdr", &[(1, &ONE), (2, &[kind]), (6, &operation.to_be_bytes())]));
+    assert_eq!(
+        [extension(7, 2), extension(44, 0), extension(30, 1)],
+        ["ip option 7 accept", "extension header 44 accept", "tcp option 30 accept"]
+    );
+}
+
+#[test]
+fn what_others_decide_may_be_to_accept() {
+    let target = |name: &[u8]| read(&[expression("target", &[(1, name)])]);
+    assert_eq!(target(b"NFQUEUE\0"), "as the target NFQUEUE says accept");
+    assert_eq!(target(b"TEE\0"), "as the target TEE says accept");
+    assert_eq!((target(b"LOG\0"), target(b"REJECT\0")), ("continue".to_owned(), "drop".to_owned()));
+    for name in ["queue", "fwd", "dup"] {
+        assert_eq!(read(&[expression(name, &[])]), format!("as the {name} says accept"));
+    }
+    let verdict = |number: u32| read(&[decide(&[(1, &number.to_be_bytes())])]);
+    assert_eq!([0, 0xd0000, 1, 3, 0x10003].map(verdict), ["drop", "drop", "accept", "accept", "accept"]);
 }
 
 #[test]
@@ -158,7 +217,7 @@ fn fields_that_are_loaded_at_once_are_told_apart() {
 fn a_register_holds_what_was_put_there_last() {
     let link = [load(7), compare(0, b"eth0\0\0\0\0\0\0\0\0\0\0\0\0")];
     let after = |expressions: &[Vec<u8>]| read(&[&link[..], expressions].concat());
-    for name in ["numgen", "exthdr", "rt", "osf", "xfrm", "fib"] {
+    for name in ["numgen", "rt", "osf", "xfrm", "fib"] {
         let rule = [expression(name, &[(1, &ONE)]), compare(0, &[0; 4]), accept()];
         assert_eq!(after(&rule), format!("oifname eth0 {name} accept"));
     }
@@ -229,6 +288,17 @@ fn the_room_for_elements_is_that_of_the_whole_text() {
     let mut room = 4;
     assert_eq!(read_with(Family::Ip, &rule, &known, &mut room).matches("accept").count(), 3);
     assert_eq!(read_with(Family::Ip, &rule, &known, &mut room), "in the set s accept");
+}
+
+#[test]
+fn what_is_in_no_element_of_several_fields_is_read_too() {
+    let server = [Of::To("198.51.100.2/32".parse().unwrap()), Of::ToPorts(51820, 51820)];
+    let conditions = server.map(|of| Condition { of, not: false }).to_vec();
+    let known = Known(Some(vec![Row { conditions, does: None }]), None);
+    let rule = [expression("lookup", &[(1, b"s\0"), (2, &ONE), (5, &ONE)]), decide(&[(1, &[0; 4])])];
+    let others = "not daddr 198.51.100.2 drop | not dport 51820 drop";
+    assert_eq!(read_with(Family::Ip, &rule, &known, &mut { MAX_ROWS }), others);
+    assert_eq!(read_with(Family::Ip, &rule, &known, &mut 0), "not in the set s drop");
 }
 
 #[test]
