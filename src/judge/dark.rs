@@ -39,7 +39,8 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
             moved(outage, &escaped).unwrap_or_else(|| "packets left by an uplink while the tunnel was down".to_owned());
         return Ruling::fail(FailKind::Leak, summary, reason, sighting_line(first), rest);
     }
-    if let Some(answer) = outage.resolved_while_down.iter().find(|answer| answered(answer)) {
+    let down = |answer: &&Answer| is_down(outage, answer.at_ms - outage.from_ms);
+    if let Some(answer) = outage.resolved_while_down.iter().filter(down).find(|answer| answered(answer)) {
         let summary = format!("names still resolved by {} while the tunnel was down", answer.witness);
         let reason = "a fresh name was resolved, so the question went another way than the tunnel".to_owned();
         let first = line(
@@ -94,7 +95,7 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
     doubts.extend(law::sensor_doubts(case));
     // A resolver inside the namespace cannot ask anybody but by its links, where nothing was seen, and may deduce from what it knows of a
     // signed zone that a name does not exist (RFC 8198): names of many labels would not change that.
-    for answer in outage.resolved_while_down.iter().filter(|answer| denied(answer) && may_deduce(answer)) {
+    for answer in outage.resolved_while_down.iter().filter(down).filter(|answer| denied(answer) && may_deduce(answer)) {
         doubts.push(format!(
             "{} said of a fresh name that it does not exist, which it may have deduced without asking anybody",
             answer.witness
@@ -164,13 +165,20 @@ fn in_tunnel(case: &Case<'_>, stimulus: u32) -> bool {
 /// The resolver past the VPN that a file named from some time of the outage on, and had not named before. One in private space that no
 /// uplink leads to may be the VPN's own.
 fn strange(case: &Case<'_>, outage: &OutageEvidence, change: &NameserverChange) -> Option<IpAddr> {
-    let while_down = change.at_ms >= 0.0 && outage.up_ms.is_none_or(|up| change.at_ms < up);
     let near = |ip: &IpAddr| case.facts.uplink_nets.iter().any(|net| net.contains(ip));
     let past = |ip: &&IpAddr| {
         !(ip.is_loopback() || change.before.contains(ip) || case.facts.resolvers.contains(ip))
             && (!is_private(**ip) || near(ip))
     };
-    if while_down { change.now.iter().find(past).copied() } else { None }
+    if change.at_ms >= 0.0 && is_down(outage, change.at_ms) { change.now.iter().find(past).copied() } else { None }
+}
+
+/// Whether the tunnel was down at that time, milliseconds since the beginning of the outage. One that came back by itself, before it was told,
+/// may have done so up to a sample earlier than the first one was seen in it.
+fn is_down(outage: &OutageEvidence, at_ms: f64) -> bool {
+    let told = outage.up_ms.unwrap_or(f64::INFINITY);
+    let by_itself = outage.tunnel_back_ms.filter(|back| *back < told);
+    at_ms < by_itself.map_or(told, |back| back - outage.longest_gap_ms)
 }
 
 /// Whether somebody who knows the name's authority must have been asked. SERVFAIL and refusals are what a resolver says that cannot ask.
