@@ -217,6 +217,8 @@ pub struct ExplainArgs {
 pub enum LabCommand {
     /// List the classes of leaks that --leak takes, and the conditions that --condition takes
     List,
+    /// Audit every leak class and every sealed stack, and print which probe found what
+    Test(LabTestArgs),
     /// Make the Docker image of fixtures/compose from this program
     Image {
         /// Its name, and tag if wanted
@@ -238,6 +240,30 @@ pub enum LabCommand {
     },
 }
 
+/// Arguments of `lab test`.
+#[cfg(feature = "lab")]
+#[derive(Debug, Clone, Args)]
+pub struct LabTestArgs {
+    /// Run only trials that have this in their name, such as leak::hole or sealed
+    #[arg(value_name = "FILTER")]
+    pub filter: Option<String>,
+    /// The filter and --skip are whole names
+    #[arg(long)]
+    pub exact: bool,
+    /// Leave out trials that have this in their name
+    #[arg(long, value_name = "FILTER")]
+    pub skip: Vec<String>,
+    /// Show the names of the trials, and run none
+    #[arg(long)]
+    pub list: bool,
+    /// So many trials at a time
+    #[arg(long, value_name = "NUMBER", value_parser = parse_threads)]
+    pub test_threads: Option<usize>,
+    /// Where the matrix is written when all trials were run; none: nowhere
+    #[arg(long, value_name = "FILE", default_value = "reports/matrix.md")]
+    pub matrix: PathBuf,
+}
+
 /// Arguments of `agent`.
 #[derive(Debug, Clone, Args)]
 pub struct AgentArgs {
@@ -250,6 +276,14 @@ pub struct AgentArgs {
 const STATE_DIR: &str = "LEAKCHECK_STATE_DIR";
 /// What `--enter` takes, the default first.
 const ENTER: [(&str, Enter); 3] = [("auto", Enter::Auto), ("setns", Enter::Setns), ("container", Enter::Container)];
+
+#[cfg(feature = "lab")]
+fn parse_threads(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number) if number > 0 => Ok(number),
+        _ => Err("give a number from 1 on".to_owned()),
+    }
+}
 
 fn ways() -> impl TypedValueParser<Value = Enter> {
     PossibleValuesParser::new(ENTER.map(|(word, _)| word)).try_map(|given| {

@@ -32,7 +32,7 @@ fn run(command: Command) -> anyhow::Result<u8> {
         Command::List(args) => commands::list(&args).map(|()| 0),
         Command::Explain(args) => commands::explain(&args).map(|()| 0),
         #[cfg(feature = "lab")]
-        Command::Lab { command } => commands::lab(&command).map(|()| 0),
+        Command::Lab { command } => commands::lab(&command),
         #[cfg(feature = "lab")]
         Command::Demo(args) => commands::demo(&args),
         Command::Run(args) => commands::run(&args),

@@ -5,31 +5,34 @@ use anyhow::Context;
 use comfy_table::presets::NOTHING;
 use comfy_table::{ContentArrangement, Table};
 
-use super::print;
+use super::{lab_test, print};
 use crate::cli::LabCommand;
 use crate::lab::{Condition, Leak, role, tell_vpn};
 use crate::report::Look;
+use crate::runner::PASSED;
 
-/// Does what `command` says.
+/// Does what `command` says, and gives the exit status.
 ///
 /// # Errors
 /// When a fixture is not well formed, Docker does not take the image, a part cannot play, or standard output takes nothing.
-pub fn lab(command: &LabCommand) -> anyhow::Result<()> {
+pub fn lab(command: &LabCommand) -> anyhow::Result<u8> {
     match command {
         LabCommand::List => {
             let look = Look::of_stdout();
             let text = format!("{}\n{}", leaks(&Leak::all()?, &look), conditions(&Condition::all()?, &look));
-            Ok(print(&text)?)
+            print(&text)?;
         }
         LabCommand::Image { name } => {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().context("start a runtime")?;
             runtime.block_on(role::build_image(name))?;
-            Ok(print(&format!("{name}\n"))?)
+            print(&format!("{name}\n"))?;
         }
-        LabCommand::Role { role } => role::run(*role),
-        LabCommand::Vpn { wish } => tell_vpn(*wish),
+        LabCommand::Test(args) => return lab_test::test(args),
+        LabCommand::Role { role } => role::run(*role)?,
+        LabCommand::Vpn { wish } => tell_vpn(*wish)?,
     }
+    Ok(PASSED)
 }
 
 fn empty(look: &Look) -> Table {

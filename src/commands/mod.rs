@@ -6,6 +6,8 @@ mod explain;
 mod failure;
 #[cfg(feature = "lab")]
 mod lab;
+#[cfg(feature = "lab")]
+mod lab_test;
 mod list;
 mod restore;
 mod run;

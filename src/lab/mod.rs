@@ -6,12 +6,14 @@
 
 pub mod advertisement;
 mod chatter;
+pub mod compose;
 pub mod condition;
 pub mod gluetun;
 pub mod internet;
 pub mod leak;
 pub mod line;
 mod load;
+pub mod matrix;
 mod odd;
 pub mod plan;
 mod port_mapper;

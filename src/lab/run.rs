@@ -55,6 +55,9 @@ pub enum LabError {
     /// The certificate authority.
     #[error("make the lab's certificates")]
     Ca(#[from] CaError),
+    /// A leak that the lab of namespaces cannot have.
+    #[error("give the lab's stack the leak {0}, which only containers can have")]
+    NeedsContainers(String),
     /// The stack did not get through to the provider.
     #[error("connect the lab's VPN stack with its provider")]
     NotConnected,
@@ -83,6 +86,9 @@ impl LabError {
             Self::Stack(StackError::Legacy(_)) => Some(
                 "this kernel has no such tables, or they are not loaded: `sudo modprobe -a iptable_filter ip6table_filter`",
             ),
+            Self::NeedsContainers(_) => {
+                Some("`leakcheck lab test leak::CLASS` puts the containers up by Docker Compose and audits them")
+            }
             Self::Provider(ProviderError::Tunnel(error)) | Self::Stack(StackError::Tunnel(error)) => error.help(),
             _ => None,
         }
@@ -170,6 +176,9 @@ impl Lab {
     /// # Errors
     /// When a part of it cannot be made.
     pub fn start(world: &PrivateDir, spec: LabSpec) -> Result<Self, LabError> {
+        if let Some(leak) = spec.leak.as_ref().filter(|leak| leak.needs_containers()) {
+            return Err(LabError::NeedsContainers(leak.id.clone()));
+        }
         let ipv6 = spec.ipv6;
         let topology = Topology::build(ipv6)?;
         if spec.leak.iter().flat_map(Leak::actions).any(|action| *action == Action::SecondNetwork {}) {

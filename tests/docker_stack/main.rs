@@ -3,8 +3,6 @@
 //! instants, and `LEAKCHECK_DOCKER_OUTAGES=200` takes a sealed stack so often through all three outages that Docker makes.
 
 mod audit;
-#[path = "../support/docker_lock.rs"]
-mod docker_lock;
 mod outages;
 mod stack;
 

@@ -31,7 +31,7 @@ const PROMISED: Duration = Duration::from_secs(5);
 const SETTLED: Duration = Duration::from_secs(30);
 
 pub fn trials(trials: &Trials) -> Vec<Trial> {
-    let late = vec![("LEAKCHECK_FIREWALL_AFTER_MS", "1500")];
+    let late = vec![("LEAKCHECK_LEAK", "boot")];
     vec![
         trials.as_root("outages_of_a_sealed_one_pass_by_setns", |stack| passes(stack, "setns")),
         trials.on_sealed("outages_of_a_sealed_one_pass_by_container", |stack| passes(stack, "container")),

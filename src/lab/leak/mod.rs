@@ -102,6 +102,18 @@ impl Leak {
         self.actions().any(|action| matches!(action, Action::Legacy { .. }))
     }
 
+    /// Whether only a stack of containers can be broken so.
+    #[must_use]
+    pub fn needs_containers(&self) -> bool {
+        self.actions().any(|action| matches!(action, Action::LateFirewall { .. } | Action::RestartVpn {}))
+    }
+
+    /// Whether the VPN container is restarted before anybody looks.
+    #[must_use]
+    pub fn restarts_vpn(&self) -> bool {
+        self.actions().any(|action| *action == Action::RestartVpn {})
+    }
+
     /// What is done, whenever it is done.
     pub fn actions(&self) -> impl Iterator<Item = &Action> {
         self.changes.iter().map(|change| &change.action)
@@ -314,6 +326,13 @@ pub enum Action {
         /// Which capabilities it has.
         capabilities: Vec<Capability>,
     },
+    /// The VPN container starts so much later with its firewall, and a program of its own talks meanwhile. Only a container is started.
+    LateFirewall {
+        /// How much later, in milliseconds.
+        by_ms: u64,
+    },
+    /// The VPN container is restarted, and nobody restarts those that share its network.
+    RestartVpn {},
     /// A program in the stack that sends a datagram to the same place over and over, bound to a link.
     Speak {
         /// Where to.

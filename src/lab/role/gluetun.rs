@@ -19,8 +19,6 @@ const DNS: u16 = 53;
 const HTTP: u16 = 80;
 const HTTPS: u16 = 443;
 const TORRENT: u16 = 6881;
-/// Variable that says for how many milliseconds the firewall is late; a leak that only a container that is started can have.
-const FIREWALL_AFTER: &str = "LEAKCHECK_FIREWALL_AFTER_MS";
 
 pub(super) async fn start(leak: Option<Leak>, journal: Journal) -> anyhow::Result<Part> {
     let actions = || leak.iter().flat_map(Leak::actions);
@@ -35,8 +33,10 @@ pub(super) async fn start(leak: Option<Leak>, journal: Journal) -> anyhow::Resul
         _ => None,
     });
     let config = config(leak.clone())?;
-    if let Some(after) = place::variable(FIREWALL_AFTER) {
-        come_late(after.parse().with_context(|| format!("read the variable {FIREWALL_AFTER}"))?).await?;
+    for action in actions() {
+        if let Action::LateFirewall { by_ms } = action {
+            come_late(*by_ms).await?;
+        }
     }
     let uplink = Uplink::discover(&config.uplink)?;
     let stack = stack::run_gluetun(config).await.context("start the VPN stack")?;

@@ -285,7 +285,7 @@ impl Hand {
                 self.settings.push((name.clone(), before.trim().to_owned()));
                 set(name, value)?;
             }
-            // Done where the tunnel, the servers, the provider, the wires or the programs are started.
+            // Done where the tunnel, the servers, the provider, the wires, the programs or the containers are started.
             Action::NoTunnel {}
             | Action::Outbound { .. }
             | Action::PortMapper { .. }
@@ -300,6 +300,8 @@ impl Hand {
             | Action::SecondNetwork {}
             | Action::EarlyFlow { .. }
             | Action::Power { .. }
+            | Action::LateFirewall { .. }
+            | Action::RestartVpn {}
             | Action::Speak { .. } => {}
         }
         Ok(())
@@ -351,6 +353,8 @@ impl Hand {
             | Action::SecondNetwork {}
             | Action::EarlyFlow { .. }
             | Action::Power { .. }
+            | Action::LateFirewall { .. }
+            | Action::RestartVpn {}
             | Action::Speak { .. } => {}
         }
         Ok(())
