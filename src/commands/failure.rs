@@ -52,6 +52,10 @@ fn help_of(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
     if let Some(error) = cause.downcast_ref::<CatalogError>() {
         return error.help();
     }
+    #[cfg(feature = "lab")]
+    if let Some(error) = cause.downcast_ref::<crate::lab::LabError>() {
+        return error.help().map(str::to_owned);
+    }
     cause.downcast_ref::<TargetError>().and_then(TargetError::help)
 }
 
@@ -69,6 +73,14 @@ mod tests {
         assert_eq!(lines[1], "  caused by: read x.toml");
         assert!(lines[2].starts_with("  caused by: No such file"), "{text}");
         assert!(lines[3].starts_with("help: give the right path with --config"), "{text}");
+    }
+
+    #[cfg(feature = "lab")]
+    #[test]
+    fn a_lab_that_cannot_stand_says_what_to_do() {
+        let text = tell(&crate::lab::LabError::NeedsContainers("orphan".to_owned()).into());
+        assert!(text.starts_with("error: failed to give the lab's stack the leak orphan"), "{text}");
+        assert!(text.contains("help: `leakcheck lab test"), "{text}");
     }
 
     #[test]

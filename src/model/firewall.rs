@@ -145,6 +145,8 @@ pub enum Of {
     Class(u8, u8),
     /// The type of its message, where it is ICMP or ICMPv6.
     IcmpType(u8),
+    /// The flags of TCP, in the order of their bits (RFC 9293, section 3.1): what they must be after the mask, and the mask.
+    Flags(u8, u8),
     /// To such kinds of destinations, by the table of routes: one bit for each number of RTN_* (linux/rtnetlink.h).
     ToKind(u16),
     /// In one of these states of connection tracking: 1 not valid, 2 established, 4 related, 8 new, and those named above.
@@ -199,6 +201,8 @@ pub struct Besides {
     pub length: Option<u32>,
     /// The type of its message, where it is ICMP or ICMPv6.
     pub icmp_type: Option<u8>,
+    /// Its flags, where it is TCP.
+    pub flags: Option<u8>,
     /// The one state of connection tracking that it is in, see [`Of::State`].
     pub state: Option<u32>,
     /// Its destination is one that routers carry it to.
@@ -365,6 +369,8 @@ impl Of {
             Of::ToKind(LOCAL) if packet.link != "lo" => Some(false),
             Of::IcmpType(_) if !matches!(packet.proto, Proto::Icmp | Proto::Icmpv6) => Some(false),
             Of::IcmpType(kind) => packet.besides.icmp_type.map(|own| own == *kind),
+            Of::Flags(..) if packet.proto != Proto::Tcp => Some(false),
+            Of::Flags(value, mask) => packet.besides.flags.map(|own| own & mask == *value),
             Of::Mark { value, mask } => packet.besides.mark.map(|own| own & mask == *value),
             Of::User(low, high) => packet.besides.user.map(|own| (low..=high).contains(&&own)),
             Of::Length(low, high) => packet.besides.length.map(|own| (low..=high).contains(&&own)),

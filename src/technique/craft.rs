@@ -44,7 +44,7 @@ const MORE6: u16 = 1;
 /// Where later fragments begin, in units of eight octets: behind a first one of an MTU of 1500.
 const BEHIND: u16 = 185;
 /// What a port of the stack is, in packets that are about something else.
-const FROM_PORT: u16 = 40_003;
+pub const FROM_PORT: u16 = 40_003;
 
 /// What is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,8 +53,8 @@ pub enum Craft {
     Long(Option<usize>, u16),
     /// An echo request in a packet of that length, or as long as the way allows.
     LongEcho(Option<usize>),
-    /// A TCP segment with those flags, to a port.
-    Segment(u8, u16),
+    /// A TCP segment with those flags, from one port to another.
+    Segment(u8, u16, u16),
     /// A message of that type of ICMP (of ICMPv6, over IPv6).
     Message(u8),
     /// The first fragment of a datagram, to a port.
@@ -91,7 +91,7 @@ impl Craft {
     /// The destination's port, 0 where it is none or not always the same.
     pub fn port(self) -> u16 {
         match self {
-            Craft::Long(_, port) | Craft::Segment(_, port) | Craft::First(port) | Craft::Option(_, port) => port,
+            Craft::Long(_, port) | Craft::Segment(_, _, port) | Craft::First(port) | Craft::Option(_, port) => port,
             Craft::LongEcho(_) | Craft::Message(_) | Craft::Later(_) | Craft::Sweep { .. } => 0,
         }
     }
@@ -102,7 +102,7 @@ impl Craft {
         match self {
             Craft::Long(length, _) => format!("datagram {}", long(length)),
             Craft::LongEcho(length) => format!("echo request {}", long(length)),
-            Craft::Segment(flags, _) => format!("segment with flags {flags:#04x}"),
+            Craft::Segment(flags, ..) => format!("segment with flags {flags:#04x}"),
             Craft::Message(kind) => format!("ICMP message of type {kind}"),
             Craft::First(_) => "first fragment".to_owned(),
             Craft::Later(_) => "later fragment".to_owned(),
@@ -136,7 +136,11 @@ impl Craft {
         match self {
             Craft::Long(length, port) => whole(UDP, datagram(ends(port), &room(length))?),
             Craft::LongEcho(length) => whole(icmp, message(from, to.ip(), if v6 { 128 } else { 8 }, &room(length))?),
-            Craft::Segment(flags, port) => whole(TCP, segment(ends(port), flags, entry.sequence())?),
+            Craft::Segment(flags, own, port) => {
+                let (mut source, target) = ends(port);
+                source.set_port(own);
+                whole(TCP, segment((source, target), flags, entry.sequence())?)
+            }
             Craft::Message(kind) => whole(icmp, message(from, to.ip(), kind, &filled(64))?),
             Craft::First(port) => {
                 let mut octets = datagram(ends(port), &filled(504))?;
@@ -304,7 +308,7 @@ mod tests {
         let lengths = LENGTHS.into_iter().map(Some).chain([None]);
         let mut all: Vec<Craft> =
             lengths.flat_map(|length| [Craft::Long(length, 443), Craft::LongEcho(length)]).collect();
-        all.extend(SEGMENTS.map(|flags| Craft::Segment(flags, 443)));
+        all.extend(SEGMENTS.map(|flags| Craft::Segment(flags, FROM_PORT, 443)));
         all.extend(messages.iter().map(|kind| Craft::Message(*kind)));
         all.extend(FRAGMENTED.map(Craft::Later));
         all.extend(options.iter().map(|number| Craft::Option(*number, 443)));
@@ -336,7 +340,7 @@ mod tests {
                 assert_eq!((packet.ttl, packet.src.ip(), packet.dst.ip()), (1, from, to.ip()), "{craft:?}");
                 assert_eq!(packet.proto, craft.proto(v6), "{craft:?}");
                 match craft {
-                    Craft::Segment(flags, _) => assert_eq!(packet.flags, flags),
+                    Craft::Segment(flags, ..) => assert_eq!(packet.flags, flags),
                     Craft::Message(kind) => assert_eq!(packet.icmp_type, Some(kind)),
                     Craft::Later(_) => assert!(packet.later_fragment()),
                     Craft::First(port) => {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::Context;
-use super::craft::Craft;
+use super::craft::{Craft, FROM_PORT};
 use super::user::User;
 use super::volley::{Guise, Shot, Volley};
 use crate::model::evidence::{Proto, Via};
@@ -45,6 +45,10 @@ fn comes_from(example: &Example, via: &Via) -> bool {
 fn shot(example: &Example) -> Shot {
     let port = |usual: u16| if example.dst.port() == 0 { usual } else { example.dst.port() };
     let length = example.length.and_then(|length| usize::try_from(length).ok());
+    if let Some(flags) = example.flags {
+        let from = if example.src.port() == 0 { FROM_PORT } else { example.src.port() };
+        return Shot::Craft(Craft::Segment(flags, from, port(TCP_PORT)));
+    }
     match (example.proto, example.src.port(), length) {
         (Proto::Udp, _, Some(length)) => Shot::Craft(Craft::Long(Some(length), port(UDP_PORT))),
         (Proto::Udp, 0, None) => Shot::Datagram(port(UDP_PORT)),
@@ -63,7 +67,17 @@ mod tests {
 
     fn example(proto: Proto, src: &str, dst: &str, length: Option<u32>) -> Example {
         let (src, dst) = (src.parse().unwrap(), dst.parse().unwrap());
-        Example { opening: "a rule".to_owned(), proto, src, dst, mark: None, user: None, class: None, length }
+        Example {
+            opening: "a rule".to_owned(),
+            proto,
+            src,
+            dst,
+            mark: None,
+            user: None,
+            class: None,
+            flags: None,
+            length,
+        }
     }
 
     #[test]
@@ -73,6 +87,8 @@ mod tests {
         assert_eq!(of(Proto::Udp, "0.0.0.0:4444", "8.8.8.8:0", None), Shot::DatagramFrom(4444, UDP_PORT));
         assert_eq!(of(Proto::Udp, "0.0.0.0:0", "8.8.8.8:9", Some(777)), Shot::Craft(Craft::Long(Some(777), 9)));
         assert_eq!(of(Proto::Tcp, "0.0.0.0:0", "8.8.8.8:0", Some(60)), Shot::Syn(TCP_PORT));
+        let answer = Example { flags: Some(0x10), ..example(Proto::Tcp, "0.0.0.0:8080", "8.8.8.8:0", None) };
+        assert_eq!(shot(&answer), Shot::Craft(Craft::Segment(0x10, 8080, TCP_PORT)));
         assert_eq!(of(Proto::Icmp, "0.0.0.0:0", "8.8.8.8:0", None), Shot::Echo);
         assert_eq!(of(Proto::Ip(50), "0.0.0.0:0", "8.8.8.8:0", None), Shot::Protocol(50));
     }

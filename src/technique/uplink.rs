@@ -392,7 +392,7 @@ fn shapes(volley: &mut Volley, ways: &[Via], to: &Arc<[IpAddr]>, local: &[IpNet]
     let lengths = craft::LENGTHS.into_iter().map(Some).chain([None]);
     let mut crafts: Vec<Craft> =
         lengths.flat_map(|length| [Craft::Long(length, port), Craft::LongEcho(length)]).collect();
-    crafts.extend(craft::SEGMENTS.map(|flags| Craft::Segment(flags, FEW_PORTS[0])));
+    crafts.extend(craft::SEGMENTS.map(|flags| Craft::Segment(flags, craft::FROM_PORT, FEW_PORTS[0])));
     crafts.extend(messages.iter().map(|kind| Craft::Message(*kind)));
     crafts.extend(craft::FRAGMENTED.map(Craft::Later));
     crafts.extend(options.iter().map(|number| Craft::Option(*number, port)));

@@ -102,6 +102,12 @@ impl Leak {
         self.actions().any(|action| matches!(action, Action::Legacy { .. }))
     }
 
+    /// Whether it shows only when the tunnel goes or comes, or the server falls silent.
+    #[must_use]
+    pub fn needs_outage(&self) -> bool {
+        self.changes.iter().any(|change| change.when != Moment::Start)
+    }
+
     /// Whether only a stack of containers can be broken so.
     #[must_use]
     pub fn needs_containers(&self) -> bool {

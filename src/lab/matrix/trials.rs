@@ -223,7 +223,8 @@ impl Bench {
     fn look_for(&self, leak: &Leak, window: &str, more: &[&str]) -> Result<(Option<i32>, Report), Failed> {
         // What shows while the tunnel is up needs no outage, which is most of the time of a run.
         let mut args = vec!["--leak", leak.id.as_str()];
-        if !leak.red.iter().chain(&leak.amber).any(|id| OF_OUTAGES.contains(&id.as_str())) {
+        let of_outages = leak.red.iter().chain(&leak.amber).any(|id| OF_OUTAGES.contains(&id.as_str()));
+        if !of_outages && !leak.needs_outage() {
             args.push("--quick");
         }
         args.extend(more);

@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 use super::openings::Opening;
 use crate::model::evidence::Proto;
 
+/// What begins a connection (RFC 9293, section 3.1).
+const SYN: u8 = 0x02;
 /// Examples at most.
 const MAX_EXAMPLES: usize = 64;
 
@@ -27,6 +29,8 @@ pub struct Example {
     pub user: Option<u32>,
     /// The octet of DSCP and ECN.
     pub class: Option<u8>,
+    /// Flags, where it is TCP and no SYN.
+    pub flags: Option<u8>,
     /// Octets with the header of IP.
     pub length: Option<u32>,
 }
@@ -45,6 +49,7 @@ pub(super) fn of(openings: Vec<Opening>) -> Vec<Example> {
                 mark: trial.besides.mark.filter(|mark| *mark != 0),
                 user: trial.besides.user,
                 class: trial.besides.class,
+                flags: trial.besides.flags.filter(|flags| trial.proto == Proto::Tcp && *flags != SYN),
                 length: trial.besides.length,
             })
         };

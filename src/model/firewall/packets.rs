@@ -37,6 +37,8 @@ pub(super) const NEAR: [&str; 16] = [
 const STATES: [u32; 3] = [8, 1, super::UNTRACKED];
 /// A port that no rule is about.
 const USUAL_PORT: u16 = 40_000;
+/// SYN, and what begins no connection: SYN ACK, ACK, PSH ACK, FIN ACK, RST, RST ACK, FIN, URG ACK, none.
+const FLAGS: [u8; 10] = [0x02, 0x12, 0x10, 0x18, 0x11, 0x04, 0x14, 0x01, 0x30, 0];
 /// As long as usual packets are.
 const USUAL_LENGTH: u32 = 128;
 
@@ -108,6 +110,7 @@ impl Trial {
                 let from = |port| Trial { src: SocketAddr::new(self.src.ip(), port), ..*self };
                 next_ports(*low, *high).into_iter().map(from).collect()
             }
+            Of::Flags(..) => FLAGS.map(|flags| with(Besides { flags: Some(flags), ..self.besides })).to_vec(),
             Of::State(_) => STATES.map(|state| with(Besides { state: Some(state), ..self.besides })).to_vec(),
             Of::IcmpType(kind) => {
                 let others = if condition.not { vec![*kind] } else { vec![kind.wrapping_sub(1), kind.wrapping_add(1)] };
@@ -164,7 +167,8 @@ impl Trial {
 pub(super) fn usual(v6: bool) -> Vec<Trial> {
     let (far, unspecified): (IpAddr, IpAddr) = ends(v6);
     let icmp_type = Some(if v6 { 128 } else { 8 });
-    let besides = Besides { mark: Some(0), state: Some(STATES[0]), icmp_type, far: true, ..Besides::default() };
+    let (mark, flags, state) = (Some(0), Some(FLAGS[0]), Some(STATES[0]));
+    let besides = Besides { mark, state, flags, icmp_type, far: true, ..Besides::default() };
     let (src, dst) = (SocketAddr::new(unspecified, USUAL_PORT), SocketAddr::new(far, USUAL_PORT));
     protocols(&[], v6).into_iter().map(|proto| Trial { proto, src, dst, besides }).collect()
 }
@@ -197,7 +201,7 @@ pub(super) fn of(conditions: &[&Condition], v6: bool, near: &[IpNet]) -> Vec<Tri
     let (to, from) = (addresses(conditions, &to, far, near), addresses(conditions, &from, unspecified, &[]));
     let (to_ports, from_ports) = (ports(conditions, &to_ports), ports(conditions, &from_ports));
     let (Some(from), Some(from_port)) = (from.first(), from_ports.first()) else { return Vec::new() };
-    let besides = Besides { mark: mark(conditions), far: true, ..Besides::default() };
+    let besides = Besides { mark: mark(conditions), flags: flags(conditions), far: true, ..Besides::default() };
     let mut found = Vec::new();
     for proto in protocols(conditions, v6) {
         for to in &to {
@@ -224,6 +228,22 @@ fn mark(conditions: &[&Condition]) -> Option<u32> {
     let other = |(value, mask, _): &(u32, u32, bool)| all ^ (value & mask) ^ (mask & mask.wrapping_neg());
     let fits = |mark: &u32| asked.iter().all(|(value, mask, not)| (mark & mask == *value) != *not);
     [0, all].into_iter().chain(asked.iter().map(other)).find(fits)
+}
+
+/// Those of a SYN, where that fits, and else of the first segment that does; `None` where none was found.
+fn flags(conditions: &[&Condition]) -> Option<u8> {
+    let asked: Vec<(u8, u8, bool)> = conditions
+        .iter()
+        .filter_map(|condition| match condition.of {
+            Of::Flags(value, mask) => Some((value, mask, condition.not)),
+            _ => None,
+        })
+        .collect();
+    // None of the usual ones may be what is asked for.
+    FLAGS
+        .into_iter()
+        .chain(0..=u8::MAX)
+        .find(|flags| asked.iter().all(|(value, mask, not)| (flags & mask == *value) != *not))
 }
 
 /// Whether what it is about was let begin by another rule, or stays on the link.

@@ -99,6 +99,7 @@ impl fmt::Display for Condition {
             Of::Class(value, 0xfc) => write!(f, "dscp {:#x}", value >> 2),
             Of::Class(value, u8::MAX) => write!(f, "class {value:#x}"),
             Of::Class(value, mask) => write!(f, "class {value:#x}/{mask:#x}"),
+            Of::Flags(value, mask) => write!(f, "tcp flags {value:#04x}/{mask:#04x}"),
             Of::State(bits) => {
                 let held: Vec<&str> = STATES.iter().filter(|(bit, _)| bits & bit != 0).map(|(_, name)| *name).collect();
                 write!(f, "ct state {}", held.join(","))

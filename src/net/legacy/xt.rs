@@ -133,9 +133,14 @@ fn ports(info: &[u8], tcp: bool) -> Option<Vec<Condition>> {
             conditions.push(Condition { of: of(range.0, range.1), not: inverted & flag != 0 });
         }
     }
-    // Options and flags of TCP, such as --syn.
-    if tcp && (info.get(8..10)? != [0, 0] || inverted & !3 != 0) {
-        conditions.push(Condition { of: Of::Other("TCP flags".to_owned()), not: false });
+    if tcp {
+        let (option, mask, flags) = (*info.get(8)?, *info.get(9)?, *info.get(10)?);
+        if option != 0 || inverted & !7 != 0 {
+            conditions.push(Condition { of: Of::Other("TCP option".to_owned()), not: false });
+        }
+        if mask != 0 || inverted & 4 != 0 {
+            conditions.push(Condition { of: Of::Flags(flags, mask), not: inverted & 4 != 0 });
+        }
     }
     Some(conditions)
 }

@@ -45,6 +45,8 @@ pub(super) enum Held {
         v6: bool,
         mask: u16,
     },
+    /// The flags of TCP, after the mask.
+    Flags(u8),
     /// Four octets, in the other order.
     Swapped(Box<Held>),
     /// An address: whether it is the destination's, of which family, and the mask that was put over it.
@@ -74,7 +76,7 @@ impl Held {
             Held::Length(width) => *width,
             Held::Swapped(_) => 4,
             Held::Class { v6, .. } => 1 + usize::from(*v6),
-            Held::Protocol | Held::Version | Held::IcmpType => 1,
+            Held::Protocol | Held::Version | Held::IcmpType | Held::Flags(_) => 1,
             Held::Ports { .. } | Held::EtherType => 2,
             Held::Address { mask, .. } => return mask.iter().all(|octet| *octet == 0xff).then_some(mask.len()),
             Held::Several(parts) => parts.iter().map(|(_, length)| length).sum(),
@@ -93,6 +95,7 @@ impl Held {
             Held::User => "skuid",
             Held::Length(_) => "length",
             Held::Class { .. } => "dscp",
+            Held::Flags(_) => "tcp flags",
             Held::Swapped(held) => return held.name(),
             Held::Address { to: true, .. } => "daddr",
             Held::Address { to: false, .. } => "saddr",
@@ -214,7 +217,7 @@ impl Headers {
             },
             (TRANSPORT, 0) if self.is_one_of(&WITH_PORTS) => Some((Held::Ports { to: false }, 2)),
             (TRANSPORT, 2) if self.is_one_of(&WITH_PORTS) => Some((Held::Ports { to: true }, 2)),
-            (TRANSPORT, 13) if self.is_one_of(&[6]) => other("TCP flags", 1),
+            (TRANSPORT, 13) if self.is_one_of(&[6]) => Some((Held::Flags(u8::MAX), 1)),
             (TRANSPORT, 0) if self.is_one_of(&WITH_TYPE) => Some((Held::IcmpType, 1)),
             (TRANSPORT, 1) if self.is_one_of(&WITH_TYPE) => other("icmp code", 1),
             _ => None,
@@ -259,6 +262,7 @@ pub(super) fn covered(held: Option<&Held>, data: &[u8]) -> Held {
     match (held, bits) {
         (Some(Held::Mark(before)), Some(bits)) if masks => Held::Mark(before & bits),
         (Some(Held::State(before)), Some(bits)) if masks => Held::State(before & bits),
+        (Some(Held::Flags(before)), _) if masks => Held::Flags(before & with.first().copied().unwrap_or_default()),
         (Some(Held::Class { v6, mask }), _) if masks => {
             let with = with.iter().fold(0, |all, octet| all << 8 | u16::from(*octet));
             Held::Class { v6: *v6, mask: mask & with }
@@ -295,6 +299,7 @@ pub(super) fn compared(held: Option<&Held>, not: bool, value: &[u8]) -> Vec<Cond
             libc::ETH_P_IPV6 => Some(Of::Version6(true)),
             _ => None,
         }),
+        Some(Held::Flags(mask)) => value.first().map(|flags| Of::Flags(*flags, *mask)),
         Some(Held::IcmpType) => value.first().map(|kind| Of::IcmpType(*kind)),
         Some(Held::Protocol) => value.first().map(|number| Of::Protocol(*number)),
         Some(Held::Version) => value.first().map(|number| Of::Version6(i32::from(*number) == libc::NFPROTO_IPV6)),

@@ -129,6 +129,11 @@ fn users_lengths_and_classes_are_read() {
     assert_eq!(read(&[load(0), compare(0, &100_u32.to_ne_bytes())]), "length 100 continue");
     assert_eq!(read(&[load(10), swap.clone(), compare(0, &1000_u32.to_be_bytes())]), "skuid 1000 continue");
     assert_eq!(read(&[payload(1, 2, 2), compare(0, &[0, 50])]), "length 50 continue");
+    let tcp = [load(16), compare(0, &[6])];
+    let flags = |more: Vec<Vec<u8>>| read(&[tcp.to_vec(), vec![payload(2, 13, 1)], more].concat());
+    assert_eq!(flags(vec![bitwise(&[0x17], &[0]), compare(0, &[2])]), "tcp tcp flags 0x02/0x17 continue");
+    // As `tcp flags ack` is written: one bit, which is not unset.
+    assert_eq!(flags(vec![bitwise(&[0x10], &[0]), compare(1, &[0])]), "tcp not tcp flags 0x00/0x10 continue");
     let class = [payload(1, 1, 1), bitwise(&[0xfc], &[0]), compare(0, &[0x28])];
     assert_eq!(read(&class), "dscp 0xa continue");
     assert_eq!(read(&[payload(1, 1, 1), compare(0, &[0x28])]), "class 0x28 continue");
