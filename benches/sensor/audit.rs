@@ -8,17 +8,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use leakcheck::lab::{Lab, PrivateDir};
 use leakcheck::model::report::{Report, RunVerdict};
-use leakcheck::net::netns::run_in;
-use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
 
-use crate::{agent_memory, median};
+use crate::{agent_memory, hand, median};
 
 /// Turns of an audit and of the checks by hand.
 const TURNS: usize = 5;
 /// The slowest probes are told: they are what an audit takes.
 const SLOWEST: usize = 5;
-const BY_HAND: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/sensor/by_hand.sh");
 
 struct Audit {
     /// From the start of the program to its end.
@@ -46,7 +42,7 @@ pub fn audits(world: &PrivateDir, lab: &Lab) -> Result<()> {
                 );
                 audits.push(audit);
             } else {
-                let took = hand(lab, turn < 2)?;
+                let took = by_hand_once(lab, turn < 2)?;
                 println!("by hand: {:.2} s", took.as_secs_f64());
                 by_hand.push(took.as_secs_f64());
             }
@@ -91,19 +87,8 @@ fn audit(config: &Path) -> Result<Audit> {
 }
 
 /// The checks by hand, and how long they took.
-fn hand(lab: &Lab, tell: bool) -> Result<Duration> {
-    let (resolv_conf, ca) = (lab.stack_resolv_conf().to_owned(), lab.ca().to_owned());
-    let (took, output) = run_in(lab.topology().stack.netns(), "by hand", move || -> Result<_> {
-        // The stack's resolv.conf, for this thread's children alone; the lab's own file is mounted nowhere, so that it cannot be bound.
-        let text = std::fs::read(&resolv_conf)?;
-        unshare(CloneFlags::CLONE_NEWNS)?;
-        mount(Some("own"), "/mnt", Some("tmpfs"), MsFlags::empty(), None::<&str>)?;
-        std::fs::write("/mnt/resolv.conf", text)?;
-        mount(Some("/mnt/resolv.conf"), "/etc/resolv.conf", None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
-        let begun = Instant::now();
-        let output = Command::new("sh").arg(BY_HAND).arg(&ca).output()?;
-        Ok((begun.elapsed(), output))
-    })??;
+fn by_hand_once(lab: &Lab, tell: bool) -> Result<Duration> {
+    let (took, output) = hand::check(lab, false)?;
     if tell {
         let said = [output.stdout, output.stderr].concat();
         let said = String::from_utf8_lossy(&said);

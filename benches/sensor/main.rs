@@ -6,6 +6,8 @@
 #[path = "../../tests/support/agent_memory.rs"]
 mod agent_memory;
 mod audit;
+#[path = "../compare/hand.rs"]
+mod hand;
 mod rates;
 mod tunnel;
 

@@ -17,16 +17,17 @@ use tokio::task::{LocalSet, spawn_blocking, spawn_local};
 use super::ear::Ear;
 use super::protocol::{Envelope, PROTOCOL, Reply, Request, Setup, Stack, read_frame, write_frame};
 use super::sources::{Claim, RULE, claims};
-use super::{boot, endpoint, links, memory, programs, sources};
+use super::{boot, endpoint, links, memory, programs};
 use crate::clock::Clock;
 use crate::model::evidence::{Event, Link, OutageEvidence, PhaseWire, Proto, Role};
-use crate::model::firewall::{Example, FirewallText};
+use crate::model::firewall::FirewallText;
+use crate::net::firewall;
 use crate::net::netns::Netns;
 use crate::outage::{self, Armed, Early, Hands, NamespaceLock};
 use crate::sensor::allow::{AllowList, Endpoint, Shape, is_private};
 use crate::sensor::capture::Sensor;
 use crate::sensor::ledger::Ledger;
-use crate::technique::{self, Context, Heard};
+use crate::technique::{self, Context, Heard, Openings, read_resolv_conf};
 
 /// Enters `netns`, if given, and serves standard input until it ends.
 ///
@@ -241,6 +242,9 @@ async fn work_started(state: &State, request: Request, aborted: watch::Receiver<
     match request {
         Request::OpenPhase => {
             ready.cx.heard.forget();
+            // After an outage the firewall may be another one.
+            let servers: Vec<SocketAddr> = ready.sensor.endpoints().iter().map(|endpoint| endpoint.address).collect();
+            ready.cx.openings.look(&servers, false);
             let sensor = Arc::clone(&ready.sensor);
             match spawn_blocking(move || sensor.arm()).await {
                 Ok(phase) => {
@@ -254,7 +258,7 @@ async fn work_started(state: &State, request: Request, aborted: watch::Receiver<
             let Some(phase) = state.phase.take() else { return failed("no phase is open".to_owned()) };
             let sensor = Arc::clone(&ready.sensor);
             match spawn_blocking(move || sensor.close(phase)).await {
-                Ok(phase) => Reply::Wire(phase),
+                Ok(phase) => Reply::Wire(PhaseWire { opened: ready.cx.openings.since_start(), ..phase }),
                 Err(error) => failed(format!("the sensor could not be closed: {error}")),
             }
         }
@@ -363,7 +367,8 @@ async fn start(state: &State, setup: Setup) -> Result<Stack, Reply> {
     let gateways = links::gateways(&routes, &uplinks).await;
     let mut notes = Vec::new();
     let local = local_subnets(&setup, &found, &mut notes);
-    let firewall = sources::firewall(clock.now_ms());
+    let generation = firewall::generation();
+    let firewall = firewall::text(clock.now_ms());
     let endpoint =
         find_endpoint(&setup, &found, &local, state.root.clone(), &firewall, &mut notes).await.map_err(|error| {
             failed(
@@ -391,7 +396,9 @@ async fn start(state: &State, setup: Setup) -> Result<Stack, Reply> {
         )
     })?;
     let server = endpoint.as_ref().map(|(endpoint, _)| endpoint.clone());
-    let resolv_files = setup.resolv_files.clone();
+    let said = setup.resolv_conf.clone();
+    let resolv_files = if state.own_container { vec![OWN_RESOLV_CONF.into()] } else { setup.resolv_files.clone() };
+    let servers = endpoint.as_ref().map(|(endpoint, _)| endpoint.address);
     let cx = Context {
         setup,
         clock,
@@ -401,8 +408,15 @@ async fn start(state: &State, setup: Setup) -> Result<Stack, Reply> {
         endpoint: server,
         gateways,
         routes,
-        examples: examples(&firewall, &found, &local, endpoint.as_ref().map(|(endpoint, _)| endpoint.address)),
-        resolv_files: if state.own_container { vec![OWN_RESOLV_CONF.into()] } else { resolv_files },
+        openings: Arc::new(Openings::new(
+            generation,
+            &firewall,
+            names_of_uplinks(&found),
+            local.clone(),
+            servers.as_slice(),
+        )),
+        resolv_file: resolv_files.iter().find(|path| read_resolv_conf(path).as_ref() == Some(&said)).cloned(),
+        resolv_files,
         heard: Heard::default(),
         programs: programs::find(),
     };
@@ -420,11 +434,9 @@ async fn start(state: &State, setup: Setup) -> Result<Stack, Reply> {
     })
 }
 
-/// What the firewall's text is worth a try for, of both families: found out once, because a long text takes its time.
-fn examples(firewall: &FirewallText, links: &[Link], local: &[IpNet], server: Option<SocketAddr>) -> Vec<Example> {
-    let uplinks = links.iter().filter(|link| link.role == Role::Uplink);
-    let uplinks: Vec<String> = uplinks.map(|link| link.name.clone()).collect();
-    [false, true].into_iter().flat_map(|v6| firewall.examples(v6, &uplinks, local, server.as_slice())).collect()
+/// What firewalls call them.
+fn names_of_uplinks(links: &[Link]) -> Vec<String> {
+    links.iter().filter(|link| link.role == Role::Uplink).map(|link| link.name.clone()).collect()
 }
 
 /// What may be talked to past the tunnel: what is configured, or else the uplinks' own networks and Gluetun's outbound subnets, of which

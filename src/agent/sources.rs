@@ -8,10 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::model::evidence::{Link, Role};
-use crate::model::firewall::FirewallText;
-use crate::net::legacy;
 use crate::net::netlink::Client;
-use crate::net::nft::Nft;
 use crate::net::route::Snapshot;
 use crate::sensor::allow::is_private;
 
@@ -58,20 +55,6 @@ impl Claim {
 
 /// Who says so, where a rule of the firewall does.
 pub const RULE: &str = "a rule of the firewall";
-
-/// The firewall's text, as far as it can be read.
-pub fn firewall(read_ms: f64) -> FirewallText {
-    let (mut chains, mut problems) = legacy::chains();
-    let mut diverting = Vec::new();
-    match Nft::open().and_then(|mut nft| nft.chains()) {
-        Ok((found, elsewhere)) => {
-            chains.extend(found);
-            diverting = elsewhere;
-        }
-        Err(error) => problems.push(format!("nftables: failed to {error}")),
-    }
-    FirewallText { read_ms, chains, diverting, problems }
-}
 
 /// All that can be found for the tunnel among `links`. `root` is the root directory of the stack, where it can be reached.
 pub fn claims(links: &[Link], root: Option<&Path>) -> Vec<Claim> {

@@ -107,6 +107,12 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
     if outage.samples.iter().map(|sample| sample.sent + sample.refused).sum::<u64>() == 0 {
         doubts.push("nothing was sent".to_owned());
     }
+    for opened in &outage.opened {
+        doubts.push(format!(
+            "in the outage the firewall accepted by {}: packets that it means may have passed by the uplink, and what was tried does not settle it",
+            opened.rule
+        ));
+    }
     for sample in outage.samples.iter().filter(|sample| sample.sent + sample.refused == 0) {
         doubts.push(format!("{} was never sent nor refused", sample.what));
     }

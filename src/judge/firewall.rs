@@ -52,7 +52,11 @@ pub(super) fn untried(case: &Case<'_>) -> Option<String> {
         _ => return None,
     };
     let servers: Vec<SocketAddr> = facts.endpoint.into_iter().collect();
-    let rules = facts.firewall.as_ref()?.openings(v6, &facts.uplinks, &facts.local, &servers);
+    let openings = |text: &FirewallText| text.openings(v6, &facts.uplinks, &facts.local, &servers);
+    let mut rules = facts.firewall.as_ref().map(openings).unwrap_or_default();
+    let opened = case.wire.map(|wire| wire.opened.as_slice()).unwrap_or_default();
+    let later: Vec<String> = opened.iter().filter(|opened| opened.v6 == v6).map(|opened| opened.rule.clone()).collect();
+    rules.extend(later.into_iter().filter(|rule| !rules.contains(rule)).collect::<Vec<_>>());
     let more = rules.len().saturating_sub(MAX_PERHAPS);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     let named = rules.iter().take(MAX_PERHAPS).map(String::as_str).collect::<Vec<_>>().join(" and ");

@@ -23,6 +23,7 @@ mod namespace_lock;
 mod process_handle;
 mod process_kill;
 mod process_stop;
+mod rules;
 mod run;
 mod run_command;
 mod sampler;

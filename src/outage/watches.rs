@@ -10,12 +10,13 @@ use super::flow::Flow;
 use super::health;
 use super::method::DarkBy;
 use super::nameservers::{NameserverWatch, Seen};
+use super::rules::RulesWatch;
 use super::sampler::Sampler;
 use super::standing::StandingFlows;
 use super::timeline::Timeline;
 use crate::agent::protocol::OutageOrder;
 use crate::config::OutageMethod;
-use crate::model::evidence::{Event, NameserverChange, OutageEvidence, Role, end};
+use crate::model::evidence::{Event, NameserverChange, OpenedWhileDown, OutageEvidence, Role, end};
 use crate::model::report::Hole;
 use crate::sensor::Trace;
 use crate::sensor::capture::Sensor;
@@ -39,6 +40,7 @@ pub(super) struct Watches {
     flow: Option<Flow>,
     timeline: Timeline,
     nameservers: NameserverWatch,
+    rules: RulesWatch,
     notes: Vec<String>,
     in_tunnel_before: bool,
     out_of_tunnel_before: bool,
@@ -68,6 +70,7 @@ impl Watches {
         let timeline = Timeline::start(cx.clock).map_err(|error| not("changes of links and routes heard", error))?;
         let nameservers =
             NameserverWatch::start(cx.clock, &cx.resolv_files).map_err(|error| not("names watched", error))?;
+        let rules = RulesWatch::start(cx, trial).map_err(|error| not("the firewall's rules watched", error))?;
         let sampler =
             Sampler::start(cx, trial, &sensor.uplinks()).map_err(|error| not("the sampler started", error))?;
         let mut notes = sampler.notes.clone();
@@ -113,6 +116,7 @@ impl Watches {
             flow,
             timeline,
             nameservers,
+            rules,
             notes,
             in_tunnel_before,
             out_of_tunnel_before,
@@ -163,9 +167,13 @@ impl Watches {
                 evidence.problems.push(format!("no flow that was open before was watched: {why}"));
             }
         }
+        let tried = self.rules.finish();
         let sampled = self.sampler.finish();
         let trace = sensor.trace();
         evidence.samples = sampled.counts;
+        evidence.samples.extend(tried.samples);
+        evidence.opened =
+            tried.opened.into_iter().map(|opened| OpenedWhileDown { at_ms: since(opened.at_ms), ..opened }).collect();
         for sample in &mut evidence.samples {
             sample.first_refusal_ms = sample.first_refusal_ms.map(since);
         }
@@ -230,6 +238,9 @@ fn milestones(evidence: &OutageEvidence, trace: &Trace, since: impl Fn(f64) -> f
     event(evidence.first_refusal_ms, "the kernel refuses a packet by the default route for the first time".to_owned());
     event(evidence.last_in_tunnel_ms, "the last packet in the tunnel before it is told to come back".to_owned());
     event(trace.first_after_mark_ms.map(since), "the first packet in the tunnel again".to_owned());
+    for opened in &evidence.opened {
+        event(Some(opened.at_ms), format!("the firewall lets packets pass by {}", opened.rule));
+    }
     for change in &evidence.nameservers {
         let named: Vec<String> = change.now.iter().map(ToString::to_string).collect();
         event(Some(change.at_ms), format!("{} names {}", change.file, named.join(", ")));

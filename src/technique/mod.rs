@@ -8,6 +8,7 @@ mod exit_dht;
 mod exit_http;
 mod exit_stun;
 mod exit_tracker;
+mod firewall;
 mod forced_dns;
 pub mod format;
 mod forwarding;
@@ -32,7 +33,7 @@ mod volley;
 
 use std::future::Future;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -45,12 +46,13 @@ use crate::agent::programs::Program;
 use crate::agent::protocol::Setup;
 use crate::clock::Clock;
 use crate::model::evidence::{Answer, Evidence, Link, Role, Said, Via};
-use crate::model::firewall::Example;
 use crate::sensor::allow::Endpoint;
 use crate::sensor::ledger::Ledger;
+use crate::target::{Reach, read_small};
 
 pub use dependent_resolvers::{DependentFile, STACK as STACK_RESOLV_CONF};
 pub use exit_http::{asking_exits, exit_in};
+pub use firewall::Openings;
 pub use forced_dns::question;
 pub use forwarding::FORWARDING;
 pub use heard::Heard;
@@ -60,12 +62,14 @@ pub use listen::LISTEN;
 pub use local_targets::{FORBIDDEN, FROM_OUTSIDE, Target, reach, reach_local, targets};
 pub use names::lookup_marked;
 pub use names::{NoAnswer, addresses, lookup, nameservers, resolver_at};
+pub use openings::aim_at;
 pub use routes::{
     CONTROL as ROUTE_CONTROL, INSIDE as ROUTE_INSIDE, LEARNED as ROUTE_LEARNED, OPEN as ROUTE_OPEN,
     PUBLIC as ROUTE_PUBLIC,
 };
 pub use send::{Outcome, Sender, echo_octets, fate_of, open, syn_octets};
 pub use user::{User, as_user};
+pub use volley::Volley;
 
 /// What techniques work with.
 pub struct Context {
@@ -85,14 +89,22 @@ pub struct Context {
     pub programs: Vec<Program>,
     /// The resolv.conf of the stack and of its dependents, as far as they can be read from here.
     pub resolv_files: Vec<PathBuf>,
+    /// That of the stack, or one that a program shares with it, where it can be read from here.
+    pub resolv_file: Option<PathBuf>,
     /// The VPN server, if it is known.
     pub endpoint: Option<Endpoint>,
-    /// What the firewall's text lets pass by an uplink, or sends elsewhere, as it was at the start.
-    pub examples: Vec<Example>,
+    /// What the firewall's text lets pass by an uplink, or sends elsewhere.
+    pub openings: Arc<Openings>,
     /// The kernel's routes, for asking.
     pub routes: rtnetlink::Handle,
     /// What witnesses said in the phase that is open.
     pub heard: Heard,
+}
+
+/// A resolv.conf that can be read now and is not being written to.
+pub fn read_resolv_conf(path: &Path) -> Option<String> {
+    let text = Reach::to(path).ok()?.open().and_then(read_small).ok()?;
+    (!text.trim().is_empty()).then_some(text)
 }
 
 impl Context {
@@ -105,6 +117,12 @@ impl Context {
     pub async fn links_now(&self) -> Vec<Link> {
         let tunnel = self.links.iter().find(|link| link.role == Role::Tunnel);
         links::find(&self.routes, tunnel.map(|link| link.name.as_str())).await
+    }
+
+    /// The stack's resolv.conf as it is now, where it can be read from here; else as it was at the start.
+    pub fn resolv_conf(&self) -> String {
+        let now = self.resolv_file.as_deref().and_then(read_resolv_conf);
+        now.unwrap_or_else(|| self.setup.resolv_conf.clone())
     }
 
     /// Every way past the tunnel that a program could ask for, and the default one.

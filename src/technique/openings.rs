@@ -20,8 +20,13 @@ const SELDOM: usize = 4;
 
 /// Adds packets of that family for each opening, in each of `rounds` rounds.
 pub(super) fn aim(volley: &mut Volley, cx: &Context, v6: bool, rounds: usize) {
-    let ways = cx.ways(v6);
-    for example in cx.examples.iter().filter(|example| example.dst.is_ipv6() == v6) {
+    let examples = cx.openings.examples();
+    aim_at(volley, examples.iter().filter(|example| example.dst.is_ipv6() == v6), &cx.ways(v6), rounds);
+}
+
+/// Adds packets for each of these, of one family, by `ways`, in each of `rounds` rounds.
+pub fn aim_at<'a>(volley: &mut Volley, examples: impl Iterator<Item = &'a Example>, ways: &[Via], rounds: usize) {
+    for example in examples {
         for via in ways.iter().filter(|via| comes_from(example, via)) {
             let guise = Guise {
                 via: via.clone(),

@@ -43,7 +43,7 @@ impl Technique for ResolverPath {
     fn run<'a>(&'a self, cx: &'a Context, trial: Arc<str>, _params: Value) -> Work<'a> {
         Box::pin(async move {
             let mut evidence = Evidence { from_ms: cx.clock.now_ms(), ..Evidence::default() };
-            let (servers, odd) = nameservers(&cx.setup.resolv_conf);
+            let (servers, odd) = nameservers(&cx.resolv_conf());
             evidence.problems.extend(
                 odd.into_iter().map(|what| format!("resolv.conf has a nameserver that could not be asked: {what}")),
             );

@@ -9,7 +9,7 @@ use leakcheck::clock::Clock;
 use leakcheck::model::evidence::{Evidence, Said};
 use leakcheck::net::route::Rtnetlink;
 use leakcheck::sensor::ledger::Ledger;
-use leakcheck::technique::{self, Context, Heard};
+use leakcheck::technique::{self, Context, Heard, Openings};
 use serde_json::Value;
 use tokio::task::LocalSet;
 
@@ -53,7 +53,8 @@ pub fn context(setup: Setup, gateways: Vec<IpAddr>) -> Result<Context, String> {
     let (connection, routes, _) = rtnetlink::new_connection().map_err(|error| error.to_string())?;
     tokio::task::spawn_local(connection);
     Ok(Context {
-        examples: Vec::new(),
+        openings: Arc::new(Openings::default()),
+        resolv_file: None,
         ledger: Ledger::new(setup.nonce),
         setup,
         clock: Clock::starting_at(0.0),

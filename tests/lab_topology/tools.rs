@@ -88,7 +88,8 @@ pub fn ask(lab: &Lab, server: &str, name: String) -> Result<bool> {
 /// The nameservers of the stack's resolv.conf, with the port.
 pub fn nameservers(lab: &Lab) -> Result<Vec<String>> {
     let text = std::fs::read_to_string(lab.stack_resolv_conf())?;
-    Ok(text.lines().filter_map(|line| line.strip_prefix("nameserver ")).map(|ip| format!("{}:53", ip.trim())).collect())
+    let named = text.lines().filter_map(|line| line.strip_prefix("nameserver "));
+    named.map(|ip| Ok(SocketAddr::new(ip.trim().parse()?, 53).to_string())).collect()
 }
 
 /// Takes the tunnel's link down past the control server, or brings it up with all that it had.

@@ -47,6 +47,9 @@ pub struct OutageEvidence {
     /// Changes of the nameservers that programs of the stack are told to ask.
     #[serde(default)]
     pub nameservers: Vec<NameserverChange>,
+    /// What the firewall's text let pass past the tunnel while down, and had not before.
+    #[serde(default)]
+    pub opened: Vec<OpenedWhileDown>,
     /// What the configured resolvers answered while down.
     pub resolved_while_down: Vec<Answer>,
     /// Local targets, asked throughout.
@@ -101,6 +104,15 @@ pub struct Boot {
     pub hasty: Vec<String>,
     /// What went wrong.
     pub problems: Vec<String>,
+}
+
+/// A rule, or a policy, that let packets pass past the tunnel for a while.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OpenedWhileDown {
+    /// When it was seen first, milliseconds since `from_ms`.
+    pub at_ms: f64,
+    /// Where it stands and what it says.
+    pub rule: String,
 }
 
 /// What became of one kind of stimulus in an outage.

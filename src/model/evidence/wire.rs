@@ -199,6 +199,18 @@ pub struct PhaseWire {
     /// Stimuli that came back by the loopback: redirected to a program of the namespace's own.
     #[serde(default)]
     pub inside: BTreeSet<u32>,
+    /// What the firewall's text lets pass now and did not at the start of the run.
+    #[serde(default)]
+    pub opened: Vec<Opened>,
+}
+
+/// A rule, or a policy, by which packets may pass past the tunnel.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Opened {
+    /// Of IPv6, or of IPv4.
+    pub v6: bool,
+    /// Where it stands and what it says.
+    pub rule: String,
 }
 
 /// An address, with its port where it has one.

@@ -159,6 +159,14 @@ impl Nft {
         Client::open(NETLINK_NETFILTER).map(Self).map_err(|e| NftError::Netlink("open the firewall", e))
     }
 
+    /// The number of the ruleset, which each change makes another.
+    ///
+    /// # Errors
+    /// When the kernel refuses to tell.
+    pub fn generation(&mut self) -> Result<u32, NftError> {
+        read::generation(&mut self.0).map_err(|e| NftError::Netlink("ask for the firewall's generation", e))
+    }
+
     /// Applies all steps, or none.
     ///
     /// # Errors

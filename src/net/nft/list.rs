@@ -11,6 +11,7 @@ pub(super) const GET_CHAIN: u16 = SUBSYSTEM | 4;
 pub(super) const GET_RULE: u16 = SUBSYSTEM | 7;
 pub(super) const GET_SET: u16 = SUBSYSTEM | 10;
 pub(super) const GET_ELEMENTS: u16 = SUBSYSTEM | 13;
+pub(super) const GET_GENERATION: u16 = SUBSYSTEM | 16;
 /// `struct nfgenmsg` before the attributes.
 pub(super) const HEADER: usize = 4;
 const NESTED: u16 = 0x8000;

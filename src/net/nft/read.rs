@@ -8,12 +8,12 @@ use super::divert::diverts;
 use super::held::{
     GREATER_OR_EQUAL, Headers, Held, LESS_OR_EQUAL, NOT_EQUAL, Registers, between, bounds, compared, covered, unknown,
 };
-use super::list::{GET_CHAIN, GET_RULE, HEADER, dump, text};
+use super::list::{GET_CHAIN, GET_GENERATION, GET_RULE, HEADER, dump, text};
 use super::sets::{Lookup, Row, Sets, none_of};
 use super::source::{extension, meta, routed, swapped, tracked};
 use crate::model::firewall::{Backend, Chain, Condition, Does, Family, Hook, Of, Rule};
 use crate::net::legacy;
-use crate::net::netlink::{Client, attributes};
+use crate::net::netlink::{Client, Message, NetlinkError, attributes};
 
 /// NF_INET_LOCAL_OUT.
 const LOCAL_OUT: u32 = 3;
@@ -21,6 +21,8 @@ const LOCAL_OUT: u32 = 3;
 const MAX_RULES: usize = 2000;
 /// Rules at most that all these become besides, for the elements of the sets that they look things up in.
 const MAX_ROWS: usize = 2000;
+/// NFTA_GEN_ID.
+const GENERATION: u16 = 1;
 /// NFT_REG_VERDICT.
 const VERDICT: u32 = 0;
 /// NFT_OBJECT_COUNTER.
@@ -57,6 +59,16 @@ pub(super) fn chains(client: &mut Client) -> Result<(Vec<Chain>, Vec<Rule>), Nft
         }
     }
     Ok((chains, diverting))
+}
+
+/// The number of the ruleset (NFT_MSG_GETGEN).
+pub(super) fn generation(client: &mut Client) -> Result<u32, NetlinkError> {
+    let mut told = Ok(None);
+    let ask = Message { kind: GET_GENERATION, flags: 0, payload: vec![0; HEADER] };
+    client.exchange(&[ask], |_, answer| {
+        told = answer.map(|(_, body)| number(body.get(HEADER..).unwrap_or_default(), GENERATION));
+    })?;
+    told?.ok_or(NetlinkError::Truncated)
 }
 
 fn family(number: u8) -> Option<Family> {

@@ -9,7 +9,8 @@ use super::outage::{block_server, both_ways, flow, local, outage};
 use super::programs::{holds, isp_asks, programs_nameservers};
 use super::signs::Sign;
 use super::stimuli::{
-    bound, later_fragment, maps_ports, raw_bound, segment, send, send_as, send_raw, send_while_silent, set_options,
+    bound, later_fragment, maps_ports, raw_bound, segment, send, send_as, send_bound_while_silent, send_raw,
+    send_while_silent, set_options,
 };
 use super::{TCP, UDP};
 use anyhow::{Result, ensure};
@@ -28,7 +29,7 @@ pub(super) fn shows(lab: &Lab, sign: &Sign) -> Result<bool> {
             on_wire(protocol, SocketAddr::new(to.parse()?, 0), || ping_bound(lab, to).map(|_| ()))?
         }
         Sign::BoundRaw(protocol, to) => {
-            on_wire(*protocol, SocketAddr::new(to.parse()?, 0), || raw_bound(lab, *protocol, to))?
+            on_wire(*protocol, SocketAddr::new(to.parse()?, 0), || raw_bound(lab, *protocol, 24, to))?
         }
         Sign::Class(class, to) => {
             let (class, to) = (u32::from(*class), *to);
@@ -56,9 +57,21 @@ pub(super) fn shows(lab: &Lab, sign: &Sign) -> Result<bool> {
             with(&RECORD_ROUTE)? && !with(&[])?
         }
         Sign::Segment(flags, to) => {
-            const SYN: u8 = 2;
-            let of = |flags: u8| on_wire(TCP, to.parse()?, || segment(lab, flags, to));
+            let of = |flags: u8| on_wire(TCP, to.parse()?, || segment(lab, 40_000, flags, to));
             of(*flags)? && !of(SYN)?
+        }
+        Sign::Answer(from, to) => {
+            let of = |flags: u8| on_wire(TCP, to.parse()?, || segment(lab, *from, flags, to));
+            of(SYN | ACK)? && !of(SYN)?
+        }
+        Sign::LongPing(octets, to) => {
+            let of = |octets: usize| on_wire(1, SocketAddr::new(to.parse()?, 0), || raw_bound(lab, 1, octets, to));
+            of(*octets)? && !of(24)?
+        }
+        Sign::Dressed { mark, class, user, to } => {
+            let (mark, class) = (*mark, *class);
+            let set = move |socket: &socket2::Socket| socket.set_mark(mark).and_then(|()| socket.set_tos_v4(class));
+            on_wire(UDP, to.parse()?, || send_as(lab, *user, Some("eth0"), to, set))?
         }
         Sign::LaterFragment(to) => {
             let target: SocketAddr = to.parse()?;
@@ -118,11 +131,11 @@ pub(super) fn shows(lab: &Lab, sign: &Sign) -> Result<bool> {
         Sign::Protocol(number, to) => on_wire(*number, SocketAddr::new(to.parse()?, 0), || send_raw(lab, *number, to))?,
         Sign::User(id, to) => {
             let id = *id;
-            on_wire(UDP, to.parse()?, || send_as(lab, id, Some("eth0"), to))?
+            on_wire(UDP, to.parse()?, || send_as(lab, id, Some("eth0"), to, |_| Ok(())))?
         }
         Sign::UserUnbound(id, to) => {
             let id = *id;
-            on_wire(UDP, to.parse()?, || send_as(lab, id, None, to))?
+            on_wire(UDP, to.parse()?, || send_as(lab, id, None, to, |_| Ok(())))?
         }
         Sign::Forwards(link, to) => forwards(lab, link, to.parse()?)?,
         Sign::Advertised => {
@@ -206,13 +219,27 @@ pub(super) fn shows(lab: &Lab, sign: &Sign) -> Result<bool> {
             })?
         }
         Sign::HoleWhileSilent(to) => on_wire(UDP, to.parse()?, || send_while_silent(lab, to))?,
-        Sign::PingWhileDown(to) => {
+        Sign::BoundWhileSilent(to) => on_wire(UDP, to.parse()?, || send_bound_while_silent(lab, to))?,
+        Sign::BoundAtReturn(to) => {
             put_status(lab, "stopped")?;
             std::thread::sleep(Duration::from_millis(20));
-            let protocol = if to.contains(':') { 58 } else { 1 };
-            let seen = on_wire(protocol, SocketAddr::new(to.parse()?, 0), || ping_bound(lab, to).map(|_| ()))?;
+            put_status(lab, "running")?;
+            on_wire(UDP, to.parse()?, || send_bound(lab, "eth0", to, b"marked").map(|_| ()))?
+        }
+        Sign::WhileDown(sign) => {
+            put_status(lab, "stopped")?;
+            std::thread::sleep(Duration::from_millis(50));
+            let seen = shows(lab, sign)?;
             put_status(lab, "running")?;
             seen
+        }
+        Sign::Afterwards(sign) => {
+            let before = shows(lab, sign)?;
+            put_status(lab, "stopped")?;
+            std::thread::sleep(Duration::from_millis(20));
+            put_status(lab, "running")?;
+            std::thread::sleep(Duration::from_millis(300));
+            shows(lab, sign)? && !before
         }
         Sign::LocalLost => {
             let before = local(lab);
@@ -241,6 +268,10 @@ pub(super) fn shows(lab: &Lab, sign: &Sign) -> Result<bool> {
         }
     })
 }
+
+/// Flags of TCP (RFC 9293, section 3.1).
+const SYN: u8 = 0x02;
+const ACK: u8 = 0x10;
 
 fn on_wire(protocol: u8, to: SocketAddr, stimulus: impl FnOnce() -> Result<()>) -> Result<bool> {
     let wire = Wire::listen()?;

@@ -6,6 +6,12 @@ pub(super) enum Sign {
     BoundUdp(&'static str),
     /// A datagram of a thousand octets, bound to the uplink, gets out to there.
     LongUdp(&'static str),
+    /// The answer of a connection from that port, bound to the uplink, gets out to there, and a SYN from there does not.
+    Answer(u16, &'static str),
+    /// A ping of that many octets, bound to the uplink, gets out to there, and a short one does not.
+    LongPing(usize, &'static str),
+    /// A datagram with that mark and of that class of that user's, bound to the uplink, gets out to there.
+    Dressed { mark: u32, class: u32, user: u32, to: &'static str },
     /// A connection bound to the uplink gets out to there.
     BoundTcp(&'static str),
     /// A ping bound to the uplink gets out to there.
@@ -85,8 +91,14 @@ pub(super) enum Sign {
     FlowWhileSilent(&'static str),
     /// After the tunnel was down and is back, a flow to that STUN server that was open before goes on in clear.
     FlowAfterwards(&'static str),
-    /// While the tunnel is down a ping gets out.
-    PingWhileDown(&'static str),
+    /// While the server is blocked and the tunnel is not told, one of many datagrams bound to the uplink gets out to there.
+    BoundWhileSilent(&'static str),
+    /// When the tunnel has just come back, a datagram bound to the uplink gets out to there.
+    BoundAtReturn(&'static str),
+    /// While the tunnel is down that sign shows.
+    WhileDown(&'static Sign),
+    /// After the tunnel was down and is back that sign shows, and before it did not.
+    Afterwards(&'static Sign),
     /// While the tunnel is down local hosts cannot be reached, and before and after it they can.
     LocalLost,
     /// While the tunnel is down resolv.conf names that one.
@@ -158,7 +170,10 @@ pub(super) const SIGNS: &[(&str, &[Sign])] = &[
             Sign::BoundUdp("8.8.8.8:53"),
         ],
     ),
-    ("one-protocol-icmp", &[Sign::PingWhileDown("8.8.8.8"), Sign::PingWhileDown("2001:4860:4860::8888")]),
+    (
+        "one-protocol-icmp",
+        &[Sign::WhileDown(&Sign::BoundPing("8.8.8.8")), Sign::WhileDown(&Sign::BoundPing("2001:4860:4860::8888"))],
+    ),
     ("one-protocol-udp", &[Sign::Hole { to: "192.0.2.99:9", from: 0, within: 50, lasts: 10_000 }]),
     ("one-protocol-v6", &[Sign::Hole { to: "[2001:db8:99::9]:9", from: 0, within: 50, lasts: 10_000 }]),
     (
@@ -215,5 +230,39 @@ pub(super) const SIGNS: &[(&str, &[Sign])] = &[
         "wrong-backend-open",
         &[Sign::BoundUdp("8.8.8.8:53"), Sign::BoundUdp("[2001:4860:4860::8888]:53"), Sign::BoundTcp("1.1.1.1:443")],
     ),
+    ("two-dns-and-ipv6", &[Sign::BoundUdp("8.8.8.8:53"), Sign::BoundPing("2001:4860:4860::8888")]),
+    (
+        "two-route-and-hole",
+        &[Sign::UnboundTcp("93.184.215.14:443"), Sign::Hole { to: "192.0.2.99:9", from: 0, within: 150, lasts: 120 }],
+    ),
+    ("two-resolver-and-mark", &[Sign::IspAsks(None, "example.com"), Sign::MarkedBound(0xca6c, "8.8.8.8:9")]),
+    ("user-ipv6", &[Sign::User(1000, "[2001:4860:4860::8888]:9")]),
+    ("user-dns", &[Sign::User(1000, "8.8.8.8:53")]),
+    ("user-while-down", &[Sign::WhileDown(&Sign::User(1000, "8.8.8.8:9"))]),
+    ("short-packets", &[Sign::BoundUdp("8.8.8.8:6881"), Sign::BoundTcp("1.1.1.1:443")]),
+    ("long-pings", &[Sign::LongPing(600, "8.8.8.8")]),
+    ("long-while-down", &[Sign::WhileDown(&Sign::LongUdp("8.8.8.8:6881"))]),
+    ("blink", &[Sign::Hole { to: "192.0.2.99:9", from: 295, within: 450, lasts: 60 }]),
+    ("flapping", &[Sign::Hole { to: "192.0.2.99:9", from: 190, within: 1500, lasts: 1150 }]),
+    ("silent-hole", &[Sign::BoundWhileSilent("192.0.2.99:9")]),
+    ("reconnect-dns", &[Sign::BoundAtReturn("8.8.8.8:53")]),
+    ("open-afterwards", &[Sign::Afterwards(&Sign::BoundUdp("8.8.8.8:9"))]),
+    ("ipv6-afterwards", &[Sign::Afterwards(&Sign::BoundUdp("[2001:4860:4860::8888]:9"))]),
+    ("route-afterwards", &[Sign::Afterwards(&Sign::UnboundTcp("93.184.215.14:443"))]),
+    ("resolver-afterwards", &[Sign::Afterwards(&Sign::IspAsks(None, "example.com"))]),
+    ("heals-when-tried", &[Sign::BoundUdp("8.8.8.8:6881")]),
+    ("heals-by-itself", &[Sign::Unasked("239.192.152.143")]),
+    ("answers-only", &[Sign::Answer(8080, "8.8.8.8:443"), Sign::Answer(8080, "[2001:4860:4860::8888]:443")]),
+    ("quic", &[Sign::BoundUdp("8.8.8.8:443")]),
+    ("ntp", &[Sign::BoundUdp("8.8.8.8:123")]),
+    ("one-port", &[Sign::BoundTcp("1.1.1.1:28741")]),
+    ("one-address", &[Sign::BoundTcp("151.101.65.69:443"), Sign::BoundUdp("151.101.65.69:9")]),
+    ("dot-ipv6", &[Sign::BoundTcp("[2001:4860:4860::8888]:853")]),
+    ("sctp", &[Sign::Protocol(132, "8.8.8.8")]),
+    ("ipsec", &[Sign::Protocol(50, "8.8.8.8")]),
+    ("mark-and-port", &[Sign::Dressed { mark: 0x51, class: 0, user: 0, to: "8.8.8.8:4500" }]),
+    ("class-and-user", &[Sign::Dressed { mark: 0, class: 0x28, user: 1000, to: "8.8.8.8:9" }]),
+    ("half-internet", &[Sign::UnboundUdp("192.0.2.99:9")]),
+    ("resolver-ipv6", &[Sign::IspAsks(None, "example.com")]),
     ("wrong-exit", &[Sign::Exit(false, "198.19.0.3"), Sign::Exit(true, "2001:db8:bad::3")]),
 ];

@@ -20,13 +20,14 @@ pub(super) fn send(lab: &Lab, from: u16, to: &'static str) -> Result<()> {
     })?
 }
 
-pub(super) fn raw_bound(lab: &Lab, protocol: u8, to: &'static str) -> Result<()> {
+/// A packet of that protocol with so many octets behind its header, bound to the uplink.
+pub(super) fn raw_bound(lab: &Lab, protocol: u8, octets: usize, to: &'static str) -> Result<()> {
     in_stack(lab, move || -> Result<()> {
         let to = SocketAddr::new(to.parse()?, 0);
         let socket = Socket::new(Domain::for_address(to), Type::RAW, Some(Protocol::from(i32::from(protocol))))?;
         socket.bind_device(Some(b"eth0"))?;
         // What the wire shows is looked at, not the outcome.
-        let _ = socket.send_to(&[0; 24], &to.into());
+        let _ = socket.send_to(&vec![0; octets], &to.into());
         Ok(())
     })?
 }
@@ -37,6 +38,22 @@ pub(super) fn send_while_silent(lab: &Lab, to: &'static str) -> Result<()> {
         let _owner = block_server()?;
         std::thread::sleep(Duration::from_millis(2500));
         let _ = UdpSocket::bind("0.0.0.0:0")?.send_to(b"marked", to.parse::<SocketAddr>()?);
+        Ok(())
+    })?
+}
+
+/// Blocks the VPN server until whoever watches it must have noticed, and sends past the tunnel all the time.
+pub(super) fn send_bound_while_silent(lab: &Lab, to: &'static str) -> Result<()> {
+    in_stack(lab, move || -> Result<()> {
+        let _owner = block_server()?;
+        let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+        socket.bind_device(Some(b"eth0"))?;
+        let to = to.parse::<SocketAddr>()?.into();
+        for _ in 0..1250 {
+            // What the wire shows is looked at, not the outcome.
+            let _ = socket.send_to(b"marked", &to);
+            std::thread::sleep(Duration::from_millis(2));
+        }
         Ok(())
     })?
 }
@@ -66,13 +83,13 @@ pub(super) fn set_options(socket: &socket2::Socket, options: &[u8]) -> std::io::
     }
 }
 
-/// A segment of TCP with those flags, bound to the uplink.
-pub(super) fn segment(lab: &Lab, flags: u8, to: &'static str) -> Result<()> {
+/// A segment of TCP with those flags from that port, bound to the uplink.
+pub(super) fn segment(lab: &Lab, from: u16, flags: u8, to: &'static str) -> Result<()> {
     in_stack(lab, move || -> Result<()> {
         let to: SocketAddr = to.parse()?;
         let socket = Socket::new(Domain::for_address(to), Type::RAW, Some(Protocol::TCP))?;
         socket.bind_device(Some(b"eth0"))?;
-        let mut octets = vec![0x9c, 0x40];
+        let mut octets = from.to_be_bytes().to_vec();
         octets.extend(to.port().to_be_bytes());
         // Sequence, acknowledgement, the header's five words, and a sum that nobody on the way looks at.
         octets.extend([0, 0, 0, 1, 0, 0, 0, 1, 0x50, flags, 0xfa, 0xf0, 0, 0, 0, 0]);
@@ -111,16 +128,24 @@ pub(super) fn later_fragment(lab: &Lab, to: &'static str) -> Result<()> {
 }
 
 /// The kernel asks the thread's file system user whose a socket is.
-pub(super) fn send_as(lab: &Lab, user: u32, link: Option<&'static str>, to: &'static str) -> Result<()> {
+pub(super) fn send_as(
+    lab: &Lab,
+    user: u32,
+    link: Option<&'static str>,
+    to: &'static str,
+    set: impl FnOnce(&Socket) -> std::io::Result<()> + Send + 'static,
+) -> Result<()> {
     in_stack(lab, move || -> Result<()> {
         // SAFETY: plain system calls of this thread.
         let before = unsafe { libc::setfsuid(user) };
-        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None);
+        let to: SocketAddr = to.parse()?;
+        let socket = Socket::new(Domain::for_address(to), Type::DGRAM, None);
         // SAFETY: as above.
         unsafe { libc::setfsuid(before.cast_unsigned()) };
         let socket = socket?;
         socket.bind_device(link.map(str::as_bytes))?;
-        let _ = socket.send_to(b"marked", &to.parse::<SocketAddr>()?.into());
+        set(&socket)?;
+        let _ = socket.send_to(b"marked", &to.into());
         Ok(())
     })?
 }
