@@ -2,7 +2,7 @@
 
 use super::super::tools::{ask, nameservers};
 use anyhow::Result;
-use leakcheck::lab::Lab;
+use leakcheck::lab::{Lab, plan};
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt as _;
 
@@ -30,8 +30,8 @@ pub(super) fn isp_asks(lab: &Lab, server: Option<String>, domain: &str) -> Resul
     }
     let fqdn = format!("{name}.");
     let asked = !lab.journal().dns_askers("isp resolver", &fqdn).is_empty();
-    let isp = "203.0.113.53".parse::<IpAddr>()?;
-    Ok(asked && lab.journal().dns_askers("authority", &fqdn).contains(&isp))
+    let isp: [IpAddr; 2] = [plan::ISP_RESOLVER.parse()?, plan::ISP_RESOLVER_V6.parse()?];
+    Ok(asked && lab.journal().dns_askers("authority", &fqdn).iter().any(|who| isp.contains(who)))
 }
 
 /// The nameservers that programs in the stack's network name and the stack's own file does not, with the port.
