@@ -1,6 +1,5 @@
-//! The whole program against the whole lab: a sealed stack passes, in each of its variants and under each condition of
-//! `fixtures/conditions`, and each leak class of `fixtures/leaks` turns
-//! exactly those probes red that its file names, at least. One process per trial, as a user would start it.
+//! The whole program against the whole lab: a sealed stack passes, in each variant of `fixtures/variants` and under each
+//! condition of `fixtures/conditions`, and each leak class of `fixtures/leaks` turns exactly those probes red that its file names, at least. One process per trial, as a user would start it.
 //!
 //! Where no lab can be made the trials are shown as ignored; with `LEAKCHECK_LAB=required` they fail.
 
@@ -9,19 +8,16 @@ use std::path::Path;
 use std::process::{Command, ExitCode, Output};
 use std::sync::{PoisonError, RwLock};
 
-use leakcheck::lab::{Condition, Leak, has_legacy_tables};
+use leakcheck::lab::{Condition, Leak, Variant, has_legacy_tables};
 use leakcheck::model::report::{Report, VerdictWord};
 use libtest_mimic::{Arguments, Failed, Trial};
 
-/// Sealed variants: a name, and what `demo` is told besides.
+/// Sealed stacks beside those of `fixtures/variants`: a name, and what `demo` is told besides.
 const SEALED: &[(&str, &[&str])] =
-    &[("sealed", &[]), ("sealed-ipv4-only", &["--ipv4-only"]), ("sealed-another-server", &["--another-server"])];
+    &[("sealed", &[]), ("variant::ipv4-only::chatter", &["--variant", "ipv4-only", "--condition", "chatter"])];
 /// Conditions under which leaks are looked for too, and which leaks.
 const BROKEN_UNDER: [&str; 4] = ["under-load", "lossy", "slow", "chatter"];
 const TRIED_UNDER: [&str; 4] = ["udp-direct", "one-in-twenty", "forced-udp", "hole"];
-/// The same, for kernels that have the tables of iptables-legacy.
-const SEALED_LEGACY: &[(&str, &[&str])] =
-    &[("sealed-legacy", &["--firewall", "legacy"]), ("sealed-legacy-beside", &["--firewall", "beside"])];
 /// Probes that turn red in an outage, or after it.
 const OF_OUTAGES: [&str; 2] = ["kill-switch", "local-reachable"];
 /// Probes that ask a container engine.
@@ -47,11 +43,12 @@ fn main() -> ExitCode {
     if no_legacy {
         eprintln!("ignored: this kernel has no tables of iptables-legacy, or they are not loaded");
     }
-    trials.extend(
-        SEALED_LEGACY
-            .iter()
-            .map(|(name, args)| Trial::test(*name, move || sealed(args)).with_ignored_flag(ignored || no_legacy)),
-    );
+    let variants = Variant::all().unwrap_or_else(|error| panic!("the variants are not sound: {error}"));
+    trials.extend(variants.into_iter().map(|variant| {
+        let ignored = ignored || no_legacy && variant.needs_legacy();
+        Trial::test(format!("variant::{}", variant.id), move || sealed(&["--variant", &variant.id]))
+            .with_ignored_flag(ignored)
+    }));
     trials.push(Trial::test("packets-that-leaked", packets_that_leaked).with_ignored_flag(ignored));
     trials.push(Trial::test("readme-shows-the-demo", readme_shows_the_demo).with_ignored_flag(ignored));
     let leaks = Leak::all().unwrap_or_else(|error| panic!("the leak fixtures are not sound: {error}"));

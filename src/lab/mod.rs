@@ -24,6 +24,7 @@ pub mod stack;
 pub mod topology;
 mod tunnel_process;
 pub mod userns;
+pub mod variant;
 pub mod wireguard;
 pub mod witness;
 
@@ -33,8 +34,9 @@ pub use leak::Leak;
 pub use odd::OddWitness;
 pub use remote::{Wish, tell_vpn};
 pub use run::{Lab, LabError, LabSpec};
-pub use stack::{Backend, has_legacy_tables};
+pub use stack::has_legacy_tables;
 pub use userns::{PrivateDir, UsernsError};
+pub use variant::Variant;
 
 /// Enters a user, network and mount namespace of the process's own, whose network namespace becomes the lab's home and
 /// whose `/etc/resolv.conf` names the ISP's resolver. To be called first in `main`, before any thread exists.

@@ -16,6 +16,7 @@ use super::realm::{Realm, RealmError};
 use super::stack::{self, Gluetun, GluetunConfig, StackError, Uplink};
 use super::topology::{self, Topology, TopologyError};
 use super::userns::PrivateDir;
+use super::variant::Variant;
 use super::wireguard::PrivateKey;
 use super::witness::dns::{Forwarder, Sockets, Upstream};
 use super::witness::{CaError, HttpWitness, Journal, LabCa};
@@ -37,6 +38,9 @@ const PATIENCE_ON_BAD_LINE: Duration = Duration::from_secs(45);
 /// Why a lab does not stand.
 #[derive(Debug, thiserror::Error)]
 pub enum LabError {
+    /// The leak cannot be had in this variant.
+    #[error("break this variant: {0}")]
+    Refused(String),
     /// Its namespaces and wires.
     #[error("build the lab")]
     Topology(#[from] TopologyError),
@@ -94,12 +98,8 @@ impl LabError {
 pub struct LabSpec {
     /// How the stack is broken; `None` for a sealed one.
     pub leak: Option<Leak>,
-    /// Whether home, internet and tunnel have IPv6.
-    pub ipv6: bool,
-    /// Whether the stack takes another server when its VPN is started again, as Gluetun does that may choose among several.
-    pub moves: bool,
-    /// Who keeps the stack's firewall.
-    pub firewall: stack::Backend,
+    /// How the stack and its home are built.
+    pub variant: Variant,
     /// Witnesses of the internet that misbehave.
     pub odd: Vec<OddWitness>,
     /// What the stack's control server does otherwise.
@@ -111,14 +111,12 @@ pub struct LabSpec {
 }
 
 impl LabSpec {
-    /// A sealed lab with both families.
+    /// A sealed lab with both families and Gluetun's stack.
     #[must_use]
     pub fn sealed() -> Self {
         Self {
             leak: None,
-            ipv6: true,
-            moves: false,
-            firewall: stack::Backend::default(),
+            variant: Variant::default(),
             odd: Vec::new(),
             habits: Vec::new(),
             apart: None,
@@ -135,7 +133,6 @@ impl LabSpec {
     /// With one condition more.
     #[must_use]
     pub fn under(mut self, condition: Condition) -> Self {
-        self.ipv6 &= !condition.ipv4_only();
         self.conditions.push(condition);
         self
     }
@@ -170,7 +167,10 @@ impl Lab {
     /// # Errors
     /// When a part of it cannot be made.
     pub fn start(world: &PrivateDir, spec: LabSpec) -> Result<Self, LabError> {
-        let ipv6 = spec.ipv6;
+        if let Some(reason) = spec.leak.as_ref().and_then(|leak| spec.variant.refuses(leak)) {
+            return Err(LabError::Refused(reason));
+        }
+        let ipv6 = spec.variant.ipv6();
         let topology = Topology::build(ipv6)?;
         if spec.leak.iter().flat_map(Leak::actions).any(|action| *action == Action::SecondNetwork {}) {
             topology.add_second_network()?;
@@ -190,7 +190,7 @@ impl Lab {
             private_key: client_key,
             server_key: server_public,
             endpoint: plan::socket(plan::ENDPOINT),
-            next: spec.moves.then(|| plan::socket(plan::OTHER_ENDPOINT)),
+            next: spec.variant.another_server.then(|| plan::socket(plan::OTHER_ENDPOINT)),
             addresses: of_families(&[plan::CLIENT, plan::CLIENT_V6], ipv6),
             uplink: plan::UPLINK.to_owned(),
             tunnel: plan::TUNNEL.to_owned(),
@@ -198,7 +198,8 @@ impl Lab {
             outbound: vec![plan::net(plan::LAN_NET)],
             input_ports: Vec::new(),
             resolv_conf: resolv_conf.clone(),
-            firewall: spec.firewall,
+            routing: spec.variant.routing,
+            firewall: spec.variant.firewall,
             leak: spec.leak.clone(),
             apart: spec.apart.clone(),
         };
@@ -354,7 +355,7 @@ fn of_families(texts: &[&str], ipv6: bool) -> Vec<IpNet> {
 }
 
 fn start_internet(realm: &Realm, ca: LabCa, journal: &Journal, spec: &LabSpec) -> Result<Servers, LabError> {
-    let (journal, ipv6, mut odd) = (journal.clone(), spec.ipv6, spec.odd.clone());
+    let (journal, ipv6, mut odd) = (journal.clone(), spec.variant.ipv6(), spec.odd.clone());
     odd.extend(spec.circumstances().filter_map(|part| match part {
         Circumstance::Down { host, .. } => OddWitness::silent_name(host),
         _ => None,
@@ -403,7 +404,7 @@ fn start_provider(
     spec: &LabSpec,
     journal: &Journal,
 ) -> Result<(Provider, Servers), LabError> {
-    let ipv6 = spec.ipv6;
+    let ipv6 = spec.variant.ipv6();
     let mut exits = vec![plan::ip(plan::EXIT), plan::ip(plan::EXIT_V6)];
     for action in spec.leak.iter().flat_map(Leak::actions) {
         if let Action::Exit { v4, v6 } = action {
@@ -482,7 +483,7 @@ fn start_stack(
 /// Those who do not answer, and those who talk too much.
 fn start_conditions(topology: &Topology, spec: &LabSpec) -> Result<Vec<Servers>, LabError> {
     let mut all = Vec::new();
-    let stack: Vec<IpAddr> = plan::stack().families(spec.ipv6).addresses.iter().map(IpNet::addr).collect();
+    let stack: Vec<IpAddr> = plan::stack().families(spec.variant.ipv6()).addresses.iter().map(IpNet::addr).collect();
     for part in spec.circumstances() {
         match part {
             Circumstance::Down { host, proto } => {
@@ -507,7 +508,7 @@ fn start_conditions(topology: &Topology, spec: &LabSpec) -> Result<Vec<Servers>,
                     all.push(realm.call(move || chatter::pester(&at, every))?.map_err(failed)?);
                 }
             }
-            Circumstance::Load { .. } | Circumstance::Line { .. } | Circumstance::Ipv4Only {} => {}
+            Circumstance::Load { .. } | Circumstance::Line { .. } => {}
         }
     }
     Ok(all)
@@ -530,8 +531,11 @@ fn silence(addresses: &[IpAddr], proto: Option<Transport>) -> Result<(), NftErro
 }
 
 fn start_loads(topology: &Topology, spec: &LabSpec) -> Result<Vec<Load>, LabError> {
-    let peers: Vec<IpAddr> =
-        [plan::PEER, plan::PEER_V6].map(plan::ip).into_iter().filter(|ip| spec.ipv6 || ip.is_ipv4()).collect();
+    let peers: Vec<IpAddr> = [plan::PEER, plan::PEER_V6]
+        .map(plan::ip)
+        .into_iter()
+        .filter(|ip| spec.variant.ipv6() || ip.is_ipv4())
+        .collect();
     let between = (topology.internet.netns(), topology.stack.netns());
     let mut all = Vec::new();
     for part in spec.circumstances() {

@@ -90,7 +90,8 @@ fn config(leak: Option<Leak>) -> anyhow::Result<GluetunConfig> {
         outbound: place::list("FIREWALL_OUTBOUND_SUBNETS")?,
         input_ports: place::list("FIREWALL_INPUT_PORTS")?,
         resolv_conf: PathBuf::from("/etc/resolv.conf"),
-        firewall: stack::Backend::Nftables,
+        routing: stack::Routing::default(),
+        firewall: stack::Firewall::default(),
         leak,
         apart: None,
     })

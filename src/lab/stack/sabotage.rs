@@ -3,9 +3,9 @@
 //! The kernel's own notification of the tunnel's link is what is waited for, so that it does not matter who ended the
 //! tunnel and how. A thread of its own, because a hole of 50 ms has to open at once and close in time.
 
-use super::routing::Uplink;
+use super::routing::{TUNNEL_PRIORITY, Uplink};
 use super::{GluetunConfig, StackError, firewall, set_nameservers};
-use crate::lab::leak::{Action, Change, Leak, Moment, PolicyName, Transport};
+use crate::lab::leak::{Action, ChainName, Change, FamilyName, Leak, Moment, PolicyName, Transport};
 use crate::lab::plan;
 use crate::net::netlink::{Client, Message, NetlinkError};
 use crate::net::nft::{Nft, Verdict};
@@ -257,12 +257,14 @@ impl Hand {
     fn apply(&mut self, index: usize, action: &Action) -> Result<(), StackError> {
         match action {
             Action::Policy { chain, policy, family } => {
-                firewall::set_policy(&mut self.nft, *family, *chain, *policy)?;
+                self.set_policy(*family, *chain, *policy)?;
             }
             Action::Allow(packets) => {
-                firewall::insert(&mut self.nft, packets, Verdict::Accept, &comment(index))?;
+                firewall::insert(&mut self.nft, self.config.firewall, packets, Verdict::Accept, &comment(index))?;
             }
-            Action::Forbid(packets) => firewall::insert(&mut self.nft, packets, Verdict::Drop, &comment(index))?,
+            Action::Forbid(packets) => {
+                firewall::insert(&mut self.nft, self.config.firewall, packets, Verdict::Drop, &comment(index))?
+            }
             Action::Legacy { family, policy } => {
                 let allowed = firewall::Allowed::of(&self.config, &self.uplink);
                 firewall::seal_legacy(*family, *policy, &allowed)?;
@@ -312,10 +314,10 @@ impl Hand {
                     PolicyName::Accept => PolicyName::Drop,
                     PolicyName::Drop => PolicyName::Accept,
                 };
-                firewall::set_policy(&mut self.nft, *family, *chain, back)?;
+                self.set_policy(*family, *chain, back)?;
             }
             Action::Allow(packets) | Action::Forbid(packets) => {
-                firewall::remove(&mut self.nft, packets, &comment(index))?;
+                firewall::remove(&mut self.nft, self.config.firewall, packets, &comment(index))?;
             }
             Action::Route { to, link, table } => self.netlink.delete_route(&self.route(*to, link, *table))?,
             Action::Rule { .. } => {
@@ -356,6 +358,11 @@ impl Hand {
         Ok(())
     }
 
+    fn set_policy(&mut self, family: FamilyName, chain: ChainName, policy: PolicyName) -> Result<(), StackError> {
+        let style = self.config.firewall;
+        Ok(firewall::set_policy(&mut self.nft, style, &self.tunnel, family, chain, policy)?)
+    }
+
     fn route(&self, to: ipnet::IpNet, link: &str, table: u32) -> RouteSpec {
         let gateway: Option<IpAddr> =
             (link == self.uplink.link).then(|| self.uplink.gateway(Family::of(to.addr()))).flatten();
@@ -367,7 +374,10 @@ impl Hand {
     }
 
     /// Rule 101 is never made when a fixture removes it, see `Inner::bring_up`; this is for the others.
-    fn unrule(&mut self, priority: u32) -> Result<(), StackError> {
+    fn unrule(&mut self, mut priority: u32) -> Result<(), StackError> {
+        if priority == TUNNEL_PRIORITY {
+            priority = self.config.routing.tunnel_priority();
+        }
         let found = Snapshot::take()?;
         for rule in found.rules.iter().filter(|rule| rule.priority == priority) {
             self.netlink.delete_listed_rule(rule)?;
