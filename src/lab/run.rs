@@ -16,7 +16,7 @@ use super::realm::{Realm, RealmError};
 use super::stack::{self, Gluetun, GluetunConfig, StackError, Uplink};
 use super::topology::{self, Topology, TopologyError};
 use super::userns::PrivateDir;
-use super::variant::Variant;
+use super::variant::{Protocol, Variant};
 use super::wireguard::PrivateKey;
 use super::witness::dns::{Forwarder, Sockets, Upstream};
 use super::witness::{CaError, HttpWitness, Journal, LabCa};
@@ -38,8 +38,8 @@ const PATIENCE_ON_BAD_LINE: Duration = Duration::from_secs(45);
 /// Why a lab does not stand.
 #[derive(Debug, thiserror::Error)]
 pub enum LabError {
-    /// The leak cannot be had in this variant.
-    #[error("break this variant: {0}")]
+    /// The leak or the condition cannot be had in this variant.
+    #[error("have this in such a variant: {0}")]
     Refused(String),
     /// Its namespaces and wires.
     #[error("build the lab")]
@@ -158,7 +158,7 @@ pub struct Lab {
     journal: Journal,
     resolv_conf: PathBuf,
     ca: PathBuf,
-    ipv6: bool,
+    variant: Variant,
 }
 
 impl Lab {
@@ -167,14 +167,16 @@ impl Lab {
     /// # Errors
     /// When a part of it cannot be made.
     pub fn start(world: &PrivateDir, spec: LabSpec) -> Result<Self, LabError> {
+        if spec.quality() != Quality::default() && spec.variant.protocol != Protocol::Wireguard {
+            return Err(LabError::Refused("the lab has a bad line for WireGuard alone".to_owned()));
+        }
         if let Some(reason) = spec.leak.as_ref().and_then(|leak| spec.variant.refuses(leak)) {
             return Err(LabError::Refused(reason));
         }
         let ipv6 = spec.variant.ipv6();
-        let topology = Topology::build(ipv6)?;
-        if spec.leak.iter().flat_map(Leak::actions).any(|action| *action == Action::SecondNetwork {}) {
-            topology.add_second_network()?;
-        }
+        let topology = Topology::build(spec.variant.home)?;
+        let second = spec.leak.iter().flat_map(Leak::actions).any(|action| *action == Action::SecondNetwork {});
+        topology.add_networks(spec.variant.networks.more().max(second.into()))?;
         let journal = Journal::new();
         let authority = LabCa::new()?;
         let ca = world.write("lab-ca.pem", &authority.pem()).map_err(|e| LabError::File("lab-ca.pem", e))?;
@@ -189,10 +191,12 @@ impl Lab {
         let config = GluetunConfig {
             private_key: client_key,
             server_key: server_public,
-            endpoint: plan::socket(plan::ENDPOINT),
+            protocol: spec.variant.protocol,
+            endpoint: spec.variant.endpoint(),
             next: spec.variant.another_server.then(|| plan::socket(plan::OTHER_ENDPOINT)),
             addresses: of_families(&[plan::CLIENT, plan::CLIENT_V6], ipv6),
             uplink: plan::UPLINK.to_owned(),
+            more_uplinks: spec.variant.more_uplinks(),
             tunnel: plan::TUNNEL.to_owned(),
             mtu: plan::TUNNEL_MTU,
             outbound: vec![plan::net(plan::LAN_NET)],
@@ -240,7 +244,7 @@ impl Lab {
             journal,
             resolv_conf,
             ca,
-            ipv6,
+            variant: spec.variant,
         })
     }
 
@@ -295,7 +299,7 @@ impl Lab {
         };
         let six = |always: &[&'static str], ipv6: &[&'static str]| {
             let mut values = always.to_vec();
-            values.extend(ipv6.iter().filter(|_| self.ipv6));
+            values.extend(ipv6.iter().filter(|_| self.variant.ipv6()));
             list(&values)
         };
         format!(
@@ -339,11 +343,11 @@ up = ["/proc/self/exe", "lab", "vpn", "running"]
             resolv_conf = self.stack_resolv_conf(),
             management = plan::MANAGEMENT,
             tunnel = plan::TUNNEL,
-            endpoint = plan::ENDPOINT,
+            endpoint = self.variant.endpoint(),
             forced = six(&["8.8.8.8", "1.1.1.1"], &["2001:4860:4860::8888"]),
             exit = six(&[plan::EXIT_NETS[0]], &[plan::EXIT_NETS[1]]),
-            home = six(&[plan::HOME], &[plan::STACK_GUA]),
-            subnets = six(&[plan::BRIDGE_NET, plan::LAN_NET], &[plan::BRIDGE_ULA, plan::BRIDGE_GUA]),
+            home = list(&self.variant.home.public()),
+            subnets = list(&self.variant.local()),
             ca = self.ca,
             control = self.control_server(),
         )
@@ -414,7 +418,8 @@ fn start_provider(
     exits.retain(|ip| ipv6 || ip.is_ipv4());
     let config = ProviderConfig {
         private_key,
-        port: plan::socket(plan::ENDPOINT).port(),
+        protocol: spec.variant.protocol,
+        port: spec.variant.endpoint().port(),
         uplink: "eth0".to_owned(),
         mtu: plan::TUNNEL_MTU,
         addresses: vec![IpNet::from(plan::ip(plan::TUNNEL_RESOLVER))],
@@ -483,7 +488,7 @@ fn start_stack(
 /// Those who do not answer, and those who talk too much.
 fn start_conditions(topology: &Topology, spec: &LabSpec) -> Result<Vec<Servers>, LabError> {
     let mut all = Vec::new();
-    let stack: Vec<IpAddr> = plan::stack().families(spec.variant.ipv6()).addresses.iter().map(IpNet::addr).collect();
+    let stack: Vec<IpAddr> = plan::stack().of(spec.variant.home).addresses.iter().map(IpNet::addr).collect();
     for part in spec.circumstances() {
         match part {
             Circumstance::Down { host, proto } => {

@@ -5,11 +5,13 @@
 //! it. A variant says what is there, a [`super::Condition`] what happens around it.
 
 use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::leak::{Action, Leak};
-use super::stack::{Firewall, Routing};
+use super::plan;
+use super::stack::{Firewall, Routing, TUNNEL_PRIORITY};
 
 /// The fixtures: file stem and text.
 const VARIANTS: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/variants.rs"));
@@ -39,6 +41,12 @@ pub struct Variant {
     /// Which addresses the home has.
     #[serde(default)]
     pub home: Home,
+    /// On how many networks of the home the stack is.
+    #[serde(default)]
+    pub networks: Networks,
+    /// What the tunnel speaks.
+    #[serde(default)]
+    pub protocol: Protocol,
     /// How the stack's packets find the tunnel.
     #[serde(default)]
     pub routing: Routing,
@@ -59,6 +67,73 @@ pub enum Home {
     Dual,
     /// No IPv6.
     Ipv4,
+    /// Both families, and only private IPv6 addresses on the stack's network, which the home translates.
+    Ula,
+}
+
+impl Home {
+    /// The addresses by which strangers know the stack past the tunnel.
+    #[must_use]
+    pub fn public(self) -> Vec<&'static str> {
+        match self {
+            Self::Dual => vec![plan::HOME, plan::STACK_GUA],
+            Self::Ipv4 => vec![plan::HOME],
+            Self::Ula => vec![plan::HOME, plan::HOME_V6],
+        }
+    }
+
+    /// Whether a link of such a home has an address that others have.
+    #[must_use]
+    pub fn has(self, ip: IpAddr) -> bool {
+        match self {
+            Self::Dual => true,
+            Self::Ipv4 => ip.is_ipv4(),
+            Self::Ula => !plan::net(plan::BRIDGE_GUA).contains(&ip),
+        }
+    }
+}
+
+/// What a tunnel speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Protocol {
+    /// WireGuard.
+    #[default]
+    Wireguard,
+    /// OpenVPN over UDP, or what stands in for it.
+    OpenvpnUdp,
+    /// The same over TCP.
+    OpenvpnTcp,
+}
+
+impl Protocol {
+    /// The IANA number of the transport.
+    #[must_use]
+    pub fn transport(self) -> u8 {
+        let number = if self == Self::OpenvpnTcp { libc::IPPROTO_TCP } else { libc::IPPROTO_UDP };
+        number as u8
+    }
+}
+
+/// How many networks a stack is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Networks {
+    /// Docker's usual one.
+    #[default]
+    One,
+    /// One more, with a default route of its own.
+    Two,
+    /// Two more.
+    Three,
+}
+
+impl Networks {
+    /// Links to the home beside the first.
+    #[must_use]
+    pub fn more(self) -> usize {
+        self as usize
+    }
 }
 
 impl Variant {
@@ -92,6 +167,32 @@ impl Variant {
         VARIANTS.iter().map(|(stem, text)| Self::parse(stem, text)).collect()
     }
 
+    /// The stack's links to the home beside the first.
+    #[must_use]
+    pub fn more_uplinks(&self) -> Vec<String> {
+        plan::MORE_NETS.iter().take(self.networks.more()).map(|(_, link)| (*link).to_owned()).collect()
+    }
+
+    /// Where the VPN server is.
+    #[must_use]
+    pub fn endpoint(&self) -> SocketAddr {
+        let mut server = plan::socket(plan::ENDPOINT);
+        match self.protocol {
+            Protocol::Wireguard => {}
+            Protocol::OpenvpnUdp => server.set_port(plan::OPENVPN_UDP_PORT),
+            Protocol::OpenvpnTcp => server.set_port(plan::OPENVPN_TCP_PORT),
+        }
+        server
+    }
+
+    /// The subnets that may be talked to past the tunnel.
+    #[must_use]
+    pub fn local(&self) -> Vec<&'static str> {
+        let more = plan::MORE_NETS.iter().take(self.networks.more()).map(|(network, _)| *network);
+        let all = [plan::BRIDGE_NET, plan::LAN_NET, plan::BRIDGE_ULA, plan::BRIDGE_GUA];
+        all.into_iter().filter(|network| self.home.has(plan::net(network).addr())).chain(more).collect()
+    }
+
     /// Whether home, internet and tunnel have IPv6.
     #[must_use]
     pub fn ipv6(&self) -> bool {
@@ -106,6 +207,13 @@ impl Variant {
         let (id, leak_id) = (&self.id, &leak.id);
         if self.firewall == Firewall::Legacy && leak.actions().any(of_nftables) {
             return Some(format!("the leak {leak_id} changes nftables, and the firewall of {id} is not there"));
+        }
+        let no_rule = self.routing.tunnel_priority().is_none();
+        if no_rule && leak.actions().any(|action| *action == Action::Unrule { priority: TUNNEL_PRIORITY }) {
+            return Some(format!("the leak {leak_id} removes the rule into the tunnel, and {id} has none"));
+        }
+        if self.networks != Networks::One && leak.actions().any(|action| *action == Action::SecondNetwork {}) {
+            return Some(format!("the leak {leak_id} puts the stack on a second network, and in {id} it is on one"));
         }
         if self.firewall != Firewall::default() && leak.needs_legacy() {
             return Some(format!("the leak {leak_id} is about Gluetun's own firewall, and {id} has another"));
@@ -145,7 +253,9 @@ mod tests {
     fn unknown_words_are_refused() {
         let with = |line: &str| Variant::parse("x", &format!("title='t'\nwhy='w'\n{line}\n"));
         assert!(with("firewall = 'wg-quick'").is_ok());
-        for line in ["firewall = 'open'", "firewalls = 'wg-quick'", "home = 'ipv5'", "another_server = 1"] {
+        for line in
+            ["firewall = 'open'", "firewalls = 'wg-quick'", "home = 'ipv5'", "networks = 2", "another_server = 1"]
+        {
             assert!(with(line).is_err(), "{line}");
         }
         assert!(Variant::parse("x", "title='t'").is_err());

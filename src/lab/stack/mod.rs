@@ -22,6 +22,7 @@ pub use services::{ServiceConfig, serve};
 use super::leak::{Action, Leak, Transport};
 use super::line::Quality;
 use super::tunnel_process::TunnelProcess;
+use super::variant::Protocol;
 use super::wireguard::{PeerConfig, PrivateKey, Tunnel, TunnelConfig, WireguardError};
 use crate::net::nft::{Nft, NftError};
 use crate::net::route::{Family, RouteError, Rtnetlink, wait_ready};
@@ -75,6 +76,8 @@ pub struct GluetunConfig {
     pub private_key: PrivateKey,
     /// The server's public key.
     pub server_key: [u8; 32],
+    /// What the tunnel speaks.
+    pub protocol: Protocol,
     /// The server's address and port.
     pub endpoint: SocketAddr,
     /// The server that is taken when the VPN is started again; `None`: the same.
@@ -83,6 +86,8 @@ pub struct GluetunConfig {
     pub addresses: Vec<IpNet>,
     /// Name of the link to the home.
     pub uplink: String,
+    /// Names of more links to the home, of other networks.
+    pub more_uplinks: Vec<String>,
     /// Name of the tunnel's link.
     pub tunnel: String,
     /// Largest packet in the tunnel, in bytes.
@@ -166,7 +171,8 @@ struct Inner {
 /// # Errors
 /// When a part of it cannot be set up.
 pub async fn run_gluetun(mut config: GluetunConfig) -> Result<Gluetun, StackError> {
-    let uplink = Uplink::discover(&config.uplink)?;
+    let uplinks = std::iter::once(&config.uplink).chain(&config.more_uplinks);
+    let uplinks = uplinks.map(|link| Uplink::discover(link)).collect::<Result<Vec<_>, _>>()?;
     let mut flows = Vec::new();
     for action in config.leak.iter().flat_map(Leak::actions) {
         match action {
@@ -179,8 +185,8 @@ pub async fn run_gluetun(mut config: GluetunConfig) -> Result<Gluetun, StackErro
         }
     }
     let mut nft = Nft::open()?;
-    firewall::seal(&mut nft, &firewall::Allowed::of(&config, &uplink), config.firewall)?;
-    config.routing.lasting(&mut Rtnetlink::open()?, &uplink, &config.outbound)?;
+    firewall::seal(&mut nft, &firewall::Allowed::of(&config, &uplinks), config.firewall)?;
+    config.routing.lasting(&mut Rtnetlink::open()?, &uplinks, &config.outbound, config.endpoint.ip())?;
     set_nameservers(&config.resolv_conf, &[Ipv4Addr::LOCALHOST.into()])?;
     let runtime = tokio::runtime::Handle::current();
     let (dead, deaths) = mpsc::unbounded_channel();
@@ -198,7 +204,7 @@ pub async fn run_gluetun(mut config: GluetunConfig) -> Result<Gluetun, StackErro
         stack.0.bring_up().await?;
     }
     if let Some(leak) = &config.leak {
-        let mut sabotage = Sabotage::begin(leak, config, uplink)?;
+        let mut sabotage = Sabotage::begin(leak, config, uplinks)?;
         for (mut flow, every) in flows {
             sabotage.again(every, move || flow.ask())?;
         }
@@ -301,7 +307,7 @@ impl Inner {
         let mut endpoint = config.endpoint;
         if let (Some(next), true) = (config.next, self.started.swap(true, Ordering::Relaxed)) {
             endpoint = next;
-            firewall::let_to(&mut Nft::open()?, config.firewall, &config.uplink, endpoint)?;
+            firewall::let_to(&mut Nft::open()?, config, endpoint)?;
         }
         let peer = PeerConfig {
             public_key: config.server_key,
@@ -309,11 +315,12 @@ impl Inner {
             allowed: vec![Family::V4.everything(), Family::V6.everything()],
         };
         let tunnel = TunnelConfig {
+            protocol: config.protocol,
             link: config.tunnel.clone(),
             mtu: config.mtu,
             private_key: config.private_key.clone(),
             port: 0,
-            mark: Some(MARK),
+            mark: config.routing.mark(),
             peers: vec![peer],
             line: Quality::default(),
         };
@@ -332,7 +339,7 @@ impl Inner {
                 netlink.add_route(&route)?;
             }
             let rules = config.routing.tunnel_rules(family);
-            for rule in rules.iter().filter(|rule| ruled || rule.priority != config.routing.tunnel_priority()) {
+            for rule in rules.iter().filter(|rule| ruled || Some(rule.priority) != config.routing.tunnel_priority()) {
                 match netlink.add_rule(rule) {
                     // It outlived a VPN process that died.
                     Err(error) if error.errno() == Some(libc::EEXIST) => {}

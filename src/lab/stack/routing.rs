@@ -12,13 +12,13 @@ pub const MARK: u32 = 0xca6c;
 pub const TUNNEL_TABLE: u32 = 51820;
 /// The table for outbound subnets.
 pub const OUTBOUND_TABLE: u32 = 199;
-/// The table for what comes from the uplink's own address.
+/// The table for what comes from the first uplink's own address; those of more uplinks follow it.
 pub const INBOUND_TABLE: u32 = 200;
 /// Priority of the rule that leads into the tunnel.
 pub const TUNNEL_PRIORITY: u32 = 101;
 /// Priorities that the kernel gives to the two rules of wg-quick(8), of which the second is made first.
 const WG_QUICK_PRIORITIES: [u32; 2] = [32764, 32765];
-const MAIN: u32 = 254;
+pub(super) const MAIN: u32 = 254;
 const SCOPE_GLOBAL: u8 = 0;
 
 /// How a stack's packets find the tunnel.
@@ -28,6 +28,9 @@ pub enum Routing {
     /// By rule 101 and a table of the tunnel's own.
     #[default]
     Gluetun,
+    /// By routes in the main table that are each half of everything, and so come before the default route, as OpenVPN's `redirect-gateway
+    /// def1` makes them; the server has a route of its own. No rules.
+    Halves,
     /// By a rule and a table of the tunnel's own, before which the main table is asked for all but its default route.
     WgQuick,
 }
@@ -85,25 +88,24 @@ impl Routing {
     pub(super) fn lasting(
         self,
         netlink: &mut Rtnetlink,
-        uplink: &Uplink,
+        uplinks: &[Uplink],
         outbound: &[IpNet],
+        server: IpAddr,
     ) -> Result<(), RouteError> {
         for family in [Family::V4, Family::V6] {
-            let gateway = uplink.gateway(family);
-            let outbound = outbound.iter().filter(|net| Family::of(net.addr()) == family);
             if self == Self::Gluetun {
-                for (subnet, source) in uplink.subnets(family) {
-                    netlink.add_rule(&RuleSpec { to: Some(subnet), ..RuleSpec::new(family, 98, MAIN) })?;
-                    let own = RuleSpec { from: Some(source.into()), ..RuleSpec::new(family, 100, INBOUND_TABLE) };
-                    netlink.add_rule(&own)?;
-                }
-                if let Some(gateway) = gateway {
-                    let route = RouteSpec::via(family.everything(), gateway).dev(&uplink.link);
-                    netlink.add_route(&route.table(INBOUND_TABLE))?;
+                for (uplink, table) in uplinks.iter().zip(INBOUND_TABLE..) {
+                    inbound(netlink, uplink, family, table)?;
                 }
             }
-            let Some(gateway) = gateway else { continue };
-            for subnet in outbound {
+            let Some((uplink, gateway)) = uplinks.first().and_then(|first| Some((first, first.gateway(family)?)))
+            else {
+                continue;
+            };
+            if self == Self::Halves && Family::of(server) == family {
+                netlink.add_route(&RouteSpec::via(server.into(), gateway).dev(&uplink.link))?;
+            }
+            for subnet in outbound.iter().filter(|net| Family::of(net.addr()) == family) {
                 let route = RouteSpec::via(*subnet, gateway).dev(&uplink.link);
                 match self {
                     Self::Gluetun => {
@@ -111,7 +113,7 @@ impl Routing {
                         netlink.add_rule(&rule)?;
                         netlink.add_route(&route.table(OUTBOUND_TABLE))?;
                     }
-                    Self::WgQuick => netlink.add_route(&route)?,
+                    Self::WgQuick | Self::Halves => netlink.add_route(&route)?,
                 }
             }
         }
@@ -128,19 +130,45 @@ impl Routing {
                 let main = RuleSpec { suppress_prefix_length: Some(0), ..RuleSpec::new(family, main, MAIN) };
                 vec![main, into(tunnel)]
             }
+            Self::Halves => Vec::new(),
         }
     }
 
-    /// The priority of the rule that leads into the tunnel.
-    pub(super) fn tunnel_priority(self) -> u32 {
+    /// The priority of the rule that leads into the tunnel, where there is one.
+    pub(in crate::lab) fn tunnel_priority(self) -> Option<u32> {
         match self {
-            Self::Gluetun => TUNNEL_PRIORITY,
-            Self::WgQuick => WG_QUICK_PRIORITIES[1],
+            Self::Gluetun => Some(TUNNEL_PRIORITY),
+            Self::WgQuick => Some(WG_QUICK_PRIORITIES[1]),
+            Self::Halves => None,
         }
+    }
+
+    /// The table whose default route leads out of the uplink: main, unless that leads into the tunnel.
+    pub(super) fn way_out(self) -> u32 {
+        if self == Self::Halves { INBOUND_TABLE } else { MAIN }
+    }
+
+    /// The mark of the tunnel's own packets, where rules need one.
+    pub(super) fn mark(self) -> Option<u32> {
+        (self != Self::Halves).then_some(MARK)
     }
 
     /// The routes into the tunnel, which go with its link.
     pub(super) fn tunnel_routes(self, family: Family, tunnel: &str) -> Vec<RouteSpec> {
-        vec![RouteSpec::on(family.everything(), tunnel).table(TUNNEL_TABLE)]
+        if self != Self::Halves {
+            return vec![RouteSpec::on(family.everything(), tunnel).table(TUNNEL_TABLE)];
+        }
+        let halves = family.everything().subnets(1).into_iter().flatten();
+        halves.map(|half| RouteSpec::on(half, tunnel)).collect()
     }
+}
+
+/// Rules 98 and 100 of an uplink, and its table.
+fn inbound(netlink: &mut Rtnetlink, uplink: &Uplink, family: Family, table: u32) -> Result<(), RouteError> {
+    for (subnet, source) in uplink.subnets(family) {
+        netlink.add_rule(&RuleSpec { to: Some(subnet), ..RuleSpec::new(family, 98, MAIN) })?;
+        netlink.add_rule(&RuleSpec { from: Some(source.into()), ..RuleSpec::new(family, 100, table) })?;
+    }
+    let Some(gateway) = uplink.gateway(family) else { return Ok(()) };
+    netlink.add_route(&RouteSpec::via(family.everything(), gateway).dev(&uplink.link).table(table))
 }

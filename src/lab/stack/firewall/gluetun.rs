@@ -6,6 +6,7 @@ use super::{Allowed, Firewall, accept, families, neighbourhood, to_endpoint};
 use crate::lab::leak::{FamilyName, PolicyName};
 use crate::net::nft::{Batch, Chain, HookPoint, Match, Nft, Policy, Rule, state};
 use crate::net::route::Family;
+use std::net::IpAddr;
 
 /// Closes everything, then opens what is allowed.
 pub(super) fn seal(nft: &mut Nft, allowed: &Allowed<'_>, style: Firewall) -> Result<(), StackError> {
@@ -36,7 +37,7 @@ pub(super) fn seal(nft: &mut Nft, allowed: &Allowed<'_>, style: Firewall) -> Res
         for rule in input(family, allowed) {
             batch.append_rule(&table, "INPUT", &rule.counted());
         }
-        for rule in output(family, allowed) {
+        for rule in output(family, allowed, style != Firewall::Strict) {
             batch.append_rule(&table, "OUTPUT", &rule.counted());
         }
     }
@@ -52,7 +53,7 @@ pub(in crate::lab::stack) fn seal_legacy(
     let policy = policy_of(policy);
     for family in families(family) {
         let chain = |rules| legacy::Chain { policy, rules };
-        let chains = [chain(input(family, allowed)), chain(Vec::new()), chain(output(family, allowed))];
+        let chains = [chain(input(family, allowed)), chain(Vec::new()), chain(output(family, allowed, true))];
         legacy::replace(family, &chains).map_err(StackError::Legacy)?;
     }
     Ok(())
@@ -63,13 +64,12 @@ fn known() -> Match {
 }
 
 fn input(family: Family, allowed: &Allowed<'_>) -> Vec<Rule> {
-    let link = || Match::Input(allowed.uplink.link.clone());
+    let link = || Match::Input(allowed.uplink().link.clone());
     let mut rules = vec![accept().when(Match::Input("lo".to_owned())), accept().when(known())];
-    for (subnet, _) in allowed.uplink.subnets(family) {
-        rules.push(accept().when(Match::Destination(subnet)).when(link()));
-    }
-    for net in neighbourhood(family) {
-        rules.push(accept().when(Match::Destination(net)).when(link()));
+    for uplink in allowed.uplinks {
+        let own = uplink.subnets(family).into_iter().map(|(subnet, _)| subnet);
+        let near = own.chain(neighbourhood(family));
+        rules.extend(near.map(|net| accept().when(Match::Destination(net)).when(Match::Input(uplink.link.clone()))));
     }
     for port in allowed.input_ports {
         for protocol in [libc::IPPROTO_TCP, libc::IPPROTO_UDP] {
@@ -80,23 +80,27 @@ fn input(family: Family, allowed: &Allowed<'_>) -> Vec<Rule> {
     rules
 }
 
-fn output(family: Family, allowed: &Allowed<'_>) -> Vec<Rule> {
-    let link = || Match::Output(allowed.uplink.link.clone());
-    let mut rules = vec![accept().when(Match::Output("lo".to_owned())), accept().when(known())];
-    for net in neighbourhood(family) {
-        rules.push(accept().when(Match::Destination(net)).when(link()));
+/// `stateful`: what belongs to a known connection passes before all else.
+fn output(family: Family, allowed: &Allowed<'_>, stateful: bool) -> Vec<Rule> {
+    let mut rules = vec![accept().when(Match::Output("lo".to_owned()))];
+    if stateful {
+        rules.push(accept().when(known()));
     }
-    let own = allowed.uplink.subnets(family);
-    for (subnet, source) in &own {
-        rules.push(accept().when(Match::Source((*source).into())).when(Match::Destination(*subnet)).when(link()));
+    let to = |net| accept().when(Match::Destination(net));
+    for uplink in allowed.uplinks {
+        let link = || Match::Output(uplink.link.clone());
+        rules.extend(neighbourhood(family).into_iter().map(|net| to(net).when(link())));
+        let from = |(subnet, source): (_, IpAddr)| to(subnet).when(Match::Source(source.into())).when(link());
+        rules.extend(uplink.subnets(family).into_iter().map(from));
     }
+    let link = || Match::Output(allowed.uplink().link.clone());
     for subnet in allowed.outbound(family) {
-        if let Some((_, source)) = own.first() {
-            rules.push(accept().when(Match::Source((*source).into())).when(Match::Destination(subnet)).when(link()));
+        if let Some((_, source)) = allowed.uplink().subnets(family).first() {
+            rules.push(to(subnet).when(Match::Source((*source).into())).when(link()));
         }
     }
     if Family::of(allowed.endpoint.ip()) == family {
-        rules.push(to_endpoint(&allowed.uplink.link, allowed.endpoint));
+        rules.push(to_endpoint(&allowed.uplink().link, allowed.endpoint, allowed.transport));
     }
     rules.push(accept().when(Match::Output(allowed.tunnel.to_owned())));
     rules

@@ -34,6 +34,8 @@ pub enum Firewall {
     /// Gluetun's, in nftables, and tables of iptables-legacy that let everything pass. Both are asked for each packet, and one that drops is
     /// enough.
     LegacyBeside,
+    /// Gluetun's, without the rule of OUTPUT that lets pass what belongs to a known connection.
+    Strict,
     /// See [`wg_quick`].
     WgQuick,
     /// See [`native`].
@@ -61,7 +63,7 @@ impl Firewall {
     /// The rule at the end of a chain that decides on what no other did, where there is one beside the policy.
     fn last(self, chain: ChainName, family: Family, tunnel: &str) -> Option<Rule> {
         match self {
-            Self::Gluetun | Self::Legacy | Self::LegacyBeside => None,
+            Self::Gluetun | Self::Legacy | Self::LegacyBeside | Self::Strict => None,
             Self::WgQuick => wg_quick::last(chain, tunnel),
             Self::NftNative => Some(native::last(family)),
         }
@@ -70,23 +72,32 @@ impl Firewall {
 
 /// What the firewall has to let pass.
 pub(super) struct Allowed<'a> {
-    pub uplink: &'a Uplink,
+    /// The one by which outbound subnets and the VPN server are reached comes first; there is one at least.
+    pub uplinks: &'a [Uplink],
     pub tunnel: &'a str,
     pub endpoint: SocketAddr,
+    /// The transport by which it is spoken to.
+    pub transport: u8,
     pub outbound: &'a [IpNet],
     pub input_ports: &'a [u16],
 }
 
 impl<'a> Allowed<'a> {
     /// What a stack so set up lets pass.
-    pub fn of(config: &'a GluetunConfig, uplink: &'a Uplink) -> Self {
+    pub fn of(config: &'a GluetunConfig, uplinks: &'a [Uplink]) -> Self {
         Self {
-            uplink,
+            uplinks,
             tunnel: &config.tunnel,
             endpoint: config.endpoint,
+            transport: config.protocol.transport(),
             outbound: &config.outbound,
             input_ports: &config.input_ports,
         }
+    }
+
+    /// The first uplink.
+    fn uplink(&self) -> &'a Uplink {
+        &self.uplinks[0]
     }
 
     /// The outbound subnets of a family.
@@ -98,17 +109,21 @@ impl<'a> Allowed<'a> {
 /// Closes everything, then opens what is allowed: in that order, so that no packet finds a gap.
 pub(super) fn seal(nft: &mut Nft, allowed: &Allowed<'_>, style: Firewall) -> Result<(), StackError> {
     match style {
-        Firewall::Gluetun | Firewall::Legacy | Firewall::LegacyBeside => gluetun::seal(nft, allowed, style),
+        Firewall::Gluetun | Firewall::Legacy | Firewall::LegacyBeside | Firewall::Strict => {
+            gluetun::seal(nft, allowed, style)
+        }
         Firewall::WgQuick => Ok(wg_quick::seal(nft, allowed)?),
         Firewall::NftNative => Ok(native::seal(nft, allowed)?),
     }
 }
 
 /// Lets the tunnel reach another server.
-pub(super) fn let_to(nft: &mut Nft, style: Firewall, link: &str, endpoint: SocketAddr) -> Result<(), NftError> {
+pub(super) fn let_to(nft: &mut Nft, config: &GluetunConfig, endpoint: SocketAddr) -> Result<(), NftError> {
+    let style = config.firewall;
     let mut batch = Batch::new();
     let table = style.table(Family::of(endpoint.ip()));
-    let (chain, rule) = (style.chain(ChainName::Output), to_endpoint(link, endpoint).counted());
+    let (chain, rule) =
+        (style.chain(ChainName::Output), to_endpoint(&config.uplink, endpoint, config.protocol.transport()).counted());
     if style.last(ChainName::Output, Family::V4, "").is_some() {
         batch.insert_rule(&table, chain, &rule);
     } else {
@@ -121,9 +136,9 @@ fn accept() -> Rule {
     Rule::new(Verdict::Accept)
 }
 
-fn to_endpoint(link: &str, endpoint: SocketAddr) -> Rule {
+fn to_endpoint(link: &str, endpoint: SocketAddr, transport: u8) -> Rule {
     let rule = accept().when(Match::Destination(endpoint.ip().into())).when(Match::Output(link.to_owned()));
-    let rule = rule.when(Match::Protocol(libc::IPPROTO_UDP as u8));
+    let rule = rule.when(Match::Protocol(transport));
     rule.when(Match::DestinationPorts(endpoint.port(), endpoint.port()))
 }
 

@@ -101,11 +101,10 @@ fn server_key(family: Family) -> Vec<Field> {
 }
 
 fn sets(allowed: &Allowed<'_>) -> Vec<NamedSet> {
-    let uplink = allowed.uplink;
     let mut sets: Vec<NamedSet> = FAMILIES
         .iter()
         .map(|family| {
-            let own = uplink.subnets(*family).into_iter().map(|(subnet, _)| subnet);
+            let own = allowed.uplinks.iter().flat_map(|uplink| uplink.subnets(*family)).map(|(subnet, _)| subnet);
             let all = own.chain(allowed.outbound(*family)).chain(neighbourhood(*family));
             NamedSet { name: near(*family), fields: vec![to(*family)], elements: all.map(Element::network).collect() }
         })
@@ -114,15 +113,16 @@ fn sets(allowed: &Allowed<'_>) -> Vec<NamedSet> {
     sets.push(NamedSet {
         name: server(family),
         fields: server_key(family),
-        elements: vec![Element::server(allowed.endpoint, libc::IPPROTO_UDP as u8)],
+        elements: vec![Element::server(allowed.endpoint, allowed.transport)],
     });
     sets.push(NamedSet { name: "inside".to_owned(), fields: vec![Field::Input], elements: vec![Element::link("lo")] });
-    let jump = || Decision::Jump(AROUND.to_owned());
-    let ways = [("lo", Decision::Accept), (allowed.tunnel, Decision::Accept), (&uplink.link, jump())];
+    let jump = |uplink| (uplink, Decision::Jump(AROUND.to_owned()));
+    let ways = [("lo", Decision::Accept), (allowed.tunnel, Decision::Accept)].into_iter();
+    let ways = ways.chain(allowed.uplinks.iter().map(|uplink| jump(uplink.link.as_str())));
     sets.push(NamedSet {
         name: "ways".to_owned(),
         fields: vec![Field::Output],
-        elements: ways.into_iter().map(|(link, does)| Element::link(link).does(does)).collect(),
+        elements: ways.map(|(link, does)| Element::link(link).does(does)).collect(),
     });
     sets
 }

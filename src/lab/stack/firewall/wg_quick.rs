@@ -43,12 +43,14 @@ fn past(tunnel: &str) -> Rule {
 }
 
 fn output(family: Family, allowed: &Allowed<'_>) -> Vec<Rule> {
-    let link = || Match::Output(allowed.uplink.link.clone());
-    let own = allowed.uplink.subnets(family).into_iter().map(|(subnet, _)| subnet);
-    let near = own.chain(allowed.outbound(family)).chain(neighbourhood(family));
-    let mut rules: Vec<Rule> = near.map(|subnet| accept().when(Match::Destination(subnet)).when(link())).collect();
+    let mut rules = Vec::new();
+    for uplink in allowed.uplinks {
+        let own = uplink.subnets(family).into_iter().map(|(subnet, _)| subnet);
+        let near = own.chain(allowed.outbound(family)).chain(neighbourhood(family));
+        rules.extend(near.map(|net| accept().when(Match::Destination(net)).when(Match::Output(uplink.link.clone()))));
+    }
     if Family::of(allowed.endpoint.ip()) == family {
-        rules.push(to_endpoint(&allowed.uplink.link, allowed.endpoint).when(Match::Mark(MARK)));
+        rules.push(to_endpoint(&allowed.uplink().link, allowed.endpoint, allowed.transport).when(Match::Mark(MARK)));
     }
     rules.push(past(allowed.tunnel).when(Match::Mark(MARK)));
     rules
