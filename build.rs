@@ -1,4 +1,4 @@
-//! Embeds `probes/*.toml`, `fixtures/leaks/*.toml` and `fixtures/conditions/*.toml`, so that adding one needs no other edit.
+//! Embeds `probes/*.toml`, `fixtures/leaks/*.toml`, `fixtures/conditions/*.toml` and `fixtures/variants/*.toml`, so that adding one needs no other edit.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,8 @@ fn main() -> io::Result<()> {
     let out = PathBuf::from(env::var("OUT_DIR").map_err(io::Error::other)?);
     fs::write(out.join("probes.rs"), embed(&root.join("probes"))?)?;
     fs::write(out.join("leaks.rs"), embed(&root.join("fixtures/leaks"))?)?;
-    fs::write(out.join("conditions.rs"), embed(&root.join("fixtures/conditions"))?)
+    fs::write(out.join("conditions.rs"), embed(&root.join("fixtures/conditions"))?)?;
+    fs::write(out.join("variants.rs"), embed(&root.join("fixtures/variants"))?)
 }
 
 /// The text of a slice of `(file stem, file content)`, sorted by stem.

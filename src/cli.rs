@@ -152,18 +152,12 @@ pub struct DemoArgs {
     /// Break the stack in this way, see leakcheck lab list; else it is sealed
     #[arg(long, value_name = "CLASS")]
     pub leak: Option<String>,
+    /// Build it in this way, see leakcheck lab list; else as Gluetun does
+    #[arg(long, value_name = "NAME")]
+    pub variant: Option<String>,
     /// Audit it under this condition, see leakcheck lab list; may be given several times
     #[arg(long, value_name = "NAME")]
     pub condition: Vec<String>,
-    /// A home without IPv6
-    #[arg(long)]
-    pub ipv4_only: bool,
-    /// The stack takes another VPN server when it is started again
-    #[arg(long, hide = true)]
-    pub another_server: bool,
-    /// Who keeps the stack's firewall in the kernel
-    #[arg(long, value_enum, default_value_t, hide = true, conflicts_with_all = ["leak", "another_server"])]
-    pub firewall: crate::lab::Backend,
     /// Let a witness of the lab misbehave
     #[arg(long, value_name = "HOST=BEHAVIOUR", hide = true)]
     pub odd_witness: Vec<crate::lab::OddWitness>,
@@ -215,7 +209,7 @@ pub struct ExplainArgs {
 #[cfg(feature = "lab")]
 #[derive(Debug, Clone, Subcommand)]
 pub enum LabCommand {
-    /// List the classes of leaks that --leak takes, and the conditions that --condition takes
+    /// List the classes of leaks that --leak takes, the variants that --variant takes, and the conditions that --condition takes
     List,
     /// Audit every leak class and every sealed stack, and print which probe found what
     Test(LabTestArgs),

@@ -1,5 +1,5 @@
-//! `leakcheck lab`: the classes of leaks that `demo --leak` takes, the conditions that `demo --condition` takes, and the parts of the lab as
-//! containers.
+//! `leakcheck lab`: the classes of leaks that `demo --leak` takes, the variants and conditions of `--variant` and `--condition`, and the
+//! parts of the lab as containers.
 
 use anyhow::Context;
 use comfy_table::presets::NOTHING;
@@ -7,7 +7,7 @@ use comfy_table::{ContentArrangement, Table};
 
 use super::{lab_test, print};
 use crate::cli::LabCommand;
-use crate::lab::{Condition, Leak, role, tell_vpn};
+use crate::lab::{Condition, Leak, Variant, role, tell_vpn};
 use crate::report::Look;
 use crate::runner::PASSED;
 
@@ -19,7 +19,12 @@ pub fn lab(command: &LabCommand) -> anyhow::Result<u8> {
     match command {
         LabCommand::List => {
             let look = Look::of_stdout();
-            let text = format!("{}\n{}", leaks(&Leak::all()?, &look), conditions(&Condition::all()?, &look));
+            let (variants, conditions) = (Variant::all()?, Condition::all()?);
+            let variants = variants.iter().map(|variant| [&variant.id, &variant.title]);
+            let conditions = conditions.iter().map(|condition| [&condition.id, &condition.title]);
+            let variants = named("variant", variants, &look);
+            let text =
+                format!("{}\n{variants}\n{}", leaks(&Leak::all()?, &look), named("condition", conditions, &look));
             print(&text)?;
         }
         LabCommand::Image { name } => {
@@ -41,11 +46,12 @@ fn empty(look: &Look) -> Table {
     table
 }
 
-fn conditions(conditions: &[Condition], look: &Look) -> String {
+/// Ids and titles.
+fn named<'a>(kind: &str, rows: impl Iterator<Item = [&'a String; 2]>, look: &Look) -> String {
     let mut table = empty(look);
-    table.set_header(["condition", "what it is"]);
-    for condition in conditions {
-        table.add_row([&condition.id, &condition.title]);
+    table.set_header([kind, "what it is"]);
+    for row in rows {
+        table.add_row(row);
     }
     table.trim_fmt() + "\n"
 }

@@ -53,7 +53,7 @@ fn rule(case: &Case<'_>, forbidden_in_tunnel: Option<EvidenceLine>) -> Ruling {
     let refused = evidence.stimuli.len() - tunnelled.len() - silent.len();
     let silent: Vec<_> = silent.into_iter().filter(|stimulus| !at_server.contains(&stimulus.id)).collect();
     let mut doubts: Vec<String> = law::sensor_doubts(case).into_iter().chain(law::stimulus_doubts(evidence)).collect();
-    doubts.extend(untraced(case, &silent));
+    doubts.extend(untraced(case, &silent, &tunnelled));
     doubts.extend(firewall::untried(case));
     if !doubts.is_empty() {
         return Ruling::inconclusive(
@@ -90,12 +90,16 @@ fn brought_to_server<'a>(case: &Case<'a>, evidence: &Evidence) -> Vec<&'a Sighti
     law::own(case, Class::Server).into_iter().filter(strayed).collect()
 }
 
-/// What the kernel accepted and no sensor saw, although it would have: something took it away, and may carry it on.
-fn untraced(case: &Case<'_>, silent: &[&Stimulus]) -> Option<String> {
+/// What the kernel accepted and no sensor saw, although it would have: something took it away, and may carry it on. Of a packet that was
+/// sent several times and took the tunnel once, the others took it too: one that is full loses a packet now and then.
+fn untraced(case: &Case<'_>, silent: &[&Stimulus], tunnelled: &[&Stimulus]) -> Option<String> {
+    let same = |a: &Stimulus, b: &Stimulus| (a.proto, a.to, &a.via, &a.what) == (b.proto, b.to, &b.via, &b.what);
+    let tunnels = |stimulus: &Stimulus| tunnelled.iter().any(|other| same(other, stimulus));
     let inside = |stimulus: &Stimulus| case.wire.is_some_and(|wire| wire.inside.contains(&stimulus.id));
     // To the server anything may be let go, and then wait for its hardware address.
     let to_server = |stimulus: &Stimulus| case.facts.endpoint.is_some_and(|server| server.ip() == stimulus.to.ip());
-    let is_lost = |stimulus: &&&Stimulus| stimulus.traced && !inside(stimulus) && !to_server(stimulus);
+    let is_lost =
+        |stimulus: &&&Stimulus| stimulus.traced && !inside(stimulus) && !to_server(stimulus) && !tunnels(stimulus);
     let lost: Vec<&&Stimulus> = silent.iter().filter(is_lost).collect();
     let first = lost.first()?;
     Some(format!(

@@ -78,8 +78,6 @@ pub enum Circumstance {
         /// Only over that transport.
         proto: Option<Transport>,
     },
-    /// A home without IPv6.
-    Ipv4Only {},
 }
 
 impl Condition {
@@ -111,12 +109,6 @@ impl Condition {
     /// When one is not well formed.
     pub fn all() -> Result<Vec<Self>, ConditionError> {
         CONDITIONS.iter().map(|(stem, text)| Self::parse(stem, text)).collect()
-    }
-
-    /// Whether the home has no IPv6.
-    #[must_use]
-    pub fn ipv4_only(&self) -> bool {
-        self.circumstances.contains(&Circumstance::Ipv4Only {})
     }
 
     /// How good the line to the VPN server is.

@@ -15,6 +15,7 @@ pub mod line;
 mod load;
 pub mod matrix;
 mod odd;
+mod openvpn;
 pub mod plan;
 mod port_mapper;
 pub mod provider;
@@ -24,8 +25,10 @@ pub mod role;
 mod run;
 pub mod stack;
 pub mod topology;
+mod tun;
 mod tunnel_process;
 pub mod userns;
+pub mod variant;
 pub mod wireguard;
 pub mod witness;
 
@@ -35,8 +38,9 @@ pub use leak::Leak;
 pub use odd::OddWitness;
 pub use remote::{Wish, tell_vpn};
 pub use run::{Lab, LabError, LabSpec};
-pub use stack::{Backend, has_legacy_tables};
+pub use stack::has_legacy_tables;
 pub use userns::{PrivateDir, UsernsError};
+pub use variant::Variant;
 
 /// Enters a user, network and mount namespace of the process's own, whose network namespace becomes the lab's home and
 /// whose `/etc/resolv.conf` names the ISP's resolver. To be called first in `main`, before any thread exists.

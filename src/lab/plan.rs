@@ -3,6 +3,7 @@
 //! Public addresses are those of RFC 5737 and RFC 3849 where it does not matter, and the well-known ones where a probe
 //! asks for them by name or number. None of them ever leaves the lab's own namespaces.
 
+use super::variant::Home;
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -31,10 +32,10 @@ pub const MANAGEMENT: &str = "10.99.0.1";
 pub const BRIDGE_ULA: &str = "fd18::/64";
 /// The bridge's public IPv6 network, which the ISP routes to the home.
 pub const BRIDGE_GUA: &str = "2001:db8:18::/64";
-/// The home's second network, which the stack is on only in a leak.
-pub const SECOND_NET: &str = "172.19.0.0/16";
-/// Name of the stack's link to it.
-pub const SECOND_UPLINK: &str = "eth1";
+/// More Docker networks of the home, which the stack is on in a leak and in variants, and its links to them.
+pub const MORE_NETS: [(&str, &str); 2] = [("172.19.0.0/16", "eth1"), ("172.20.0.0/16", "eth2")];
+/// The home's address in the network of its ISP over IPv6, behind which a private network is.
+pub const HOME_V6: &str = "2001:db8:113::10";
 /// The ISP's resolver, the one that a home's router hands out.
 pub const ISP_RESOLVER: &str = "203.0.113.53";
 /// The same over IPv6.
@@ -53,6 +54,10 @@ pub const NEIGHBOUR: &str = "172.18.0.20";
 pub const LAN_HOST: &str = "192.168.1.50";
 /// The VPN server.
 pub const ENDPOINT: &str = "198.51.100.2:51820";
+/// Its ports for OpenVPN.
+pub const OPENVPN_UDP_PORT: u16 = 1194;
+/// The same over TCP.
+pub const OPENVPN_TCP_PORT: u16 = 443;
 /// Another VPN server of the provider, for a stack that takes a new one when it is started again.
 pub const OTHER_ENDPOINT: &str = "198.51.100.2:51821";
 /// Where tunnelled traffic comes out.
@@ -135,6 +140,20 @@ impl End {
         self.gateways.retain(|ip| ipv6 || ip.is_ipv4());
         self
     }
+
+    /// As it is in such a home, with one gateway of a family at most.
+    #[must_use]
+    pub fn of(mut self, home: Home) -> Self {
+        self.addresses.retain(|net| home.has(net.addr()));
+        let mut gateways: Vec<IpAddr> = Vec::new();
+        for gateway in self.gateways.into_iter().filter(|ip| home.has(*ip)) {
+            if !gateways.iter().any(|known| known.is_ipv4() == gateway.is_ipv4()) {
+                gateways.push(gateway);
+            }
+        }
+        self.gateways = gateways;
+        self
+    }
 }
 
 /// The bridge itself, in the home.
@@ -146,19 +165,19 @@ pub fn bridge() -> End {
 /// The stack's uplink.
 #[must_use]
 pub fn stack() -> End {
-    End::new(&["172.18.0.10/16", "2001:db8:18::10/64", "fd18::10/64"], &["172.18.0.1", "2001:db8:18::1"])
+    End::new(&["172.18.0.10/16", "2001:db8:18::10/64", "fd18::10/64"], &["172.18.0.1", "2001:db8:18::1", "fd18::1"])
 }
 
-/// The home's link to its second network.
+/// The home's links to [`MORE_NETS`].
 #[must_use]
-pub fn second_bridge() -> End {
-    End::new(&["172.19.0.1/16"], &[])
+pub fn more_bridges() -> [End; 2] {
+    [End::new(&["172.19.0.1/16"], &[]), End::new(&["172.20.0.1/16"], &[])]
 }
 
-/// The stack's link to the second network.
+/// The stack's links to them.
 #[must_use]
-pub fn second_stack() -> End {
-    End::new(&["172.19.0.10/16"], &["172.19.0.1"])
+pub fn more_stacks() -> [End; 2] {
+    [End::new(&["172.19.0.10/16"], &["172.19.0.1"]), End::new(&["172.20.0.10/16"], &["172.20.0.1"])]
 }
 
 /// The neighbour's link to the bridge.

@@ -1,6 +1,7 @@
-//! The VPN provider: a WireGuard server whose clients come out at its exit addresses.
+//! The VPN provider: a server whose clients come out at its exit addresses.
 
 use super::line::Quality;
+use super::variant::Protocol;
 use super::wireguard::{PeerConfig, PrivateKey, Tunnel, TunnelConfig, WireguardError};
 use crate::net::nft::{Batch, Chain, Match, Nft, NftError, Rule, Table, TableFamily, Verdict};
 use crate::net::route::{Family, RouteError, RouteSpec, Rtnetlink};
@@ -35,7 +36,9 @@ pub enum ProviderError {
 pub struct ProviderConfig {
     /// The server's key.
     pub private_key: PrivateKey,
-    /// UDP port on which it listens.
+    /// What its tunnel speaks.
+    pub protocol: Protocol,
+    /// Port on which it listens.
     pub port: u16,
     /// Name of the link to the internet.
     pub uplink: String,
@@ -96,6 +99,7 @@ pub async fn run(config: &ProviderConfig) -> Result<Provider, ProviderError> {
         .map(|(key, allowed)| PeerConfig { public_key: *key, endpoint: None, allowed: allowed.clone() })
         .collect();
     let tunnel = Tunnel::start(&TunnelConfig {
+        protocol: config.protocol,
         link: LINK.to_owned(),
         mtu: config.mtu,
         private_key: config.private_key.clone(),

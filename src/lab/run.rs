@@ -16,6 +16,7 @@ use super::realm::{Realm, RealmError};
 use super::stack::{self, Gluetun, GluetunConfig, StackError, Uplink};
 use super::topology::{self, Topology, TopologyError};
 use super::userns::PrivateDir;
+use super::variant::{Protocol, Variant};
 use super::wireguard::PrivateKey;
 use super::witness::dns::{Forwarder, Sockets, Upstream};
 use super::witness::{CaError, HttpWitness, Journal, LabCa};
@@ -37,6 +38,9 @@ const PATIENCE_ON_BAD_LINE: Duration = Duration::from_secs(45);
 /// Why a lab does not stand.
 #[derive(Debug, thiserror::Error)]
 pub enum LabError {
+    /// The leak or the condition cannot be had in this variant.
+    #[error("have this in such a variant: {0}")]
+    Refused(String),
     /// Its namespaces and wires.
     #[error("build the lab")]
     Topology(#[from] TopologyError),
@@ -100,12 +104,8 @@ impl LabError {
 pub struct LabSpec {
     /// How the stack is broken; `None` for a sealed one.
     pub leak: Option<Leak>,
-    /// Whether home, internet and tunnel have IPv6.
-    pub ipv6: bool,
-    /// Whether the stack takes another server when its VPN is started again, as Gluetun does that may choose among several.
-    pub moves: bool,
-    /// Who keeps the stack's firewall.
-    pub firewall: stack::Backend,
+    /// How the stack and its home are built.
+    pub variant: Variant,
     /// Witnesses of the internet that misbehave.
     pub odd: Vec<OddWitness>,
     /// What the stack's control server does otherwise.
@@ -117,14 +117,12 @@ pub struct LabSpec {
 }
 
 impl LabSpec {
-    /// A sealed lab with both families.
+    /// A sealed lab with both families and Gluetun's stack.
     #[must_use]
     pub fn sealed() -> Self {
         Self {
             leak: None,
-            ipv6: true,
-            moves: false,
-            firewall: stack::Backend::default(),
+            variant: Variant::default(),
             odd: Vec::new(),
             habits: Vec::new(),
             apart: None,
@@ -141,7 +139,6 @@ impl LabSpec {
     /// With one condition more.
     #[must_use]
     pub fn under(mut self, condition: Condition) -> Self {
-        self.ipv6 &= !condition.ipv4_only();
         self.conditions.push(condition);
         self
     }
@@ -167,7 +164,7 @@ pub struct Lab {
     journal: Journal,
     resolv_conf: PathBuf,
     ca: PathBuf,
-    ipv6: bool,
+    variant: Variant,
 }
 
 impl Lab {
@@ -179,11 +176,16 @@ impl Lab {
         if let Some(leak) = spec.leak.as_ref().filter(|leak| leak.needs_containers()) {
             return Err(LabError::NeedsContainers(leak.id.clone()));
         }
-        let ipv6 = spec.ipv6;
-        let topology = Topology::build(ipv6)?;
-        if spec.leak.iter().flat_map(Leak::actions).any(|action| *action == Action::SecondNetwork {}) {
-            topology.add_second_network()?;
+        if spec.quality() != Quality::default() && spec.variant.protocol != Protocol::Wireguard {
+            return Err(LabError::Refused("the lab has a bad line for WireGuard alone".to_owned()));
         }
+        if let Some(reason) = spec.leak.as_ref().and_then(|leak| spec.variant.refuses(leak)) {
+            return Err(LabError::Refused(reason));
+        }
+        let ipv6 = spec.variant.ipv6();
+        let topology = Topology::build(spec.variant.home)?;
+        let second = spec.leak.iter().flat_map(Leak::actions).any(|action| *action == Action::SecondNetwork {});
+        topology.add_networks(spec.variant.networks.more().max(second.into()))?;
         let journal = Journal::new();
         let authority = LabCa::new()?;
         let ca = world.write("lab-ca.pem", &authority.pem()).map_err(|e| LabError::File("lab-ca.pem", e))?;
@@ -198,16 +200,19 @@ impl Lab {
         let config = GluetunConfig {
             private_key: client_key,
             server_key: server_public,
-            endpoint: plan::socket(plan::ENDPOINT),
-            next: spec.moves.then(|| plan::socket(plan::OTHER_ENDPOINT)),
+            protocol: spec.variant.protocol,
+            endpoint: spec.variant.endpoint(),
+            next: spec.variant.another_server.then(|| plan::socket(plan::OTHER_ENDPOINT)),
             addresses: of_families(&[plan::CLIENT, plan::CLIENT_V6], ipv6),
             uplink: plan::UPLINK.to_owned(),
+            more_uplinks: spec.variant.more_uplinks(),
             tunnel: plan::TUNNEL.to_owned(),
             mtu: plan::TUNNEL_MTU,
             outbound: vec![plan::net(plan::LAN_NET)],
             input_ports: Vec::new(),
             resolv_conf: resolv_conf.clone(),
-            firewall: spec.firewall,
+            routing: spec.variant.routing,
+            firewall: spec.variant.firewall,
             leak: spec.leak.clone(),
             apart: spec.apart.clone(),
         };
@@ -248,7 +253,7 @@ impl Lab {
             journal,
             resolv_conf,
             ca,
-            ipv6,
+            variant: spec.variant,
         })
     }
 
@@ -303,7 +308,7 @@ impl Lab {
         };
         let six = |always: &[&'static str], ipv6: &[&'static str]| {
             let mut values = always.to_vec();
-            values.extend(ipv6.iter().filter(|_| self.ipv6));
+            values.extend(ipv6.iter().filter(|_| self.variant.ipv6()));
             list(&values)
         };
         format!(
@@ -347,11 +352,11 @@ up = ["/proc/self/exe", "lab", "vpn", "running"]
             resolv_conf = self.stack_resolv_conf(),
             management = plan::MANAGEMENT,
             tunnel = plan::TUNNEL,
-            endpoint = plan::ENDPOINT,
+            endpoint = self.variant.endpoint(),
             forced = six(&["8.8.8.8", "1.1.1.1"], &["2001:4860:4860::8888"]),
             exit = six(&[plan::EXIT_NETS[0]], &[plan::EXIT_NETS[1]]),
-            home = six(&[plan::HOME], &[plan::STACK_GUA]),
-            subnets = six(&[plan::BRIDGE_NET, plan::LAN_NET], &[plan::BRIDGE_ULA, plan::BRIDGE_GUA]),
+            home = list(&self.variant.home.public()),
+            subnets = list(&self.variant.local()),
             ca = self.ca,
             control = self.control_server(),
         )
@@ -363,7 +368,7 @@ fn of_families(texts: &[&str], ipv6: bool) -> Vec<IpNet> {
 }
 
 fn start_internet(realm: &Realm, ca: LabCa, journal: &Journal, spec: &LabSpec) -> Result<Servers, LabError> {
-    let (journal, ipv6, mut odd) = (journal.clone(), spec.ipv6, spec.odd.clone());
+    let (journal, ipv6, mut odd) = (journal.clone(), spec.variant.ipv6(), spec.odd.clone());
     odd.extend(spec.circumstances().filter_map(|part| match part {
         Circumstance::Down { host, .. } => OddWitness::silent_name(host),
         _ => None,
@@ -412,7 +417,7 @@ fn start_provider(
     spec: &LabSpec,
     journal: &Journal,
 ) -> Result<(Provider, Servers), LabError> {
-    let ipv6 = spec.ipv6;
+    let ipv6 = spec.variant.ipv6();
     let mut exits = vec![plan::ip(plan::EXIT), plan::ip(plan::EXIT_V6)];
     for action in spec.leak.iter().flat_map(Leak::actions) {
         if let Action::Exit { v4, v6 } = action {
@@ -422,7 +427,8 @@ fn start_provider(
     exits.retain(|ip| ipv6 || ip.is_ipv4());
     let config = ProviderConfig {
         private_key,
-        port: plan::socket(plan::ENDPOINT).port(),
+        protocol: spec.variant.protocol,
+        port: spec.variant.endpoint().port(),
         uplink: "eth0".to_owned(),
         mtu: plan::TUNNEL_MTU,
         addresses: vec![IpNet::from(plan::ip(plan::TUNNEL_RESOLVER))],
@@ -491,7 +497,7 @@ fn start_stack(
 /// Those who do not answer, and those who talk too much.
 fn start_conditions(topology: &Topology, spec: &LabSpec) -> Result<Vec<Servers>, LabError> {
     let mut all = Vec::new();
-    let stack: Vec<IpAddr> = plan::stack().families(spec.ipv6).addresses.iter().map(IpNet::addr).collect();
+    let stack: Vec<IpAddr> = plan::stack().of(spec.variant.home).addresses.iter().map(IpNet::addr).collect();
     for part in spec.circumstances() {
         match part {
             Circumstance::Down { host, proto } => {
@@ -516,7 +522,7 @@ fn start_conditions(topology: &Topology, spec: &LabSpec) -> Result<Vec<Servers>,
                     all.push(realm.call(move || chatter::pester(&at, every))?.map_err(failed)?);
                 }
             }
-            Circumstance::Load { .. } | Circumstance::Line { .. } | Circumstance::Ipv4Only {} => {}
+            Circumstance::Load { .. } | Circumstance::Line { .. } => {}
         }
     }
     Ok(all)
@@ -539,8 +545,11 @@ fn silence(addresses: &[IpAddr], proto: Option<Transport>) -> Result<(), NftErro
 }
 
 fn start_loads(topology: &Topology, spec: &LabSpec) -> Result<Vec<Load>, LabError> {
-    let peers: Vec<IpAddr> =
-        [plan::PEER, plan::PEER_V6].map(plan::ip).into_iter().filter(|ip| spec.ipv6 || ip.is_ipv4()).collect();
+    let peers: Vec<IpAddr> = [plan::PEER, plan::PEER_V6]
+        .map(plan::ip)
+        .into_iter()
+        .filter(|ip| spec.variant.ipv6() || ip.is_ipv4())
+        .collect();
     let between = (topology.internet.netns(), topology.stack.netns());
     let mut all = Vec::new();
     for part in spec.circumstances() {

@@ -8,6 +8,7 @@
 
 use super::plan::{self, End};
 use super::realm::{Realm, RealmError};
+use super::variant::Home;
 use crate::net::netns::{Netns, NetnsError};
 use crate::net::nft::{Batch, Chain, HookPoint, Match, Nft, NftError, Rule, Table, TableFamily, Verdict};
 use crate::net::route::{Family, RouteError, RouteSpec, Rtnetlink, wait_ready};
@@ -61,7 +62,7 @@ impl Topology {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn build(ipv6: bool) -> Result<Self, TopologyError> {
+    pub fn build(home: Home) -> Result<Self, TopologyError> {
         let topology = Self {
             stack: Realm::create("stack")?,
             neighbour: Realm::create("neighbour")?,
@@ -75,37 +76,42 @@ impl Topology {
             realm.call(prepare)??;
         }
         topology.wire()?;
-        topology.address(ipv6)?;
+        topology.address(home)?;
         topology.wait()?;
-        topology.route(ipv6)?;
+        topology.route(home)?;
         Ok(topology)
     }
 
-    /// Puts the stack on a second network of the home, as a second Docker network does.
+    /// Puts the stack on more networks of the home, as more Docker networks do.
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn add_second_network(&self) -> Result<(), TopologyError> {
-        let stack = self.stack.netns().duplicate()?;
-        self.home.call(move || -> Result<(), TopologyError> {
-            let mut netlink = Rtnetlink::open()?;
-            netlink.add_veth("veth-second", plan::SECOND_UPLINK, &stack)?;
-            plug("veth-second", &plan::second_bridge())?;
-            let mut batch = Batch::new();
-            masquerade(&mut batch, plan::SECOND_NET, "wan0");
-            Ok(Nft::open()?.commit(batch)?)
-        })??;
-        self.stack.call(|| -> Result<(), RouteError> {
-            let end = plan::second_stack();
-            plug(plan::SECOND_UPLINK, &End { gateways: Vec::new(), ..end.clone() })?;
-            let mut netlink = Rtnetlink::open()?;
-            end.gateways.iter().try_for_each(|gateway| {
-                // Docker gives one network the default route; the other's is there only for what binds to it.
-                let route = RouteSpec::via(Family::of(*gateway).everything(), *gateway);
-                netlink.add_route(&route.dev(plan::SECOND_UPLINK).metric(1000))
-            })?;
-            wait_ready(&[plan::SECOND_UPLINK], PATIENCE)
-        })??;
+    pub fn add_networks(&self, number: usize) -> Result<(), TopologyError> {
+        let ends = plan::more_bridges().into_iter().zip(plan::more_stacks());
+        for (metric, ((network, link), (bridge, end))) in
+            (1000..).zip(plan::MORE_NETS.into_iter().zip(ends)).take(number)
+        {
+            let stack = self.stack.netns().duplicate()?;
+            self.home.call(move || -> Result<(), TopologyError> {
+                let mut netlink = Rtnetlink::open()?;
+                let own = format!("veth-{link}");
+                netlink.add_veth(&own, link, &stack)?;
+                plug(&own, &bridge)?;
+                let mut batch = Batch::new();
+                masquerade(&mut batch, network, "wan0");
+                Ok(Nft::open()?.commit(batch)?)
+            })??;
+            self.stack.call(move || -> Result<(), RouteError> {
+                plug(link, &End { gateways: Vec::new(), ..end.clone() })?;
+                let mut netlink = Rtnetlink::open()?;
+                end.gateways.iter().try_for_each(|gateway| {
+                    // Docker gives one network the default route; the others' are there only for what binds to them.
+                    let route = RouteSpec::via(Family::of(*gateway).everything(), *gateway);
+                    netlink.add_route(&route.dev(link).metric(metric))
+                })?;
+                wait_ready(&[link], PATIENCE)
+            })??;
+        }
         Ok(())
     }
 
@@ -137,24 +143,25 @@ impl Topology {
         Ok(())
     }
 
-    fn address(&self, ipv6: bool) -> Result<(), TopologyError> {
+    fn address(&self, home: Home) -> Result<(), TopologyError> {
+        let ipv6 = home != Home::Ipv4;
         for (realm, link, end) in [
-            (&self.home, "lan0", plan::lan_router()),
-            (&self.home, "wan0", plan::home_line()),
+            (&self.home, "lan0", plan::lan_router().of(home)),
+            (&self.home, "wan0", plan::home_line().of(home)),
             (&self.isp, "home0", plan::isp_line()),
             (&self.isp, "vpn0", plan::isp_provider()),
             (&self.isp, "inet0", plan::isp_backbone()),
             (&self.internet, "eth0", plan::internet()),
             (&self.provider, "eth0", plan::provider()),
-            (&self.lan_host, "eth0", plan::lan_host()),
-            (&self.neighbour, plan::UPLINK, plan::neighbour()),
-            (&self.stack, plan::UPLINK, plan::stack()),
+            (&self.lan_host, "eth0", plan::lan_host().of(home)),
+            (&self.neighbour, plan::UPLINK, plan::neighbour().of(home)),
+            (&self.stack, plan::UPLINK, plan::stack().of(home)),
         ] {
             let end = end.families(ipv6);
             realm.call(move || plug(link, &end))??;
         }
         // A bridge that comes up when its ports work already does so at once, otherwise within a second.
-        let bridge = plan::bridge().families(ipv6);
+        let bridge = plan::bridge().of(home);
         self.home.call(move || {
             wait_ready(&["veth-stack", "veth-neigh"], PATIENCE)?;
             plug("br0", &bridge)
@@ -178,8 +185,17 @@ impl Topology {
         Ok(())
     }
 
-    fn route(&self, ipv6: bool) -> Result<(), TopologyError> {
-        self.home.call(move || router(ipv6).and_then(|()| Ok(translate("wan0")?)))??;
+    fn route(&self, home: Home) -> Result<(), TopologyError> {
+        let ipv6 = home != Home::Ipv4;
+        self.home.call(move || -> Result<(), TopologyError> {
+            router(ipv6)?;
+            translate("wan0")?;
+            // Without a network of its own over IPv6 the home translates there too, as Docker does.
+            if home == Home::Ula {
+                translate_ipv6("wan0")?;
+            }
+            Ok(())
+        })??;
         self.isp.call(move || -> Result<(), TopologyError> {
             router(ipv6)?;
             let mut netlink = Rtnetlink::open()?;
@@ -264,6 +280,17 @@ pub fn translate(line: &str) -> Result<(), NftError> {
     for network in [plan::BRIDGE_NET, plan::LAN_NET] {
         masquerade(&mut batch, network, line);
     }
+    Nft::open()?.commit(batch)
+}
+
+/// Lets the bridge's private IPv6 network go out by `line` under its address.
+fn translate_ipv6(line: &str) -> Result<(), NftError> {
+    let table = Table::new(TableFamily::Ip6, "home");
+    let mut batch = Batch::new();
+    batch.add_table(&table);
+    batch.add_chain(&table, &Chain::source_nat("nat"));
+    let rule = Rule::new(Verdict::Masquerade).when(Match::Source(plan::net(plan::BRIDGE_ULA)));
+    batch.append_rule(&table, "nat", &rule.when(Match::Output(line.to_owned())));
     Nft::open()?.commit(batch)
 }
 

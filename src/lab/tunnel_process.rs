@@ -1,4 +1,4 @@
-//! WireGuard in a process of its own, as OpenVPN is to Gluetun: it can be killed, stopped and looked at from outside. It is this program
+//! The tunnel in a process of its own, as OpenVPN is to Gluetun: it can be killed, stopped and looked at from outside. It is this program
 //! again (`leakcheck lab role tunnel`), told what to do by its standard input, and it ends with it.
 
 use std::io;
@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::line::Quality;
+use super::variant::Protocol;
 use super::wireguard::{PeerConfig, PrivateKey, Tunnel, TunnelConfig, WireguardError};
 
 /// How long one may take to make its link.
@@ -38,6 +39,7 @@ pub(super) struct TunnelProcess {
 /// [`TunnelConfig`] on its way to the process.
 #[derive(Serialize, Deserialize)]
 struct Order {
+    protocol: Protocol,
     link: String,
     mtu: u16,
     private_key: String,
@@ -143,23 +145,23 @@ async fn reap(
 
 impl Order {
     fn of(config: &TunnelConfig) -> Self {
-        let TunnelConfig { link, mtu, private_key, port, mark, peers, line: _ } = config.clone();
+        let TunnelConfig { protocol, link, mtu, private_key, port, mark, peers, line: _ } = config.clone();
         let peers = peers
             .into_iter()
             .map(|PeerConfig { public_key, endpoint, allowed }| Peer { public_key, endpoint, allowed })
             .collect();
-        Self { link, mtu, private_key: private_key.to_base64(), port, mark, peers }
+        Self { protocol, link, mtu, private_key: private_key.to_base64(), port, mark, peers }
     }
 
     fn config(self) -> Result<TunnelConfig, WireguardError> {
-        let Self { link, mtu, private_key, port, mark, peers } = self;
+        let Self { protocol, link, mtu, private_key, port, mark, peers } = self;
         let peers = peers
             .into_iter()
             .map(|Peer { public_key, endpoint, allowed }| PeerConfig { public_key, endpoint, allowed })
             .collect();
         let private_key = PrivateKey::from_base64(&private_key)?;
         // A bad line is bad at the provider's end.
-        Ok(TunnelConfig { link, mtu, private_key, port, mark, peers, line: Quality::default() })
+        Ok(TunnelConfig { protocol, link, mtu, private_key, port, mark, peers, line: Quality::default() })
     }
 }
 

@@ -1,22 +1,15 @@
-//! Userspace WireGuard (gotatun) over a TUN device of its own.
-//!
-//! The device is opened here rather than by gotatun's own wrapper, because a link that is taken down on purpose must
-//! not end the tunnel: what arrives meanwhile is lost, as on a kernel WireGuard link.
+//! Tunnels over a TUN device of their own: userspace WireGuard (gotatun), or what stands in for OpenVPN ([`super::openvpn`]).
 
 use super::line::{Line, Quality};
+use super::openvpn::Openvpn;
+use super::tun::Tun;
+use super::variant::Protocol;
 use base64::Engine;
 use gotatun::device::{Device, DeviceBuilder, Peer};
-use gotatun::packet::{Ip, Packet, PacketBufPool};
-use gotatun::tun::{IpRecv, IpSend, MtuWatcher};
 use gotatun::x25519::{PublicKey, StaticSecret};
 use ipnet::IpNet;
-use std::fs::OpenOptions;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
-use std::sync::Arc;
-use tokio::io::unix::AsyncFd;
 
 /// Why there is no tunnel.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +32,9 @@ pub enum WireguardError {
     /// The process that shall hold the tunnel did not start, or is gone.
     #[error("run WireGuard in a process of its own")]
     Process(#[source] io::Error),
+    /// What stands in for OpenVPN did not start.
+    #[error("start OpenVPN")]
+    Openvpn(#[source] io::Error),
     /// A key is not 32 bytes in base64.
     #[error("read a WireGuard key")]
     Key,
@@ -50,7 +46,7 @@ impl WireguardError {
     pub fn help(&self) -> Option<&'static str> {
         match self {
             Self::Device { help, .. } => Some(help),
-            Self::Link(..) | Self::Start(_) | Self::Process(_) | Self::Key => None,
+            Self::Link(..) | Self::Start(_) | Self::Process(_) | Self::Openvpn(_) | Self::Key => None,
         }
     }
 }
@@ -84,6 +80,12 @@ impl PrivateKey {
     #[must_use]
     pub(super) fn to_base64(&self) -> String {
         base64::engine::general_purpose::STANDARD.encode(self.0.to_bytes())
+    }
+
+    /// What both sides know who know one private key of theirs and the other's public one.
+    #[must_use]
+    pub(super) fn shared(&self, other: [u8; 32]) -> [u8; 32] {
+        self.0.diffie_hellman(&PublicKey::from(other)).to_bytes()
     }
 
     /// The public key to it.
@@ -120,13 +122,15 @@ pub struct PeerConfig {
 /// A tunnel to start.
 #[derive(Debug, Clone)]
 pub struct TunnelConfig {
+    /// What it speaks.
+    pub protocol: Protocol,
     /// Name of the link.
     pub link: String,
     /// Largest packet on it, in bytes.
     pub mtu: u16,
     /// Our key.
     pub private_key: PrivateKey,
-    /// UDP port to listen on, 0 for any.
+    /// Port to listen on, 0 for any.
     pub port: u16,
     /// Mark of the encrypted packets.
     pub mark: Option<u32>,
@@ -137,9 +141,11 @@ pub struct TunnelConfig {
 }
 
 /// A running tunnel. Its link is there as long as it is.
-pub struct Tunnel {
-    device: Device<(Line, Tun, Tun)>,
-    first: Option<[u8; 32]>,
+pub struct Tunnel(Kind);
+
+enum Kind {
+    Wireguard { device: Device<(Line, Tun, Tun)>, first: Option<[u8; 32]> },
+    Openvpn(Openvpn),
 }
 
 impl Tunnel {
@@ -149,6 +155,10 @@ impl Tunnel {
     /// When the link cannot be made or the UDP port not be bound.
     pub async fn start(config: &TunnelConfig) -> Result<Self, WireguardError> {
         let tun = Tun::create(&config.link, config.mtu)?;
+        if config.protocol != Protocol::Wireguard {
+            let tunnel = Openvpn::start(config, tun).await.map_err(WireguardError::Openvpn)?;
+            return Ok(Self(Kind::Openvpn(tunnel)));
+        }
         let mut builder = DeviceBuilder::new()
             .with_udp(Line::new(config.line))
             .with_ip(tun)
@@ -165,7 +175,7 @@ impl Tunnel {
         }
         let device = builder.build().await.map_err(WireguardError::Start)?;
         let first = config.peers.first().map(|peer| peer.public_key);
-        Ok(Self { device, first })
+        Ok(Self(Kind::Wireguard { device, first }))
     }
 
     /// Waits until there is a session with the first peer, asking for one if there is none. Without a limit of time.
@@ -173,100 +183,20 @@ impl Tunnel {
     /// # Errors
     /// When the peer has no address, or the question cannot be sent.
     pub async fn connected(&self) -> Result<(), WireguardError> {
-        let Some(peer) = self.first else { return Ok(()) };
-        self.device.force_handshake(&PublicKey::from(peer)).await.map_err(WireguardError::Start)
+        match &self.0 {
+            Kind::Wireguard { device, first: Some(peer) } => {
+                device.force_handshake(&PublicKey::from(*peer)).await.map_err(WireguardError::Start)
+            }
+            Kind::Wireguard { first: None, .. } => Ok(()),
+            Kind::Openvpn(tunnel) => tunnel.connected().await.map_err(WireguardError::Openvpn),
+        }
     }
 
     /// Stops it; the link is gone when this returns.
     pub async fn stop(self) {
-        self.device.stop().await;
-    }
-}
-
-nix::ioctl_write_ptr_bad!(
-    /// `TUNSETIFF`, `include/uapi/linux/if_tun.h`.
-    tun_set_interface,
-    nix::request_code_write!(b'T', 202, size_of::<libc::c_int>()),
-    libc::ifreq
-);
-
-#[derive(Clone)]
-struct Tun {
-    fd: Arc<AsyncFd<OwnedFd>>,
-    mtu: u16,
-}
-
-impl Tun {
-    fn create(link: &str, mtu: u16) -> Result<Self, WireguardError> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
-            .open("/dev/net/tun")
-            .map_err(|source| {
-                let help = match source.kind() {
-                    io::ErrorKind::NotFound => {
-                        "load the module with `sudo modprobe tun`; in a container, start it with `--device /dev/net/tun`"
-                    }
-                    _ => "let ordinary users open it, as most distributions do: `sudo chmod 0666 /dev/net/tun`",
-                };
-                WireguardError::Device { help, source }
-            })?;
-        let failed = |e| WireguardError::Link(link.to_owned(), e);
-        // SAFETY: all bytes zero is a valid ifreq.
-        let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-        if link.is_empty() || link.len() >= request.ifr_name.len() {
-            return Err(failed(io::ErrorKind::InvalidInput.into()));
+        match self.0 {
+            Kind::Wireguard { device, .. } => device.stop().await,
+            Kind::Openvpn(tunnel) => tunnel.stop().await,
         }
-        for (to, from) in request.ifr_name.iter_mut().zip(link.bytes()) {
-            *to = from as libc::c_char;
-        }
-        request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI) as libc::c_short;
-        // SAFETY: the descriptor is an open /dev/net/tun, and the request outlives the call.
-        unsafe { tun_set_interface(file.as_raw_fd(), &raw const request) }.map_err(|e| failed(e.into()))?;
-        // SAFETY: an owned descriptor stays open, and the same, until the `AsyncFd` is dropped.
-        let fd = unsafe { AsyncFd::register(OwnedFd::from(file)) }.map_err(|e| failed(e.into()))?;
-        Ok(Self { fd: Arc::new(fd), mtu })
-    }
-}
-
-impl IpSend for Tun {
-    async fn send(&mut self, packet: Packet<Ip>) -> io::Result<()> {
-        let bytes = packet.into_bytes();
-        let outcome = self
-            .fd
-            .async_io(tokio::io::Interest::WRITABLE, |fd| nix::unistd::write(fd, &bytes).map_err(io::Error::from))
-            .await;
-        match outcome {
-            // The link is down.
-            Err(e) if e.raw_os_error() == Some(libc::EIO) => Ok(()),
-            other => other.map(|_| ()),
-        }
-    }
-}
-
-impl IpRecv for Tun {
-    async fn recv<'a>(
-        &'a mut self,
-        pool: &mut PacketBufPool,
-    ) -> io::Result<impl Iterator<Item = Packet<Ip>> + Send + 'a> {
-        loop {
-            let mut packet = pool.get();
-            let length = self
-                .fd
-                .async_io(tokio::io::Interest::READABLE, |fd| {
-                    nix::unistd::read(fd, &mut packet).map_err(io::Error::from)
-                })
-                .await?;
-            packet.truncate(length);
-            // What is no IP packet has no way through the tunnel.
-            if let Ok(packet) = packet.try_into_ip() {
-                return Ok(std::iter::once(packet));
-            }
-        }
-    }
-
-    fn mtu(&self) -> MtuWatcher {
-        MtuWatcher::new(self.mtu)
     }
 }

@@ -2,7 +2,7 @@
 
 use super::tools::{Wire, ask, exit, get, in_stack, ping_bound, put_status, send_bound};
 use anyhow::{Result, ensure};
-use leakcheck::lab::{Lab, LabSpec, PrivateDir};
+use leakcheck::lab::{Lab, LabSpec, PrivateDir, Variant};
 use rustls::pki_types::pem::PemObject;
 use std::time::{Duration, Instant};
 
@@ -95,7 +95,7 @@ fn stops_and_starts(world: PrivateDir) -> Result<()> {
 }
 
 fn works_without_ipv6(world: PrivateDir) -> Result<()> {
-    let lab = Lab::start(&world, LabSpec { ipv6: false, ..LabSpec::sealed() })?;
+    let lab = Lab::start(&world, LabSpec { variant: Variant::named("ipv4-only")?, ..LabSpec::sealed() })?;
     ensure!(exit(&lab, false)?.to_string() == "198.51.100.3");
     ensure!(exit(&lab, true).is_err(), "there is IPv6");
     ensure!(send_bound(&lab, "eth0", "8.8.8.8:53", b"marked")? == Some(libc::EPERM));

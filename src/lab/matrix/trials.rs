@@ -10,19 +10,17 @@ use libtest_mimic::{Failed, Trial};
 use super::{Matrix, Row};
 use crate::lab::compose::{ComposeStack, compose_command};
 use crate::lab::role::LEAK;
-use crate::lab::{Condition, Leak, has_legacy_tables};
+use crate::lab::{Condition, Leak, Variant, has_legacy_tables};
 use crate::model::report::{Report, VerdictWord};
 
-/// Sealed variants: a name, what it is, and what `demo` is told besides.
+/// Sealed stacks beside those of `fixtures/variants` and `fixtures/conditions`: a name, what it is, and what `demo` is told besides.
 const SEALED: &[(&str, &str, &[&str])] = &[
     ("sealed", "As Gluetun makes it", &[]),
-    ("ipv4-only", "Without IPv6", &["--ipv4-only"]),
-    ("another-server", "Another server after each start", &["--another-server"]),
-];
-/// The same, for kernels that have the tables of iptables-legacy.
-const SEALED_LEGACY: &[(&str, &str, &[&str])] = &[
-    ("legacy", "The firewall in iptables-legacy", &["--firewall", "legacy"]),
-    ("legacy-beside", "iptables-legacy open beside a sealed firewall", &["--firewall", "beside"]),
+    (
+        "ipv4-only-chatter",
+        "Without IPv6, among chatter that speaks it",
+        &["--variant", "ipv4-only", "--condition", "chatter"],
+    ),
 ];
 /// Conditions under which leaks are looked for too, and which leaks.
 const BROKEN_UNDER: [&str; 4] = ["under-load", "lossy", "slow", "chatter"];
@@ -80,10 +78,14 @@ pub fn trials(setup: &Setup, matrix: &Arc<Mutex<Matrix>>) -> anyhow::Result<(Vec
     if no_containers {
         made.left_out.push("there is no Docker engine, or no Compose".to_owned());
     }
-    for (set, left_out) in [(SEALED, no_lab), (SEALED_LEGACY, no_legacy)] {
-        for (name, title, args) in set {
-            made.add(format!("sealed::{name}"), left_out, move |bench| bench.sealed(name, title, args));
-        }
+    for (name, title, args) in SEALED {
+        made.add(format!("sealed::{name}"), no_lab, move |bench| bench.sealed(name, title, args));
+    }
+    for variant in Variant::all()? {
+        let left_out = if variant.needs_legacy() { no_legacy } else { no_lab };
+        made.add(format!("sealed::{}", variant.id), left_out, move |bench| {
+            bench.sealed(&variant.id, &variant.title, &["--variant", &variant.id])
+        });
     }
     for condition in Condition::all()? {
         made.add(format!("sealed::{}", condition.id), no_lab, move |bench| bench.sealed_under(&condition));

@@ -12,6 +12,7 @@ use crate::lab::gluetun::Version;
 use crate::lab::leak::{Action, Leak, Place};
 use crate::lab::plan;
 use crate::lab::stack::{self, GluetunConfig, ServiceConfig, Uplink};
+use crate::lab::variant::Protocol;
 use crate::lab::wireguard::{PrivateKey, public_key_from_base64};
 use crate::lab::witness::Journal;
 
@@ -81,16 +82,19 @@ fn config(leak: Option<Leak>) -> anyhow::Result<GluetunConfig> {
     Ok(GluetunConfig {
         private_key: PrivateKey::from_base64(&place::required::<String>(&["WIREGUARD_PRIVATE_KEY"])?)?,
         server_key: public_key_from_base64(&place::required::<String>(&["WIREGUARD_PUBLIC_KEY"])?)?,
+        protocol: Protocol::default(),
         endpoint: SocketAddr::new(endpoint, port),
         next: None,
         addresses,
         uplink: plan::UPLINK.to_owned(),
+        more_uplinks: Vec::new(),
         tunnel: place::variable("VPN_INTERFACE").unwrap_or_else(|| plan::TUNNEL.to_owned()),
         mtu: plan::TUNNEL_MTU,
         outbound: place::list("FIREWALL_OUTBOUND_SUBNETS")?,
         input_ports: place::list("FIREWALL_INPUT_PORTS")?,
         resolv_conf: PathBuf::from("/etc/resolv.conf"),
-        firewall: stack::Backend::Nftables,
+        routing: stack::Routing::default(),
+        firewall: stack::Firewall::default(),
         leak,
         apart: None,
     })

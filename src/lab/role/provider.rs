@@ -9,6 +9,7 @@ use crate::lab::leak::{Action, Leak};
 use crate::lab::line::Quality;
 use crate::lab::plan;
 use crate::lab::provider::{self, ProviderConfig};
+use crate::lab::variant::Protocol;
 use crate::lab::wireguard::{PrivateKey, public_key_from_base64};
 use crate::lab::witness::Journal;
 
@@ -28,6 +29,7 @@ pub(super) async fn start(leak: Option<&Leak>, journal: &Journal) -> anyhow::Res
     }
     let config = ProviderConfig {
         private_key,
+        protocol: Protocol::default(),
         port: plan::socket(plan::ENDPOINT).port(),
         uplink,
         mtu: plan::TUNNEL_MTU,

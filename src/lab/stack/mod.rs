@@ -2,7 +2,7 @@
 //! namespace of the calling thread. The in-process lab runs it in a namespace of its own, the Docker fixture in a
 //! container; a leak fixture breaks it.
 //!
-//! It follows Gluetun v3.41 where versions differ. It does not watch its own health: a tunnel that was stopped stays so.
+//! Routing and firewall can be those of others. It follows Gluetun v3.41 where versions differ. It does not watch its own health: a tunnel that was stopped stays so.
 
 mod early;
 mod firewall;
@@ -12,16 +12,17 @@ mod routing;
 mod sabotage;
 mod services;
 
-pub use firewall::Backend;
+pub use firewall::Firewall;
 pub(super) use firewall::protocol;
 pub use legacy::is_available as has_legacy_tables;
 pub use program::{Program, resolv_conf};
-pub use routing::{INBOUND_TABLE, MARK, OUTBOUND_TABLE, TUNNEL_PRIORITY, TUNNEL_TABLE, Uplink};
+pub use routing::{INBOUND_TABLE, MARK, OUTBOUND_TABLE, Routing, TUNNEL_PRIORITY, TUNNEL_TABLE, Uplink};
 pub use services::{ServiceConfig, serve};
 
 use super::leak::{Action, Leak, Transport};
 use super::line::Quality;
 use super::tunnel_process::TunnelProcess;
+use super::variant::Protocol;
 use super::wireguard::{PeerConfig, PrivateKey, Tunnel, TunnelConfig, WireguardError};
 use crate::net::nft::{Nft, NftError};
 use crate::net::route::{Family, RouteError, Rtnetlink, wait_ready};
@@ -75,6 +76,8 @@ pub struct GluetunConfig {
     pub private_key: PrivateKey,
     /// The server's public key.
     pub server_key: [u8; 32],
+    /// What the tunnel speaks.
+    pub protocol: Protocol,
     /// The server's address and port.
     pub endpoint: SocketAddr,
     /// The server that is taken when the VPN is started again; `None`: the same.
@@ -83,6 +86,8 @@ pub struct GluetunConfig {
     pub addresses: Vec<IpNet>,
     /// Name of the link to the home.
     pub uplink: String,
+    /// Names of more links to the home, of other networks.
+    pub more_uplinks: Vec<String>,
     /// Name of the tunnel's link.
     pub tunnel: String,
     /// Largest packet in the tunnel, in bytes.
@@ -93,8 +98,10 @@ pub struct GluetunConfig {
     pub input_ports: Vec<u16>,
     /// The resolv.conf that programs of the stack read; its nameserver lines are rewritten.
     pub resolv_conf: PathBuf,
-    /// Who keeps its firewall.
-    pub firewall: Backend,
+    /// How its packets find the tunnel.
+    pub routing: Routing,
+    /// Its kill switch.
+    pub firewall: Firewall,
     /// How to break it.
     pub leak: Option<Leak>,
     /// The program, this one, that holds the tunnel in a process of its own, as OpenVPN does; `None`: the stack holds it itself, as
@@ -164,7 +171,8 @@ struct Inner {
 /// # Errors
 /// When a part of it cannot be set up.
 pub async fn run_gluetun(mut config: GluetunConfig) -> Result<Gluetun, StackError> {
-    let uplink = Uplink::discover(&config.uplink)?;
+    let uplinks = std::iter::once(&config.uplink).chain(&config.more_uplinks);
+    let uplinks = uplinks.map(|link| Uplink::discover(link)).collect::<Result<Vec<_>, _>>()?;
     let mut flows = Vec::new();
     for action in config.leak.iter().flat_map(Leak::actions) {
         match action {
@@ -177,8 +185,8 @@ pub async fn run_gluetun(mut config: GluetunConfig) -> Result<Gluetun, StackErro
         }
     }
     let mut nft = Nft::open()?;
-    firewall::seal(&mut nft, &firewall::Allowed::of(&config, &uplink), config.firewall)?;
-    routing::lasting(&mut Rtnetlink::open()?, &uplink, &config.outbound)?;
+    firewall::seal(&mut nft, &firewall::Allowed::of(&config, &uplinks), config.firewall)?;
+    config.routing.lasting(&mut Rtnetlink::open()?, &uplinks, &config.outbound, config.endpoint.ip())?;
     set_nameservers(&config.resolv_conf, &[Ipv4Addr::LOCALHOST.into()])?;
     let runtime = tokio::runtime::Handle::current();
     let (dead, deaths) = mpsc::unbounded_channel();
@@ -196,7 +204,7 @@ pub async fn run_gluetun(mut config: GluetunConfig) -> Result<Gluetun, StackErro
         stack.0.bring_up().await?;
     }
     if let Some(leak) = &config.leak {
-        let mut sabotage = Sabotage::begin(leak, config, uplink)?;
+        let mut sabotage = Sabotage::begin(leak, config, uplinks)?;
         for (mut flow, every) in flows {
             sabotage.again(every, move || flow.ask())?;
         }
@@ -299,7 +307,7 @@ impl Inner {
         let mut endpoint = config.endpoint;
         if let (Some(next), true) = (config.next, self.started.swap(true, Ordering::Relaxed)) {
             endpoint = next;
-            firewall::let_to(&mut Nft::open()?, &config.uplink, endpoint)?;
+            firewall::let_to(&mut Nft::open()?, config, endpoint)?;
         }
         let peer = PeerConfig {
             public_key: config.server_key,
@@ -307,11 +315,12 @@ impl Inner {
             allowed: vec![Family::V4.everything(), Family::V6.everything()],
         };
         let tunnel = TunnelConfig {
+            protocol: config.protocol,
             link: config.tunnel.clone(),
             mtu: config.mtu,
             private_key: config.private_key.clone(),
             port: 0,
-            mark: Some(MARK),
+            mark: config.routing.mark(),
             peers: vec![peer],
             line: Quality::default(),
         };
@@ -326,9 +335,12 @@ impl Inner {
         let unruly = |action: &Action| *action == Action::Unrule { priority: TUNNEL_PRIORITY };
         let ruled = !config.leak.as_ref().is_some_and(|leak| leak.actions().any(unruly));
         for family in self.families() {
-            netlink.add_route(&routing::tunnel_route(family, &config.tunnel))?;
-            if ruled {
-                match netlink.add_rule(&routing::tunnel_rule(family)) {
+            for route in config.routing.tunnel_routes(family, &config.tunnel) {
+                netlink.add_route(&route)?;
+            }
+            let rules = config.routing.tunnel_rules(family);
+            for rule in rules.iter().filter(|rule| ruled || Some(rule.priority) != config.routing.tunnel_priority()) {
+                match netlink.add_rule(rule) {
                     // It outlived a VPN process that died.
                     Err(error) if error.errno() == Some(libc::EEXIST) => {}
                     other => other?,
@@ -344,10 +356,12 @@ impl Inner {
         let Some(tunnel) = place.take() else { return Ok(false) };
         let mut netlink = Rtnetlink::open()?;
         for family in self.families() {
-            match netlink.delete_rule(&routing::tunnel_rule(family)) {
-                // A fixture may have removed it before.
-                Err(error) if error.errno() == Some(libc::ENOENT) => {}
-                other => other?,
+            for rule in self.config.routing.tunnel_rules(family) {
+                match netlink.delete_rule(&rule) {
+                    // A fixture may have removed it before.
+                    Err(error) if error.errno() == Some(libc::ENOENT) => {}
+                    other => other?,
+                }
             }
         }
         // Removing the link by name first makes its end one event at one time; stopping closes the rest.

@@ -3,9 +3,9 @@
 //! The kernel's own notification of the tunnel's link is what is waited for, so that it does not matter who ended the
 //! tunnel and how. A thread of its own, because a hole of 50 ms has to open at once and close in time.
 
-use super::routing::Uplink;
+use super::routing::{MAIN, Routing, TUNNEL_PRIORITY, Uplink};
 use super::{GluetunConfig, StackError, firewall, set_nameservers};
-use crate::lab::leak::{Action, Change, Leak, Moment, PolicyName, Transport};
+use crate::lab::leak::{Action, ChainName, Change, FamilyName, Leak, Moment, PolicyName, Transport};
 use crate::lab::plan;
 use crate::net::netlink::{Client, Message, NetlinkError};
 use crate::net::nft::{Nft, Verdict};
@@ -38,11 +38,11 @@ pub(super) struct Sabotage {
 
 impl Sabotage {
     /// Makes the changes of the start, in the calling thread's namespace, and waits for the moments of the others.
-    pub(super) fn begin(leak: &Leak, config: &GluetunConfig, uplink: Uplink) -> Result<Self, StackError> {
+    pub(super) fn begin(leak: &Leak, config: &GluetunConfig, uplinks: Vec<Uplink>) -> Result<Self, StackError> {
         let mut hand = Hand {
             nft: Nft::open()?,
             netlink: Rtnetlink::open()?,
-            uplink,
+            uplinks,
             tunnel: config.tunnel.clone(),
             config: config.clone(),
             resolv_conf: config.resolv_conf.clone(),
@@ -245,7 +245,7 @@ fn report(outcome: Result<(), StackError>) {
 struct Hand {
     nft: Nft,
     netlink: Rtnetlink,
-    uplink: Uplink,
+    uplinks: Vec<Uplink>,
     tunnel: String,
     config: GluetunConfig,
     resolv_conf: PathBuf,
@@ -258,19 +258,22 @@ impl Hand {
     fn apply(&mut self, index: usize, action: &Action) -> Result<(), StackError> {
         match action {
             Action::Policy { chain, policy, family } => {
-                firewall::set_policy(&mut self.nft, *family, *chain, *policy)?;
+                self.set_policy(*family, *chain, *policy)?;
             }
             Action::Allow(packets) => {
-                firewall::insert(&mut self.nft, packets, Verdict::Accept, &comment(index))?;
+                firewall::insert(&mut self.nft, self.config.firewall, packets, Verdict::Accept, &comment(index))?;
             }
-            Action::Forbid(packets) => firewall::insert(&mut self.nft, packets, Verdict::Drop, &comment(index))?,
+            Action::Forbid(packets) => {
+                firewall::insert(&mut self.nft, self.config.firewall, packets, Verdict::Drop, &comment(index))?
+            }
             Action::Legacy { family, policy } => {
-                let allowed = firewall::Allowed::of(&self.config, &self.uplink);
+                let allowed = firewall::Allowed::of(&self.config, &self.uplinks);
                 firewall::seal_legacy(*family, *policy, &allowed)?;
             }
             Action::Route { to, link, table } => self.netlink.add_route(&self.route(*to, link, *table))?,
             Action::Rule { .. } => {
-                for rule in rules(action) {
+                for rule in rules(action, self.config.routing) {
+                    self.lead_out(rule.family, rule.table)?;
                     self.netlink.add_rule(&rule)?;
                 }
             }
@@ -315,14 +318,14 @@ impl Hand {
                     PolicyName::Accept => PolicyName::Drop,
                     PolicyName::Drop => PolicyName::Accept,
                 };
-                firewall::set_policy(&mut self.nft, *family, *chain, back)?;
+                self.set_policy(*family, *chain, back)?;
             }
             Action::Allow(packets) | Action::Forbid(packets) => {
-                firewall::remove(&mut self.nft, packets, &comment(index))?;
+                firewall::remove(&mut self.nft, self.config.firewall, packets, &comment(index))?;
             }
             Action::Route { to, link, table } => self.netlink.delete_route(&self.route(*to, link, *table))?,
             Action::Rule { .. } => {
-                for rule in rules(action) {
+                for rule in rules(action, self.config.routing) {
                     self.netlink.delete_rule(&rule)?;
                 }
             }
@@ -361,9 +364,14 @@ impl Hand {
         Ok(())
     }
 
+    fn set_policy(&mut self, family: FamilyName, chain: ChainName, policy: PolicyName) -> Result<(), StackError> {
+        let style = self.config.firewall;
+        Ok(firewall::set_policy(&mut self.nft, style, &self.tunnel, family, chain, policy)?)
+    }
+
     fn route(&self, to: ipnet::IpNet, link: &str, table: u32) -> RouteSpec {
-        let gateway: Option<IpAddr> =
-            (link == self.uplink.link).then(|| self.uplink.gateway(Family::of(to.addr()))).flatten();
+        let uplink = self.uplinks.iter().find(|uplink| uplink.link == link);
+        let gateway: Option<IpAddr> = uplink.and_then(|uplink| uplink.gateway(Family::of(to.addr())));
         let route = match gateway {
             Some(gateway) => RouteSpec::via(to, gateway).dev(link),
             None => RouteSpec::on(to, link),
@@ -371,8 +379,27 @@ impl Hand {
         route.table(table)
     }
 
+    /// Has a table lead out of the uplink that no stack of this routing has otherwise.
+    fn lead_out(&mut self, family: Family, table: u32) -> Result<(), StackError> {
+        let gateway = self.uplinks.first().and_then(|uplink| Some((uplink, uplink.gateway(family)?)));
+        let Some((uplink, gateway)) = gateway.filter(|_| table != MAIN && table == self.config.routing.way_out())
+        else {
+            return Ok(());
+        };
+        let route = RouteSpec::via(family.everything(), gateway).dev(&uplink.link).table(table);
+        match self.netlink.add_route(&route) {
+            // An earlier change made it.
+            Err(error) if error.errno() == Some(libc::EEXIST) => Ok(()),
+            other => Ok(other?),
+        }
+    }
+
     /// Rule 101 is never made when a fixture removes it, see `Inner::bring_up`; this is for the others.
-    fn unrule(&mut self, priority: u32) -> Result<(), StackError> {
+    fn unrule(&mut self, mut priority: u32) -> Result<(), StackError> {
+        if priority == TUNNEL_PRIORITY {
+            // A variant without that rule refuses the leak.
+            priority = self.config.routing.tunnel_priority().unwrap_or(priority);
+        }
         let found = Snapshot::take()?;
         for rule in found.rules.iter().filter(|rule| rule.priority == priority) {
             self.netlink.delete_listed_rule(rule)?;
@@ -389,12 +416,13 @@ fn comment(index: usize) -> String {
     format!("leak change {index}")
 }
 
-fn rules(action: &Action) -> Vec<RuleSpec> {
+fn rules(action: &Action, routing: Routing) -> Vec<RuleSpec> {
     let Action::Rule { priority, table, to, proto, ports, from_ports, user, family } = action else {
         return Vec::new();
     };
     let families = to.map_or_else(|| firewall::families(*family), |net| vec![Family::of(net.addr())]);
     let number = |transport: Transport, family| firewall::protocol(transport, family);
+    let table = if *table == MAIN { routing.way_out() } else { *table };
     families
         .into_iter()
         .map(|family| RuleSpec {
@@ -403,7 +431,7 @@ fn rules(action: &Action) -> Vec<RuleSpec> {
             ports: ports.map(|ports| (ports.0, ports.1)),
             user: *user,
             from_ports: from_ports.map(|ports| (ports.0, ports.1)),
-            ..RuleSpec::new(family, *priority, *table)
+            ..RuleSpec::new(family, *priority, table)
         })
         .collect()
 }

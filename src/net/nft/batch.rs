@@ -82,6 +82,13 @@ impl Batch {
         self.push(format!("make the firewall chain {}", chain.name), table, NLM_F_CREATE, message);
     }
 
+    /// Makes a chain that only other chains call.
+    pub fn add_called_chain(&mut self, table: &Table, name: &str) {
+        let attributes = vec![ChainAttribute::Table(table.name.clone()), ChainAttribute::Name(name.to_owned())];
+        let message = NfTablesMessage::NewChain(ChainMessage { attributes });
+        self.push(format!("make the firewall chain {name}"), table, NLM_F_CREATE, message);
+    }
+
     /// Changes the policy of an existing base chain.
     pub fn set_policy(&mut self, table: &Table, chain: &str, policy: Policy) {
         let attributes = vec![
@@ -129,6 +136,13 @@ impl Batch {
         ];
         let message = NfTablesMessage::DeleteRule(RuleMessage { attributes });
         self.push(format!("remove rule {handle} from the firewall chain {chain}"), table, 0, message);
+    }
+
+    /// A step whose attributes are written already.
+    pub(super) fn push_raw(&mut self, step: String, table: &Table, kind: u16, attributes: &[u8]) {
+        // struct nfgenmsg: family, version 0, no resource.
+        let payload = [&[table.family.number(), 0, 0, 0], attributes].concat();
+        self.0.push((step, Message { kind, flags: NLM_F_CREATE, payload }));
     }
 
     fn push(&mut self, step: String, table: &Table, flags: u16, message: NfTablesMessage) {

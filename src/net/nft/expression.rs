@@ -3,7 +3,8 @@
 //! Reference: `include/uapi/linux/netfilter/nf_tables.h`. Addresses and ports are in network byte order in a register,
 //! marks, lengths, users and connection states in the host's.
 
-use super::{Match, Rule, TableFamily, Verdict};
+use super::{Field, Match, Rule, TableFamily, Verdict};
+use crate::net::route::Family;
 use ipnet::IpNet;
 use netlink_packet_core::DefaultNla;
 use netlink_packet_netfilter::nftables::{
@@ -20,9 +21,16 @@ const NF_DROP: u32 = 0;
 const NF_ACCEPT: u32 = 1;
 
 pub(super) fn rule(family: TableFamily, rule: &Rule) -> Vec<ListAttribute<ExpressionAttribute>> {
-    let mut expressions = Vec::new();
+    let (mut expressions, mut family) = (Vec::new(), family);
     for condition in &rule.matches {
         matching(family, condition, &mut expressions);
+        if let Match::Version(version) = condition {
+            // What follows is of this family alone.
+            family = match version {
+                Family::V4 => TableFamily::Ip,
+                Family::V6 => TableFamily::Ip6,
+            };
+        }
     }
     if rule.counter {
         expressions.push(other("counter", vec![]));
@@ -35,6 +43,24 @@ fn matching(family: TableFamily, condition: &Match, out: &mut Vec<Expressions>) 
     match condition {
         Match::Input(name) => out.extend([meta(MetaKey::Iifname), compare(Operator::Equal, padded(name))]),
         Match::Output(name) => out.extend([meta(MetaKey::Oifname), compare(Operator::Equal, padded(name))]),
+        Match::NotOutput(name) => out.extend([meta(MetaKey::Oifname), compare(Operator::NotEqual, padded(name))]),
+        Match::Version(version) => {
+            let number = match version {
+                Family::V4 => libc::NFPROTO_IPV4,
+                Family::V6 => libc::NFPROTO_IPV6,
+            };
+            out.extend([meta(MetaKey::Nfproto), compare(Operator::Equal, vec![number as u8])]);
+        }
+        Match::NotToItself => {
+            const ADDRESS_TYPE: u32 = 3;
+            const OF_DESTINATION: u32 = 2;
+            let fields = [(1, R1.into()), (2, ADDRESS_TYPE), (3, OF_DESTINATION)];
+            out.push(other("fib", fields.map(|(kind, value)| number(kind, value)).to_vec()));
+            let local = u32::from(libc::RTN_LOCAL);
+            out.push(compare(Operator::NotEqual, local.to_ne_bytes().to_vec()));
+        }
+        Match::In { fields, set } => lookup(fields, set, false, out),
+        Match::Decided { fields, map } => lookup(fields, map, true, out),
         Match::Source(net) => address(family, *net, 12, 8, out),
         Match::Destination(net) => address(family, *net, 16, 24, out),
         Match::Protocol(number) => out.extend([meta(MetaKey::L4Proto), compare(Operator::Equal, vec![*number])]),
@@ -98,6 +124,35 @@ fn matching(family: TableFamily, condition: &Match, out: &mut Vec<Expressions>) 
             out.push(compare(Operator::LessThanEqual, high.to_be_bytes().to_vec()));
         }
     }
+}
+
+/// Loads the fields of a key into registers that follow one another, and looks that up.
+fn lookup(fields: &[Field], set: &str, decides: bool, out: &mut Vec<Expressions>) {
+    // NFT_REG32_00, where NFT_REG_1 begins too.
+    const FIRST: u32 = 8;
+    const VERDICT: u32 = 0;
+    let mut register = FIRST;
+    for field in fields {
+        let load = |base, offset, length| {
+            let fields = [(1, register), (2, base), (3, offset), (4, length)];
+            other("payload", fields.map(|(kind, value)| number(kind, value)).to_vec())
+        };
+        let known = |key| other("meta", [(2, key), (1, register)].map(|(kind, value)| number(kind, value)).to_vec());
+        out.push(match field {
+            Field::Input => known(6),
+            Field::Output => known(7),
+            Field::Destination4 => load(NETWORK_HEADER, 16, 4),
+            Field::Destination6 => load(NETWORK_HEADER, 24, 16),
+            Field::Protocol => known(16),
+            Field::DestinationPort => load(TRANSPORT_HEADER, 2, 2),
+        });
+        register += field.width() / 4;
+    }
+    let mut attributes = vec![DefaultNla::new(1, [set.as_bytes(), &[0]].concat()), number(2, FIRST)];
+    if decides {
+        attributes.push(number(3, VERDICT));
+    }
+    out.push(other("lookup", attributes));
 }
 
 fn address(family: TableFamily, net: IpNet, offset4: u32, offset6: u32, out: &mut Vec<Expressions>) {

@@ -58,6 +58,10 @@ pub(super) enum Held {
     Ports {
         to: bool,
     },
+    /// What is a port in protocols that have ports, of a packet whose protocol is not known yet.
+    PortsOfSome {
+        to: bool,
+    },
     /// The state of connection tracking, after the mask.
     State(u32),
     /// What the table of routes says of the destination's address (RTN_*).
@@ -77,11 +81,21 @@ impl Held {
             Held::Swapped(_) => 4,
             Held::Class { v6, .. } => 1 + usize::from(*v6),
             Held::Protocol | Held::Version | Held::IcmpType | Held::Flags(_) => 1,
-            Held::Ports { .. } | Held::EtherType => 2,
+            Held::Ports { .. } | Held::PortsOfSome { .. } | Held::EtherType => 2,
             Held::Address { mask, .. } => return mask.iter().all(|octet| *octet == 0xff).then_some(mask.len()),
             Held::Several(parts) => parts.iter().map(|(_, length)| length).sum(),
             Held::Other(_) => return None,
         })
+    }
+
+    /// What it is in a packet of that protocol; `None` where that is not known.
+    pub(super) fn in_protocol(&self, protocol: Option<u8>) -> Option<Held> {
+        match self {
+            Held::PortsOfSome { to } => {
+                protocol.filter(|number| WITH_PORTS.contains(number)).map(|_| Held::Ports { to: *to })
+            }
+            other => Some(other.clone()),
+        }
     }
 
     /// What it is, in words.
@@ -101,6 +115,8 @@ impl Held {
             Held::Address { to: false, .. } => "saddr",
             Held::Ports { to: true } => "dport",
             Held::Ports { to: false } => "sport",
+            Held::PortsOfSome { to: true } => "th dport",
+            Held::PortsOfSome { to: false } => "th sport",
             Held::State(_) => "ct state",
             Held::ToKind => "fib daddr type",
             Held::Several(parts) => {
@@ -217,6 +233,7 @@ impl Headers {
             },
             (TRANSPORT, 0) if self.is_one_of(&WITH_PORTS) => Some((Held::Ports { to: false }, 2)),
             (TRANSPORT, 2) if self.is_one_of(&WITH_PORTS) => Some((Held::Ports { to: true }, 2)),
+            (TRANSPORT, 0 | 2) if self.protocols.is_none() => Some((Held::PortsOfSome { to: offset == 2 }, 2)),
             (TRANSPORT, 13) if self.is_one_of(&[6]) => Some((Held::Flags(u8::MAX), 1)),
             (TRANSPORT, 0) if self.is_one_of(&WITH_TYPE) => Some((Held::IcmpType, 1)),
             (TRANSPORT, 1) if self.is_one_of(&WITH_TYPE) => other("icmp code", 1),
@@ -329,7 +346,8 @@ pub(super) fn compared(held: Option<&Held>, not: bool, value: &[u8]) -> Vec<Cond
         Some(Held::Ports { to }) => {
             port(value).map(|port| if *to { Of::ToPorts(port, port) } else { Of::FromPorts(port, port) })
         }
-        Some(Held::State(_) | Held::Class { .. } | Held::Several(_) | Held::Other(_)) | None => None,
+        Some(Held::State(_) | Held::Class { .. } | Held::PortsOfSome { .. } | Held::Several(_) | Held::Other(_))
+        | None => None,
     };
     match of {
         Some(of) => vec![Condition { of, not }],

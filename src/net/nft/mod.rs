@@ -1,21 +1,24 @@
 //! nftables over netlink: a typed builder for the few matches and verdicts that leakcheck needs, atomic batches, and a
 //! listing of the whole ruleset for before-and-after comparisons.
 //!
-//! Not a general nftables library: no sets, no maps, no parsing of rules back to types.
+//! Not a general nftables library: no parsing of rules back to types.
 
 mod batch;
 mod divert;
 mod expression;
 mod held;
 mod list;
+mod named;
 mod read;
 mod sets;
 mod source;
 
 pub use batch::{Batch, Nft};
 pub use list::{ListedRule, Ruleset};
+pub use named::{Decision, Element, Field, NamedSet};
 
 use super::netlink::NetlinkError;
+use super::route::Family;
 use ipnet::IpNet;
 use std::net::IpAddr;
 
@@ -178,6 +181,26 @@ pub enum Match {
     Input(String),
     /// Leaves by the link of that name.
     Output(String),
+    /// Leaves by another link than the one of that name.
+    NotOutput(String),
+    /// Of that family, in a table of both; put it before what only one family has.
+    Version(Family),
+    /// To none of this host's own addresses.
+    NotToItself,
+    /// In the named set.
+    In {
+        /// Of which its key is made.
+        fields: Vec<Field>,
+        /// Its name.
+        set: String,
+    },
+    /// No condition: does what the verdict map says, and goes on where that says nothing.
+    Decided {
+        /// Of which its key is made.
+        fields: Vec<Field>,
+        /// Its name.
+        map: String,
+    },
     /// Source address within.
     Source(IpNet),
     /// Destination address within.

@@ -179,10 +179,11 @@ impl Set {
         let mut rows = Vec::new();
         for (low, high, does) in self.intervals(fields.len() == 1) {
             let mut alternatives: Vec<Vec<Condition>> = vec![Vec::new()];
+            let protocol = protocol_of(&fields, &low, &high);
             let mut at = 0;
             for field in &fields {
                 let width = field.width()?;
-                let ofs = between(field, low.get(at..at + width)?, high.get(at..at + width)?)?;
+                let ofs = between(&field.in_protocol(protocol)?, low.get(at..at + width)?, high.get(at..at + width)?)?;
                 if alternatives.len() * ofs.len() > MAX_ELEMENTS {
                     return None;
                 }
@@ -242,6 +243,18 @@ impl Set {
     }
 }
 
+/// The protocol that an element asks for, where it is a field of the key: nft looks up ports together with it.
+fn protocol_of(fields: &[&Held], low: &[u8], high: &[u8]) -> Option<u8> {
+    let mut at = 0;
+    for field in fields {
+        if matches!(field, Held::Protocol) {
+            return low.get(at).filter(|number| high.get(at) == Some(number)).copied();
+        }
+        at += field.width()?.next_multiple_of(4);
+    }
+    None
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -291,6 +304,18 @@ mod tests {
         assert_eq!(texts(set(false, &[(&[0, 53], false)]).rows(&[&ports, &to()])), ["dport 53"]);
         assert!(server.rows(&[&to()]).is_none() && server.rows(&[]).is_none());
         assert!(server.rows(&[&Held::Link]).is_none());
+    }
+
+    /// `ip daddr . meta l4proto . th dport`, where the rule has said nothing of the protocol before.
+    #[test]
+    fn ports_are_those_of_the_protocol_beside_them() {
+        let fields = [&to(), &Held::Protocol, &Held::PortsOfSome { to: true }];
+        let rows = |protocol: u8| {
+            set(false, &[(&[198, 51, 100, 2, protocol, 0, 0, 0, 0xca, 0x6c, 0, 0], false)]).rows(&fields)
+        };
+        assert_eq!(texts(rows(17)), ["daddr 198.51.100.2 udp dport 51820"]);
+        assert!(rows(1).is_none(), "ICMP has no ports there");
+        assert!(set(false, &[(&[0, 53], false)]).rows(&fields[2..]).is_none(), "nor has who knows what");
     }
 
     #[test]

@@ -131,6 +131,8 @@ pub struct RuleSpec {
     pub user: Option<u32>,
     /// Source ports, inclusive.
     pub from_ports: Option<(u16, u16)>,
+    /// Routes whose prefix is no longer than this do not count.
+    pub suppress_prefix_length: Option<u32>,
 }
 
 impl RuleSpec {
@@ -148,6 +150,7 @@ impl RuleSpec {
             ports: None,
             from_ports: None,
             user: None,
+            suppress_prefix_length: None,
         }
     }
 
@@ -181,6 +184,9 @@ impl RuleSpec {
         }
         if let Some((start, end)) = self.from_ports {
             message.attributes.push(RuleAttribute::SourcePortRange(RulePortRange { start, end }));
+        }
+        if let Some(length) = self.suppress_prefix_length {
+            message.attributes.push(RuleAttribute::SuppressPrefixLen(length));
         }
         message
     }

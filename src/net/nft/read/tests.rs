@@ -191,7 +191,7 @@ fn headers_are_read_by_what_the_rule_said_of_them_before() {
     let all_nodes = [payload(1, 24, 2), compare(0, &[0xff, 2])];
     assert_eq!(read_in(Family::Ip6, &all_nodes), "daddr ff02::/16 continue");
     assert_eq!(read_in(Family::Ip6, &[payload(1, 8, 1), compare(0, &[0xfc])]), "saddr fc00::/8 continue");
-    assert_eq!(read(&[payload(2, 2, 2), compare(0, &[0, 53])]), "octet 2 of header 2 continue");
+    assert_eq!(read(&[payload(2, 2, 2), compare(0, &[0, 53])]), "th dport continue");
 }
 
 #[test]
