@@ -26,8 +26,12 @@ pub const TUNNEL_MTU: u16 = 1320;
 pub const BRIDGE_NET: &str = "172.18.0.0/16";
 /// The home's LAN, which Gluetun is told of as an outbound subnet.
 pub const LAN_NET: &str = "192.168.1.0/24";
+/// The same over IPv6, in a home that has nothing else.
+pub const LAN_NET_V6: &str = "fd01::/64";
 /// The router's address in the home's network for administration, which is no outbound subnet.
 pub const MANAGEMENT: &str = "10.99.0.1";
+/// The same over IPv6, in a home that has nothing else.
+pub const MANAGEMENT_V6: &str = "fd99::1";
 /// The bridge's private IPv6 network.
 pub const BRIDGE_ULA: &str = "fd18::/64";
 /// The bridge's public IPv6 network, which the ISP routes to the home.
@@ -54,6 +58,8 @@ pub const NEIGHBOUR: &str = "172.18.0.20";
 pub const LAN_HOST: &str = "192.168.1.50";
 /// The VPN server.
 pub const ENDPOINT: &str = "198.51.100.2:51820";
+/// The same machine over IPv6.
+pub const ENDPOINT_V6: &str = "[2001:db8:51::2]:51820";
 /// Its ports for OpenVPN.
 pub const OPENVPN_UDP_PORT: u16 = 1194;
 /// The same over TCP.
@@ -189,13 +195,13 @@ pub fn neighbour() -> End {
 /// The home's link to its LAN.
 #[must_use]
 pub fn lan_router() -> End {
-    End::new(&["192.168.1.1/24"], &[])
+    End::new(&["192.168.1.1/24", "fd01::1/64"], &[])
 }
 
 /// The LAN host's link.
 #[must_use]
 pub fn lan_host() -> End {
-    End::new(&["192.168.1.50/24"], &["192.168.1.1"])
+    End::new(&["192.168.1.50/24", "fd01::50/64"], &["192.168.1.1", "fd01::1"])
 }
 
 /// The home's line to the ISP.
@@ -228,11 +234,11 @@ pub fn isp_provider() -> End {
     End::new(&["198.51.100.1/24", "2001:db8:51::1/64"], &[])
 }
 
-/// The provider's link: the endpoint first, then the exits.
+/// The provider's link: endpoint and exits. The kernel sends from the first of IPv4 and from the last of IPv6, which have to be the endpoint.
 #[must_use]
 pub fn provider() -> End {
     End::new(
-        &["198.51.100.2/24", "198.51.100.3/24", "2001:db8:51::2/64", "2001:db8:51::3/64"],
+        &["198.51.100.2/24", "198.51.100.3/24", "2001:db8:51::3/64", "2001:db8:51::2/64"],
         &["198.51.100.1", "2001:db8:51::1"],
     )
 }

@@ -16,7 +16,7 @@ use super::realm::{Realm, RealmError};
 use super::stack::{self, Gluetun, GluetunConfig, StackError, Uplink};
 use super::topology::{self, Topology, TopologyError};
 use super::userns::PrivateDir;
-use super::variant::{Protocol, Variant};
+use super::variant::{Home, Protocol, Variant};
 use super::wireguard::PrivateKey;
 use super::witness::dns::{Forwarder, Sockets, Upstream};
 use super::witness::{CaError, HttpWitness, Journal, LabCa};
@@ -191,7 +191,12 @@ impl Lab {
         let ca = world.write("lab-ca.pem", &authority.pem()).map_err(|e| LabError::File("lab-ca.pem", e))?;
         let resolv_conf = world.write("stack-resolv.conf", "").map_err(|e| LabError::File("stack-resolv.conf", e))?;
         let mut servers = vec![start_internet(&topology.internet, authority, &journal, &spec)?];
-        servers.extend(start_home(&topology, &journal, ipv6)?);
+        servers.extend(start_home(&topology, &journal, spec.variant.home)?);
+        if spec.variant.silent_pings {
+            for realm in [&topology.internet, &topology.isp, &topology.provider] {
+                realm.call(topology::ignore_pings)??;
+            }
+        }
         let (server_key, client_key) = (PrivateKey::generate(), PrivateKey::generate());
         let server_public = server_key.public();
         let (provider, resolver) =
@@ -208,7 +213,7 @@ impl Lab {
             more_uplinks: spec.variant.more_uplinks(),
             tunnel: plan::TUNNEL.to_owned(),
             mtu: plan::TUNNEL_MTU,
-            outbound: vec![plan::net(plan::LAN_NET)],
+            outbound: vec![plan::net(spec.variant.home.lan())],
             input_ports: Vec::new(),
             resolv_conf: resolv_conf.clone(),
             routing: spec.variant.routing,
@@ -302,6 +307,7 @@ impl Lab {
     /// A `leakcheck.toml` for this lab.
     #[must_use]
     pub fn config_toml(&self) -> String {
+        let [lan, neighbour, stack] = self.variant.home.services();
         let list = |values: &[&str]| {
             let quoted: Vec<String> = values.iter().map(|value| format!("{value:?}")).collect();
             format!("[{}]", quoted.join(", "))
@@ -324,9 +330,9 @@ exit = {exit}
 ip = {home}
 [local]
 subnets = {subnets}
-must_reach = ["http://192.168.1.50/", "tcp://172.18.0.20:8989"]
-must_not_reach = ["tcp://{management}:22"]
-must_serve = ["http://172.18.0.10:8080/"]
+must_reach = [{lan:?}, {neighbour:?}]
+must_not_reach = ["tcp://{management}"]
+must_serve = [{stack:?}]
 [echo]
 http = ["https://am.i.mullvad.net/json", "https://api.ipify.org?format=json"]
 stun = ["stun.l.google.com:19302", "stun.cloudflare.com:3478"]
@@ -350,7 +356,7 @@ up = ["/proc/self/exe", "lab", "vpn", "running"]
 "#,
             netns = self.stack_netns(),
             resolv_conf = self.stack_resolv_conf(),
-            management = plan::MANAGEMENT,
+            management = SocketAddr::new(plan::ip(self.variant.home.management()), 22),
             tunnel = plan::TUNNEL,
             endpoint = self.variant.endpoint(),
             forced = six(&["8.8.8.8", "1.1.1.1"], &["2001:4860:4860::8888"]),
@@ -380,23 +386,24 @@ fn start_internet(realm: &Realm, ca: LabCa, journal: &Journal, spec: &LabSpec) -
 }
 
 /// The ISP's resolver, the LAN's web server and the neighbour's.
-fn start_home(topology: &Topology, journal: &Journal, ipv6: bool) -> Result<Vec<Servers>, LabError> {
+fn start_home(topology: &Topology, journal: &Journal, home: Home) -> Result<Vec<Servers>, LabError> {
     let written = journal.clone();
     let isp = topology.isp.call(move || -> Result<Servers, ServerError> {
         let mut servers = Servers::default();
         for address in [plan::ISP_RESOLVER, plan::ISP_RESOLVER_V6].map(plan::ip) {
-            if ipv6 || address.is_ipv4() {
+            if home.has(address) {
                 servers.dns(&[address], None, internet::recursor("isp resolver", &written, address))?;
             }
         }
         Ok(servers)
     })??;
     let mut all = vec![isp];
-    let management = HttpWitness::page("router administration", journal.clone(), "router");
+    let page = HttpWitness::page("router administration", journal.clone(), "router");
     all.push(topology.home.call(move || -> Result<Servers, LabError> {
-        topology::own(&[plan::ip(plan::MANAGEMENT)]).map_err(TopologyError::from)?;
+        let management = plan::ip(home.management());
+        topology::own(&[management]).map_err(TopologyError::from)?;
         let mut servers = Servers::default();
-        servers.http(&management, (plan::ip(plan::MANAGEMENT), 22).into(), None)?;
+        servers.http(&page, (management, 22).into(), None)?;
         Ok(servers)
     })??);
     for (realm, name, port) in [(&topology.lan_host, "lan web", 80), (&topology.neighbour, "neighbour web", 8989)] {

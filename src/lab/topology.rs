@@ -268,6 +268,15 @@ pub fn router(ipv6: bool) -> Result<(), TopologyError> {
     Ok(())
 }
 
+/// Has the calling thread's namespace answer no echo requests.
+///
+/// # Errors
+/// When the kernel's settings cannot be changed.
+pub fn ignore_pings() -> Result<(), TopologyError> {
+    sysctl::set("ipv4/icmp_echo_ignore_all", "1")?;
+    Ok(sysctl::set("ipv6/icmp/echo_ignore_all", "1")?)
+}
+
 /// Lets bridge and LAN go out by `line` under its address, in the calling thread's namespace.
 ///
 /// # Errors

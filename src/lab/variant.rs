@@ -53,6 +53,9 @@ pub struct Variant {
     /// The kill switch.
     #[serde(default)]
     pub firewall: Firewall,
+    /// Whether nobody on the internet, nor the provider, answers pings.
+    #[serde(default)]
+    pub silent_pings: bool,
     /// Whether the stack takes another server when its VPN is started again, as Gluetun does that may choose among several.
     #[serde(default)]
     pub another_server: bool,
@@ -67,16 +70,42 @@ pub enum Home {
     Dual,
     /// No IPv6.
     Ipv4,
+    /// IPv6 alone; what is in the tunnel has both families all the same.
+    Ipv6,
     /// Both families, and only private IPv6 addresses on the stack's network, which the home translates.
     Ula,
 }
 
 impl Home {
+    /// The LAN's network, which is reached past the tunnel.
+    #[must_use]
+    pub fn lan(self) -> &'static str {
+        if self == Self::Ipv6 { plan::LAN_NET_V6 } else { plan::LAN_NET }
+    }
+
+    /// The router's address for administration.
+    #[must_use]
+    pub fn management(self) -> &'static str {
+        if self == Self::Ipv6 { plan::MANAGEMENT_V6 } else { plan::MANAGEMENT }
+    }
+
+    /// What has to be reached past the tunnel, and what of the stack from outside: web server of the LAN, the neighbour's port, the stack's
+    /// own page.
+    #[must_use]
+    pub fn services(self) -> [&'static str; 3] {
+        if self == Self::Ipv6 {
+            ["http://[fd01::50]/", "tcp://[fd18::20]:8989", "http://[fd18::10]:8080/"]
+        } else {
+            ["http://192.168.1.50/", "tcp://172.18.0.20:8989", "http://172.18.0.10:8080/"]
+        }
+    }
+
     /// The addresses by which strangers know the stack past the tunnel.
     #[must_use]
     pub fn public(self) -> Vec<&'static str> {
         match self {
             Self::Dual => vec![plan::HOME, plan::STACK_GUA],
+            Self::Ipv6 => vec![plan::STACK_GUA],
             Self::Ipv4 => vec![plan::HOME],
             Self::Ula => vec![plan::HOME, plan::HOME_V6],
         }
@@ -85,10 +114,12 @@ impl Home {
     /// Whether a link of such a home has an address that others have.
     #[must_use]
     pub fn has(self, ip: IpAddr) -> bool {
+        let of = |network| plan::net(network).contains(&ip);
         match self {
-            Self::Dual => true,
+            Self::Dual => !of(plan::LAN_NET_V6),
             Self::Ipv4 => ip.is_ipv4(),
-            Self::Ula => !plan::net(plan::BRIDGE_GUA).contains(&ip),
+            Self::Ipv6 => ip.is_ipv6(),
+            Self::Ula => !of(plan::LAN_NET_V6) && !of(plan::BRIDGE_GUA),
         }
     }
 }
@@ -176,7 +207,8 @@ impl Variant {
     /// Where the VPN server is.
     #[must_use]
     pub fn endpoint(&self) -> SocketAddr {
-        let mut server = plan::socket(plan::ENDPOINT);
+        let ipv6 = self.home == Home::Ipv6;
+        let mut server = plan::socket(if ipv6 { plan::ENDPOINT_V6 } else { plan::ENDPOINT });
         match self.protocol {
             Protocol::Wireguard => {}
             Protocol::OpenvpnUdp => server.set_port(plan::OPENVPN_UDP_PORT),
@@ -189,7 +221,7 @@ impl Variant {
     #[must_use]
     pub fn local(&self) -> Vec<&'static str> {
         let more = plan::MORE_NETS.iter().take(self.networks.more()).map(|(network, _)| *network);
-        let all = [plan::BRIDGE_NET, plan::LAN_NET, plan::BRIDGE_ULA, plan::BRIDGE_GUA];
+        let all = [plan::BRIDGE_NET, self.home.lan(), plan::BRIDGE_ULA, plan::BRIDGE_GUA];
         all.into_iter().filter(|network| self.home.has(plan::net(network).addr())).chain(more).collect()
     }
 

@@ -52,9 +52,17 @@ pub(super) fn ask(session: &Session, trial: &str, uplinks: &[IpNet]) -> Result<E
     let v6 = of(true).or_else(|| with_hardware_of(v4.as_ref()?, *near_v6?));
     let neighbours: Vec<Neighbour> = [v4, v6].into_iter().flatten().collect();
     let for_family = |v6: bool| neighbours.iter().find(|neighbour| neighbour.own.is_ipv6() == v6);
-    if for_family(false).is_none() {
+    // Where there is no IPv4 nobody sends it, and a neighbour has the other family alone.
+    let no_v4 = !uplinks.iter().any(|net| net.addr().is_ipv4());
+    if for_family(no_v4).is_none() {
         let why = "leakcheck is on no network with the stack, so that it cannot send as its neighbour";
         return Ok(Evidence::unasked(evidence.to_ms, why));
+    }
+    if no_v4 {
+        evidence.stimuli.retain(|stimulus| stimulus.to.is_ipv6());
+        let text = "nothing was handed to the stack over IPv4: it has no IPv4 address on an uplink".to_owned();
+        let said = Said::Setting { text };
+        evidence.answers.push(Answer { at_ms: evidence.to_ms, witness: "IPv4".to_owned(), said });
     }
     if near_v6.is_none() && evidence.stimuli.iter().any(|stimulus| stimulus.to.is_ipv6()) {
         evidence.stimuli.retain(|stimulus| stimulus.to.is_ipv4());

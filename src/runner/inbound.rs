@@ -52,7 +52,9 @@ pub(super) fn ask(
     let home_v6 = own_v6(near);
     let params = json!({ "from": home, "from_v6": home_v6, "leave": leave });
     let mut evidence = run(session, trial, INBOUND, params)?;
-    let Some(home) = home.filter(|_| !evidence.stimuli.is_empty()) else { return Ok(evidence) };
+    if evidence.stimuli.is_empty() {
+        return Ok(evidence);
+    }
     // From anywhere else the questions, and those to the home's own address, would go astray on somebody else's network.
     if !evidence.stimuli.iter().all(|stimulus| is_attached(stimulus.to.ip())) {
         let why = "leakcheck is on no network with the stack, so that it cannot ask as somebody outside of it would";
@@ -156,7 +158,7 @@ fn is_stranger(ip: Ipv6Addr, near: &[IpNet]) -> bool {
 
 /// From where the questions claim to come, in each family.
 struct Homes {
-    v4: Ipv4Addr,
+    v4: Option<Ipv4Addr>,
     v6: Option<Ipv6Addr>,
 }
 
@@ -164,7 +166,7 @@ impl Homes {
     /// That of the family of `to`.
     fn of(&self, to: &SocketAddr) -> Option<IpAddr> {
         match to {
-            SocketAddr::V4(_) => Some(self.v4.into()),
+            SocketAddr::V4(_) => self.v4.map(IpAddr::V4),
             SocketAddr::V6(_) => self.v6.map(IpAddr::V6),
         }
     }
@@ -225,12 +227,15 @@ fn question() -> Vec<u8> {
 /// Tries the ports at the home's address and at this machine's own, and tells from which ports it did: where they are published, the
 /// question comes to the stack.
 fn knock(homes: &Homes, ports: &BTreeSet<(Proto, u16)>) -> BTreeSet<u16> {
-    let towards = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).and_then(|socket| {
-        socket.connect((homes.v4, 9))?;
-        socket.local_addr()
-    });
-    let own = towards.into_iter().map(|own| own.ip()).filter(|ip| !ip.is_loopback());
-    let places: BTreeSet<IpAddr> = own.chain([homes.v4.into()]).chain(homes.v6.map(IpAddr::V6)).collect();
+    let towards = |home: Ipv4Addr| {
+        UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).and_then(|socket| {
+            socket.connect((home, 9))?;
+            socket.local_addr()
+        })
+    };
+    let own =
+        homes.v4.and_then(|home| towards(home).ok()).into_iter().map(|own| own.ip()).filter(|ip| !ip.is_loopback());
+    let places: BTreeSet<IpAddr> = own.chain(homes.v4.map(IpAddr::V4)).chain(homes.v6.map(IpAddr::V6)).collect();
     let sockets: Vec<Socket> = places
         .iter()
         .flat_map(|ip| ports.iter().map(|(proto, port)| (*proto, SocketAddr::new(*ip, *port))))
@@ -264,7 +269,7 @@ mod tests {
 
     #[test]
     fn a_question_claims_to_come_from_home_and_dies_one_hop_away() {
-        let homes = Homes { v4: Ipv4Addr::new(203, 0, 113, 10), v6: "2001:db8:113::10".parse().ok() };
+        let homes = Homes { v4: Some(Ipv4Addr::new(203, 0, 113, 10)), v6: "2001:db8:113::10".parse().ok() };
         for to in ["172.18.0.10:6881", "[fd18::10]:6881"].map(|to| to.parse::<SocketAddr>().unwrap()) {
             for (proto, back, flags) in [(Proto::Tcp, false, SYN), (Proto::Tcp, true, RST), (Proto::Udp, false, 0)] {
                 let home = homes.of(&to).unwrap();

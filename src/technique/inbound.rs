@@ -77,10 +77,10 @@ impl Technique for Inbound {
         Box::pin(async move {
             let mut evidence = Evidence { from_ms: cx.clock.now_ms(), ..Evidence::default() };
             match read::<Params>(&params) {
-                Ok(Params { from: Some(from), from_v6, leave }) => {
+                Ok(Params { from, from_v6, leave }) if from.is_some() || from_v6.is_some() && !has_v4(cx) => {
                     list(cx, &trial, (from, from_v6), &leave, &mut evidence);
                 }
-                Ok(Params { from: None, .. }) => {
+                Ok(_) => {
                     let why =
                         "the home's public IPv4 address is not known, from which a stranger could come: set home.ip";
                     return Evidence::unasked(cx.clock.now_ms(), why);
@@ -93,7 +93,18 @@ impl Technique for Inbound {
     }
 }
 
-fn list(cx: &Context, trial: &Arc<str>, from: (Ipv4Addr, Option<Ipv6Addr>), leave: &[u16], evidence: &mut Evidence) {
+/// Whether a stranger may come over IPv4 at all.
+fn has_v4(cx: &Context) -> bool {
+    cx.uplinks().any(|link| link.addresses.iter().any(|net| net.addr().is_ipv4()))
+}
+
+fn list(
+    cx: &Context,
+    trial: &Arc<str>,
+    from: (Option<Ipv4Addr>, Option<Ipv6Addr>),
+    leave: &[u16],
+    evidence: &mut Evidence,
+) {
     let waiting = match waiting() {
         Ok(waiting) => waiting,
         Err(error) => return evidence.problems.push(format!("the kernel's tables of sockets do not tell: {error}")),
@@ -123,10 +134,12 @@ fn list(cx: &Context, trial: &Arc<str>, from: (Ipv4Addr, Option<Ipv6Addr>), leav
     }
     for (proto, to) in asked.into_iter().take(MAX_PORTS) {
         let entry = cx.ledger.enter(trial);
-        let from: IpAddr = match (to, from.1) {
-            (SocketAddr::V6(_), Some(v6)) => v6.into(),
-            _ => from.0.into(),
+        let from = match to {
+            SocketAddr::V4(_) => from.0.map(IpAddr::V4),
+            SocketAddr::V6(_) => from.1.map(IpAddr::V6),
         };
+        // Of a family without a stranger nothing was to be asked.
+        let Some(from) = from else { continue };
         let answer_to = SocketAddr::new(from, source_port(entry.id));
         cx.ledger.enter_flow(entry, proto, to.port(), answer_to);
         evidence.stimuli.push(Stimulus {
