@@ -9,6 +9,7 @@ pub mod target;
 
 pub mod agent;
 pub mod clock;
+pub mod handicap;
 pub mod net;
 pub mod outage;
 mod priority;

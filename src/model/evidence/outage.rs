@@ -47,6 +47,9 @@ pub struct OutageEvidence {
     /// Changes of the nameservers that programs of the stack are told to ask.
     #[serde(default)]
     pub nameservers: Vec<NameserverChange>,
+    /// What the configured resolvers answered to the same questions just before, up to the first that did.
+    #[serde(default)]
+    pub resolved_before: Vec<Answer>,
     /// What the configured resolvers answered while down.
     pub resolved_while_down: Vec<Answer>,
     /// Local targets, asked throughout.

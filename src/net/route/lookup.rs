@@ -2,6 +2,7 @@
 //! few attributes that matter.
 
 use super::RouteError;
+use crate::handicap::{Handicap, lacks};
 use crate::net::netlink::{Client, Message, NetlinkError, attributes, put_attribute};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use std::net::IpAddr;
@@ -75,6 +76,7 @@ impl Lookup {
             let mut answers = vec![Way::Nowhere; some.len()];
             let mut unexpected = None;
             let take = |place: usize, answer: Result<(u16, &[u8]), NetlinkError>| match answer {
+                Ok(_) if lacks(Handicap::Lookups) => {}
                 Ok((kind, payload)) => answers[place] = read(kind, payload),
                 Err(NetlinkError::Refused { source, .. }) if says_no(&source) => {}
                 Err(error) => unexpected = Some(error),
