@@ -22,6 +22,8 @@ pub mod runner;
 
 #[cfg(feature = "lab")]
 pub mod lab;
+#[cfg(feature = "lab")]
+pub mod untrusted;
 
 pub mod cli;
 pub mod commands;

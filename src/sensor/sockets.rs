@@ -139,6 +139,13 @@ fn container(groups: &str) -> Option<String> {
     ids.next_back().map(|id| id[..CONTAINER_DIGITS].to_owned())
 }
 
+/// Reads a text as one of the kernel's tables of sockets, for [`crate::untrusted`].
+#[cfg(feature = "lab")]
+pub(crate) fn understand(table: &str) {
+    let listed: Vec<Listed> = table.lines().filter_map(|line| parse(line, Proto::Tcp)).collect();
+    let _ = (waiting(&listed).count(), connections(&listed));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -170,6 +170,12 @@ fn said(what: &str, answer: io::Result<Option<Vec<u8>>>, sign: &Option<String>) 
     }
 }
 
+/// Reads octets as a router's answer, for [`crate::untrusted`].
+#[cfg(feature = "lab")]
+pub(crate) fn understand(octets: &[u8]) {
+    let _ = said("NAT-PMP", Ok(Some(octets.to_vec())), &None);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -147,3 +147,10 @@ fn said(octets: &[u8]) -> Said {
         other => Said::Refused { rcode: other.to_string() },
     }
 }
+
+/// Reads octets as a resolver's answer, for [`crate::untrusted`].
+#[cfg(feature = "lab")]
+pub(crate) fn understand(octets: &[u8]) {
+    let id = octets.first_chunk().map_or(0, |id| u16::from_be_bytes(*id));
+    let _ = (answers(octets, id), said(octets), said(&answered(octets)));
+}

@@ -126,7 +126,7 @@ fn question(to: IpAddr, flow: &Flow) -> Message {
     Message { kind: RTM_GETROUTE, flags: 0, payload }
 }
 
-fn read(message: u16, payload: &[u8]) -> Way {
+pub(super) fn read(message: u16, payload: &[u8]) -> Way {
     /// `RTN_*` that carry a packet: unicast, local, broadcast, anycast, multicast.
     const CARRY: std::ops::RangeInclusive<u8> = 1..=5;
     let kind = payload.get(7).copied().unwrap_or_default();
