@@ -7,6 +7,13 @@ use std::{fs, io};
 use crate::model::probe::{Phase, Probe};
 use crate::near::nearest;
 
+/// Reads a text as a probe, for [`crate::untrusted`].
+#[cfg(feature = "lab")]
+pub(crate) fn understand(text: &str) {
+    let mut catalog = Catalog { probes: Vec::new() };
+    let _ = catalog.add("probe", "probe.toml", text).map(|()| catalog.check_techniques(&["uplink"]).is_ok());
+}
+
 #[cfg(test)]
 mod tests;
 

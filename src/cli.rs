@@ -164,6 +164,9 @@ pub struct DemoArgs {
     /// Let the control server of the lab's stack do otherwise
     #[arg(long, value_name = "WHAT=HOW", hide = true)]
     pub odd_control: Vec<crate::lab::Habit>,
+    /// Take away what verdicts rest on
+    #[arg(long, value_name = "WHAT", value_enum, hide = true)]
+    pub without: Vec<crate::handicap::Handicap>,
     /// The rest.
     #[command(flatten)]
     pub audit: AuditArgs,

@@ -9,6 +9,7 @@ pub mod target;
 
 pub mod agent;
 pub mod clock;
+pub mod handicap;
 pub mod net;
 pub mod outage;
 mod priority;
@@ -21,6 +22,8 @@ pub mod runner;
 
 #[cfg(feature = "lab")]
 pub mod lab;
+#[cfg(feature = "lab")]
+pub mod untrusted;
 
 pub mod cli;
 pub mod commands;

@@ -9,4 +9,4 @@ mod memory;
 pub mod programs;
 pub mod protocol;
 pub mod serve;
-mod sources;
+pub(crate) mod sources;

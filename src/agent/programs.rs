@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use crate::handicap::{Handicap, lacks};
 use crate::technique::User;
 
 /// A process in the namespace.
@@ -39,12 +40,21 @@ const MAKERS: [&str; 12] = [
 ];
 
 /// All processes in the calling thread's network namespace but leakcheck's own.
-pub fn find() -> Vec<Program> {
-    let Some(here) = inode(Path::new("/proc/thread-self/ns/net")) else { return Vec::new() };
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-    let numbers = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+///
+/// # Errors
+/// Why /proc does not tell: it has to show at least this one.
+pub fn find() -> Result<Vec<Program>, String> {
+    let unseen = |why: String| format!("the programs of the stack could not be looked for: {why}");
+    let here = inode(Path::new("/proc/thread-self/ns/net"));
+    let here = here.ok_or_else(|| unseen("this namespace cannot be told from others".to_owned()))?;
+    let entries = fs::read_dir("/proc").map_err(|error| unseen(error.to_string()))?;
+    let entries = entries.flatten().filter(|_| !lacks(Handicap::Proc));
+    let numbers: Vec<u32> = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    if !numbers.contains(&std::process::id()) {
+        return Err(unseen("/proc does not even show leakcheck itself".to_owned()));
+    }
     let own = inode(Path::new("/proc/self/exe"));
-    let others = numbers.filter(|pid| *pid != std::process::id());
+    let others = numbers.into_iter().filter(|pid| *pid != std::process::id());
     let mut found: Vec<Program> = others
         .filter(|pid| inode(Path::new(&format!("/proc/{pid}/ns/net"))) == Some(here))
         // Another run's agent, or the keeper of an outage.
@@ -65,7 +75,7 @@ pub fn find() -> Vec<Program> {
             program.vpn = Some("it shares the VPN's container".to_owned());
         }
     }
-    found
+    Ok(found)
 }
 
 /// What makes it the program that makes the tunnel: an open tunnel device, or else its name.
@@ -95,6 +105,12 @@ fn parse(pid: u32, status: &str) -> Option<Program> {
         capabilities: u64::from_str_radix(value("CapEff")?, 16).ok()?,
         vpn: None,
     })
+}
+
+/// Reads a text as a process's status, for [`crate::untrusted`].
+#[cfg(feature = "lab")]
+pub(crate) fn understand(status: &str) {
+    let _ = parse(1, status);
 }
 
 #[cfg(test)]

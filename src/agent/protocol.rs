@@ -17,7 +17,7 @@ use crate::sensor::allow::AllowList;
 use crate::technique::{DependentFile, User};
 
 /// Version of this protocol. The agent is the same binary, so the two differ only when a stale image is used.
-pub const PROTOCOL: u32 = 5;
+pub const PROTOCOL: u32 = 6;
 /// A longer frame is a broken stream.
 const MAX_FRAME: u32 = 64 << 20;
 
@@ -246,6 +246,10 @@ pub struct Setup {
     pub down: Vec<String>,
     /// Command that brings it back; empty: none.
     pub up: Vec<String>,
+    /// What the run has to do without, in the lab.
+    #[cfg(feature = "lab")]
+    #[serde(default)]
+    pub without: Vec<crate::handicap::Handicap>,
 }
 
 /// What opens the control server. Does not print itself.

@@ -356,6 +356,8 @@ async fn start(state: &State, setup: Setup) -> Result<Stack, Reply> {
             "the image of the agent is stale: remove the images labelled leakcheck=agent and run again",
         ));
     }
+    #[cfg(feature = "lab")]
+    crate::handicap::take_away(&setup.without);
     // The clock is set by the moment at which the runner wrote.
     let clock = Clock::starting_at(setup.elapsed_ms);
     take_lock(state).await?;

@@ -167,6 +167,12 @@ fn host_routes(links: &[Link]) -> Vec<IpAddr> {
     hosts.map(|route| route.destination.addr()).collect()
 }
 
+/// Reads octets as if the kernel or a userspace WireGuard had told them, for [`crate::untrusted`].
+#[cfg(feature = "lab")]
+pub(crate) fn understand(octets: &[u8]) {
+    let _ = (family_id(octets), peers(octets), endpoints(&String::from_utf8_lossy(octets)));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

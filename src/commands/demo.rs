@@ -7,6 +7,7 @@ use anyhow::Context;
 use super::run::{Place, audit};
 use crate::cli::DemoArgs;
 use crate::config::Config;
+use crate::handicap;
 use crate::lab::{self, Condition, Lab, LabSpec, Leak, Variant};
 use crate::runner;
 use crate::target::Enter;
@@ -22,6 +23,7 @@ pub fn demo(args: &DemoArgs) -> anyhow::Result<u8> {
     if args.audit.list {
         return audit(&Config::default(), place(None, None), &args.audit).map(|_| runner::PASSED);
     }
+    handicap::take_away(&args.without);
     let kind = leak.as_ref().map_or("sealed", |leak| leak.id.as_str());
     let built = variant.iter().map(|variant| variant.id.as_str());
     let around = conditions.iter().map(|condition| condition.id.as_str());

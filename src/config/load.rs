@@ -296,3 +296,12 @@ fn plain(message: &str) -> String {
         .replace("a nonzero u16", "a port from 1 to 65535")
         .replace("struct ", "a table for ")
 }
+
+/// Reads a text as a configuration, for [`crate::untrusted`].
+#[cfg(feature = "lab")]
+pub(crate) fn understand(text: &str) {
+    match parse(text, Path::new("")) {
+        Ok(table) => drop(table.try_into::<Config>().map(|config| check(&config).is_ok())),
+        Err(refusal) => drop(place(text, refusal.span.map_or(0, |span| span.start))),
+    }
+}

@@ -19,6 +19,8 @@ use reqwest::Url;
 use serde::Deserialize;
 
 pub use error::ConfigError;
+#[cfg(feature = "lab")]
+pub(crate) use load::understand;
 pub use secret::Secret;
 use text::{many, maybe, one};
 use value::{Address, AddressPort, Canary, HttpUrl, LocalNet, Name, Net, PublicIp, Span};

@@ -142,6 +142,11 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
     }
     if outage.resolved_while_down.is_empty() {
         doubts.push("no resolver was asked while the tunnel was down".to_owned());
+    } else if !outage.resolved_before.iter().any(|answer| !matches!(answer.said, Said::Nothing { .. })) {
+        doubts.push(
+            "no resolver answered before it either, so that none did while the tunnel was down proves nothing"
+                .to_owned(),
+        );
     }
     if !doubts.is_empty() {
         doubts.dedup();

@@ -6,13 +6,17 @@ use super::{Case, Ruling, law, line};
 use crate::model::evidence::{Answer, Said};
 use crate::model::report::EvidenceLine;
 use crate::model::verdict::FailKind;
+use crate::technique::CONTROL;
 
 pub(super) fn judge(case: &Case<'_>) -> Ruling {
     let Some(evidence) = case.evidence else {
         return Ruling::without_evidence();
     };
     let lines: Vec<EvidenceLine> = evidence.answers.iter().map(answer_line).collect();
-    let mappers = || evidence.answers.iter().filter(|answer| matches!(answer.said, Said::Mapper { .. }));
+    let (controls, hosts): (Vec<&Answer>, Vec<&Answer>) =
+        evidence.answers.iter().partition(|answer| answer.witness == CONTROL);
+    let is_mapper = |answer: &&Answer| matches!(answer.said, Said::Mapper { .. });
+    let mappers = || hosts.iter().copied().filter(is_mapper);
     // The one that told an address is the better witness.
     let told = mappers().find(|answer| matches!(answer.said, Said::Mapper { external: Some(_), .. }));
     if let Some(found) = told.or_else(|| mappers().next()) {
@@ -28,20 +32,23 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
     }
     let mut doubts = law::sensor_doubts(case);
     doubts.extend(evidence.problems.clone());
-    for answer in &evidence.answers {
+    if !controls.iter().any(is_mapper) {
+        doubts.push("the answer of leakcheck's own responder was not heard either".to_owned());
+    }
+    for answer in &hosts {
         match &answer.said {
             Said::Refused { .. } => {}
             Said::Nothing { error } => doubts.push(format!("{}: {error}", answer.witness)),
             _ => doubts.push(format!("{}: an answer of another kind", answer.witness)),
         }
     }
-    if evidence.answers.is_empty() {
+    if hosts.is_empty() && controls.is_empty() {
         return Ruling::skip("there is no gateway on an uplink, nor a local network over IPv4");
     }
     if !doubts.is_empty() {
         return Ruling::inconclusive("no gateway offered to map ports, which proves nothing", &doubts, lines);
     }
-    Ruling::pass(format!("none of {} answers offers to map ports", evidence.answers.len()), lines)
+    Ruling::pass(format!("none of {} answers offers to map ports", hosts.len()), lines)
 }
 
 fn first_word(answer: &Answer) -> &str {

@@ -118,6 +118,14 @@ pub(super) fn own<'a>(case: &Case<'a>, class: Class) -> Vec<&'a Sighting> {
     sightings.iter().filter(|sighting| sighting.class == class && sighting.probe.as_deref() == Some(trial)).collect()
 }
 
+/// Whether the kernel took it and no link showed it, not even the loopback.
+pub(super) fn is_lost(case: &Case<'_>, stimulus: &Stimulus) -> bool {
+    let shown = |wire: &PhaseWire| {
+        wire.inside.contains(&stimulus.id) || wire.sightings.iter().any(|seen| seen.stimulus == Some(stimulus.id))
+    };
+    stimulus.fate == Fate::Sent && !case.wire.is_some_and(shown)
+}
+
 /// Packets of this asking that left by an uplink, whatever the allow-list would say of them: none of its stimuli is for anybody near. What
 /// a redirection to the namespace itself has put there no host takes, and no router carries on (RFC 1122, 3.2.1.3).
 pub(super) fn escaped<'a>(case: &Case<'a>) -> Vec<&'a Sighting> {

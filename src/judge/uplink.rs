@@ -6,9 +6,14 @@ use serde_json::json;
 
 use super::{Case, Ruling, count, firewall, law, line, sighting_line};
 use crate::config::ForcedPolicy;
-use crate::model::evidence::{Class, Evidence, Fate, Sighting, Stimulus};
+use crate::model::evidence::{Class, Evidence, Fate, Proto, Sighting, Stimulus, Via};
+use crate::model::probe::Expectation;
 use crate::model::report::EvidenceLine;
 use crate::model::verdict::FailKind;
+use crate::technique::LOCAL_NAMES;
+
+/// So many packets do not all get lost before a tunnel that is full.
+const MANY: usize = 4;
 
 pub(super) fn judge(case: &Case<'_>) -> Ruling {
     rule(case, None)
@@ -54,6 +59,7 @@ fn rule(case: &Case<'_>, forbidden_in_tunnel: Option<EvidenceLine>) -> Ruling {
     let silent: Vec<_> = silent.into_iter().filter(|stimulus| !at_server.contains(&stimulus.id)).collect();
     let mut doubts: Vec<String> = law::sensor_doubts(case).into_iter().chain(law::stimulus_doubts(evidence)).collect();
     doubts.extend(untraced(case, &silent, &tunnelled));
+    doubts.extend(lost_together(case, evidence));
     doubts.extend(firewall::untried(case));
     if !doubts.is_empty() {
         return Ruling::inconclusive(
@@ -111,6 +117,18 @@ fn untraced(case: &Case<'_>, silent: &[&Stimulus], tunnelled: &[&Stimulus]) -> O
         super::end(first.to),
         first.via
     ))
+}
+
+/// Questions by the default route, of which a tunnel that is full may lose some, and which no link showed at all: then they were not sent, or
+/// went a way that nobody watches.
+fn lost_together(case: &Case<'_>, evidence: &Evidence) -> Option<String> {
+    let asks = case.probe.expect == Expectation::ForcedDnsContained || case.probe.technique == LOCAL_NAMES;
+    let by_default = |stimulus: &&Stimulus| stimulus.via == Via::Default && stimulus.proto == Proto::Udp;
+    let sent: Vec<&Stimulus> =
+        evidence.stimuli.iter().filter(by_default).filter(|stimulus| stimulus.fate == Fate::Sent).collect();
+    (asks && sent.len() >= MANY && sent.iter().all(|stimulus| law::is_lost(case, stimulus))).then(|| {
+        format!("none of {} questions that the kernel took by the default route did show on any link", sent.len())
+    })
 }
 
 /// What became of the stimuli, alike ones together.

@@ -311,6 +311,15 @@ fn address(octets: &[u8]) -> Option<IpAddr> {
     }
 }
 
+/// Reads octets as if the kernel had given them for a table, for [`crate::untrusted`].
+#[cfg(feature = "lab")]
+pub(crate) fn understand(octets: &[u8]) {
+    let (info, table) = octets.split_at(octets.len().min(INFO_SIZE));
+    for shape in &SHAPES {
+        let _ = parse(shape, info, table);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

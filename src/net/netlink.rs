@@ -326,7 +326,7 @@ fn acknowledgement(message: &Message) -> Result<(), NetlinkError> {
                 .map(|(_, text)| String::from_utf8_lossy(text).trim_end_matches('\0').to_owned())
         })
         .flatten();
-    Err(NetlinkError::Refused { explanation, source: io::Error::from_raw_os_error(-code) })
+    Err(NetlinkError::Refused { explanation, source: io::Error::from_raw_os_error(code.wrapping_neg()) })
 }
 
 /// The attributes of a payload, type flags removed; stops at the first that is malformed.
@@ -356,6 +356,15 @@ pub fn emit(message: &impl netlink_packet_core::Emitable) -> Vec<u8> {
     let mut bytes = vec![0; message.buffer_len()];
     message.emit(&mut bytes);
     bytes
+}
+
+/// Reads a datagram as if the kernel had sent it, for [`crate::untrusted`].
+#[cfg(feature = "lab")]
+pub(crate) fn understand(datagram: &[u8]) {
+    for (message, _) in split(datagram).unwrap_or_default() {
+        let _ = acknowledgement(&message);
+        let _ = attributes(&message.payload).map(|(_, value)| value.len()).sum::<usize>();
+    }
 }
 
 #[cfg(test)]

@@ -31,6 +31,7 @@ use socket2::Socket;
 use tokio::net::TcpSocket;
 use tokio::time::{sleep, timeout};
 
+use crate::handicap::{Handicap, lacks};
 use crate::model::evidence::{Fate, Proto, StandingFlow};
 use crate::sensor::ledger::Entry;
 use crate::technique::format::stun;
@@ -188,6 +189,7 @@ impl Link {
 impl Flow {
     fn speak(&mut self, down: bool) {
         let (sent, result) = match &self.open {
+            _ if lacks(Handicap::Stimuli) => (1, Ok(())),
             Open::Udp(socket, payload) => (1, socket.send(payload).map(drop)),
             Open::Tcp(socket) => {
                 let before = segments_out(socket);

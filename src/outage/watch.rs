@@ -1,6 +1,7 @@
 //! What is asked while the tunnel is down: every nameserver for fresh names, every local target for a sign of life. A question that nobody
 //! has answered when the window ends is on record as well: silence is an answer here, and none that may be forgotten.
 
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::{Instant, interval, sleep};
 
+use crate::handicap::{Handicap, lacks};
 use crate::model::evidence::{Answer, Said};
 use crate::model::report::LocalReach;
 use crate::technique::{Context, Target, lookup_marked, nameservers, reach, targets};
@@ -16,6 +18,8 @@ use crate::technique::{Context, Target, lookup_marked, nameservers, reach, targe
 pub(super) const ASK_EVERY: Duration = Duration::from_millis(250);
 /// How long a local target may take for one answer.
 const LOCAL_PATIENCE: Duration = Duration::from_millis(1500);
+/// How often nameservers are asked before, where questions or answers get lost.
+const TRIES_BEFORE: usize = 3;
 /// A question that is younger than this when the window ends counts for nothing.
 const TOO_YOUNG: Duration = Duration::from_millis(400);
 
@@ -28,6 +32,33 @@ pub(super) struct Watched {
     local: Mutex<Vec<Local>>,
     /// Local targets that were asked and have not answered yet.
     pending: Mutex<Vec<(String, Instant)>>,
+}
+
+/// Asks `server` for a fresh name.
+async fn ask_name(cx: &Context, trial: &Arc<str>, server: IpAddr) -> Said {
+    let name = format!("{}.{}", cx.ledger.enter(trial).marker(), cx.setup.canary);
+    if lacks(Handicap::Names) {
+        return Said::Nothing { error: "no answer in time".to_owned() };
+    }
+    lookup_marked(server, &name).await
+}
+
+/// Asks all nameservers as long as the tunnel is up, until one has answered: without that, silence while it is down says nothing.
+pub(super) async fn ask_before(cx: &Context, trial: &Arc<str>) -> Vec<Answer> {
+    let (servers, _) = nameservers(&cx.setup.resolv_conf);
+    let mut answers: Vec<Answer> = Vec::new();
+    for _ in 0..TRIES_BEFORE {
+        let mut asked: FuturesUnordered<_> =
+            servers.iter().map(|server| async move { (*server, ask_name(cx, trial, *server).await) }).collect();
+        while let Some((server, said)) = asked.next().await {
+            let heard = !matches!(said, Said::Nothing { .. });
+            answers.push(cx.answer(server.to_string(), said));
+            if heard {
+                return answers;
+            }
+        }
+    }
+    answers
 }
 
 /// A local target and how long it was there.
@@ -51,9 +82,8 @@ impl Watched {
             loop {
                 tokio::select! {
                     _ = next.tick() => {
-                        let name = format!("{}.{}", cx.ledger.enter(trial).marker(), cx.setup.canary);
                         self.asked(&who, cx.clock.now_ms());
-                        pending.push(async move { lookup_marked(server, &name).await });
+                        pending.push(ask_name(cx, trial, server));
                     }
                     Some(said) = pending.next() => self.named(cx.answer(who.clone(), said)),
                 }

@@ -14,9 +14,10 @@ use super::rules::RulesWatch;
 use super::sampler::Sampler;
 use super::standing::StandingFlows;
 use super::timeline::Timeline;
+use super::watch::ask_before;
 use crate::agent::protocol::OutageOrder;
 use crate::config::OutageMethod;
-use crate::model::evidence::{Event, NameserverChange, OpenedWhileDown, OutageEvidence, Role, end};
+use crate::model::evidence::{Answer, Event, NameserverChange, OpenedWhileDown, OutageEvidence, Role, end};
 use crate::model::report::Hole;
 use crate::sensor::Trace;
 use crate::sensor::capture::Sensor;
@@ -42,6 +43,7 @@ pub(super) struct Watches {
     nameservers: NameserverWatch,
     rules: RulesWatch,
     notes: Vec<String>,
+    resolved_before: Vec<Answer>,
     in_tunnel_before: bool,
     out_of_tunnel_before: bool,
     /// Something came out of it when nobody but the sampler sent into it.
@@ -66,6 +68,7 @@ impl Watches {
         if !matches!(health, Ok(true)) {
             return Err("no exit of the VPN could be proven before it, so the tunnel may be down already".to_owned());
         }
+        let resolved_before = ask_before(cx, trial).await;
         let not = |what: &str, error: std::io::Error| format!("{what} could not be: {error}");
         let timeline = Timeline::start(cx.clock).map_err(|error| not("changes of links and routes heard", error))?;
         let nameservers =
@@ -111,6 +114,7 @@ impl Watches {
         sampler.begin();
         Ok(Self {
             samples_answered,
+            resolved_before,
             sampler,
             standing,
             flow,
@@ -157,6 +161,7 @@ impl Watches {
         evidence: &mut OutageEvidence,
     ) {
         let start = evidence.from_ms;
+        evidence.resolved_before = self.resolved_before;
         let since = |at: f64| at - start;
         sleep(REST).await;
         if let Some(standing) = self.standing {

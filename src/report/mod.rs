@@ -19,6 +19,8 @@ use std::io::{self, IsTerminal};
 
 pub use error::ReportError;
 pub use files::write_dir;
+#[cfg(feature = "lab")]
+pub(crate) use pcapng::understand;
 pub use redact::Mask;
 pub use text::clean_line;
 

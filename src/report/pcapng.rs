@@ -94,6 +94,12 @@ fn padded(body: &mut Vec<u8>, octets: &[u8]) {
     body.resize(body.len().next_multiple_of(4), 0);
 }
 
+/// Writes a file of what the sensor is said to have captured, for [`crate::untrusted`].
+#[cfg(feature = "lab")]
+pub(crate) fn understand(packets: &[Captured]) -> Vec<u8> {
+    render("leakcheck", packets)
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;

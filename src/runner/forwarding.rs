@@ -14,6 +14,7 @@ use serde_json::json;
 
 use super::inbound::{TRIES, all_came, is_attached, run};
 use super::session::Session;
+use crate::handicap::{Handicap, lacks};
 use crate::model::evidence::{Answer, Evidence, Fate, Proto, Said, Stimulus};
 use crate::net::netlink::{Client, attributes};
 use crate::technique::{ARRIVALS, FORWARDING, source_port};
@@ -205,6 +206,9 @@ fn open(link: &str) -> io::Result<Box<dyn DataLinkSender>> {
 
 fn send(sender: &mut dyn DataLinkSender, neighbour: &Neighbour, stimulus: &Stimulus) -> Fate {
     let sent = frame(neighbour, own_mac(&neighbour.link), stimulus).and_then(|frame| {
+        if lacks(Handicap::Stimuli) {
+            return Ok(());
+        }
         sender.send_to(&frame, None).unwrap_or_else(|| Err(io::Error::other("the packet socket does not send")))
     });
     match sent {

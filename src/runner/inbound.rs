@@ -14,6 +14,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::session::Session;
 use crate::agent::protocol::{Reply, Request};
+use crate::handicap::{Handicap, lacks};
 use crate::model::evidence::{Evidence, Fate, Proto, Said, Stimulus};
 use crate::sensor::allow::is_private;
 use crate::technique::format::krpc;
@@ -194,6 +195,9 @@ impl Raw {
     }
 
     fn transmit(&self, to: SocketAddr, octets: &[u8]) -> io::Result<()> {
+        if lacks(Handicap::Stimuli) {
+            return Ok(());
+        }
         let socket = if to.is_ipv4() { Some(&self.v4) } else { self.v6.as_ref() };
         let socket = socket.ok_or(io::ErrorKind::Unsupported)?;
         socket.send_to(octets, &SockAddr::from(SocketAddr::new(to.ip(), 0))).map(drop)

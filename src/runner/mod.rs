@@ -408,6 +408,8 @@ fn setup(
         host_programs: session.how == SETNS,
         down: config.outage.down.clone(),
         up: config.outage.up.clone(),
+        #[cfg(feature = "lab")]
+        without: crate::handicap::taken(),
     }
 }
 

@@ -9,6 +9,7 @@ use hickory_proto::rr::RecordType;
 use reqwest::Url;
 
 use crate::config::{Config, Local};
+use crate::handicap::{Handicap, lacks};
 use crate::model::evidence::{Answer, Said};
 use crate::technique::{
     FROM_OUTSIDE, NoAnswer, addresses, ask, exit_in, lookup, nameservers, reach_local, resolver_at, trust,
@@ -58,6 +59,8 @@ impl Asker {
             let resolv_conf = &resolv_conf;
             async move {
                 let said = reach_local(resolv_conf, self.extra_ca.as_deref(), local, PATIENCE).await;
+                let lost = lacks(Handicap::Outside);
+                let said = if lost { Said::Nothing { error: "it was lost".to_owned() } } else { said };
                 Answer { at_ms: self.now_ms(), witness: format!("{prefix}{local}"), said }
             }
         });

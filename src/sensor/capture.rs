@@ -22,6 +22,7 @@ use super::ring::{BLOCKS, Frame, Ring};
 use super::sockets;
 use super::trace::Trace;
 use crate::clock::Clock;
+use crate::handicap::{Handicap, lacks};
 use crate::model::evidence::{Control, Link, PhaseWire, Role};
 use crate::net::route::Rtnetlink;
 use crate::priority::ask_for_precedence;
@@ -332,6 +333,10 @@ impl Shared {
     }
 
     fn take(&self, state: &mut State, frame: &Frame<'_>) -> Option<Question> {
+        let in_tunnel = state.roles.get(&frame.index).is_some_and(|(_, role)| *role == Role::Tunnel);
+        if lacks(if in_tunnel { Handicap::Tunnel } else { Handicap::Sensor }) {
+            return None;
+        }
         let at_ms = self.clock.at_ms(frame.time.0, frame.time.1);
         let packet = Packet::decode(frame.ether_type, frame.octets);
         let mut owner = self.ledger.owner(&packet);

@@ -21,6 +21,7 @@ use socket2::{Domain, Socket, Type};
 use super::decode::{ETHERTYPE_IPV4, ETHERTYPE_IPV6};
 use super::filter;
 use super::ring::attach;
+use crate::handicap::{Handicap, lacks};
 use crate::model::evidence::Proto;
 
 const FROM4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
@@ -74,6 +75,9 @@ impl ControlSender {
             }
             None => packet,
         };
+        if lacks(Handicap::Controls) {
+            return Ok(());
+        }
         self.sender.send_to(&frame, None).unwrap_or_else(|| Err(io::Error::other("the packet socket does not send")))
     }
 }

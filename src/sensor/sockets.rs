@@ -6,6 +6,7 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
+use crate::handicap::{Handicap, lacks};
 use crate::model::evidence::{Owner, Proto};
 
 /// Tables of the namespace of the reading thread, and the protocol of their sockets.
@@ -28,6 +29,9 @@ pub struct Listed {
 /// All TCP and UDP sockets of the calling thread's namespace. A table that cannot be read has no sockets.
 pub fn list() -> Vec<Listed> {
     let mut all = Vec::new();
+    if lacks(Handicap::Sockets) {
+        return all;
+    }
     for (table, proto) in TABLES {
         let text = fs::read_to_string(format!("/proc/thread-self/net/{table}")).unwrap_or_default();
         all.extend(text.lines().skip(1).filter_map(|line| parse(line, proto)));
@@ -133,6 +137,13 @@ fn describe(process: &Path, pid: u32) -> Owner {
 fn container(groups: &str) -> Option<String> {
     let mut ids = groups.split(|c: char| !c.is_ascii_hexdigit()).filter(|word| word.len() == CONTAINER_LENGTH);
     ids.next_back().map(|id| id[..CONTAINER_DIGITS].to_owned())
+}
+
+/// Reads a text as one of the kernel's tables of sockets, for [`crate::untrusted`].
+#[cfg(feature = "lab")]
+pub(crate) fn understand(table: &str) {
+    let listed: Vec<Listed> = table.lines().filter_map(|line| parse(line, Proto::Tcp)).collect();
+    let _ = (waiting(&listed).count(), connections(&listed));
 }
 
 #[cfg(test)]

@@ -29,7 +29,13 @@ impl Technique for Capabilities {
     fn run<'a>(&'a self, cx: &'a Context, _trial: Arc<str>, _params: Value) -> Work<'a> {
         Box::pin(async move {
             let from_ms = cx.clock.now_ms();
-            let programs = programs::find();
+            let programs = match programs::find() {
+                Ok(programs) => programs,
+                Err(problem) => {
+                    let to_ms = cx.clock.now_ms();
+                    return Evidence { from_ms, to_ms, problems: vec![problem], ..Evidence::default() };
+                }
+            };
             if programs.is_empty() {
                 return Evidence::unasked(from_ms, "no program of the stack is to be seen from where leakcheck stands");
             }

@@ -134,7 +134,11 @@ fn of_programs() -> (Vec<File>, Vec<String>) {
     let mut known: HashMap<(u64, u64, u64), Option<String>> = HashMap::new();
     let mut files = Vec::new();
     let own = place(std::process::id());
-    for program in programs::find().into_iter().filter(|program| program.vpn.is_none()) {
+    let programs = programs::find().unwrap_or_else(|problem| {
+        problems.push(problem);
+        Vec::new()
+    });
+    for program in programs.into_iter().filter(|program| program.vpn.is_none()) {
         let place = place(program.pid);
         let text = match place.and_then(|place| known.get(&place).cloned()) {
             Some(text) => text,

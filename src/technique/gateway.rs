@@ -15,7 +15,9 @@ use serde_json::Value;
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::control::{CONTROL, Responder};
 use super::{Context, NoParams, Technique, Work, read};
+use crate::handicap::{Handicap, lacks};
 use crate::model::evidence::{Evidence, Said};
 
 /// RFC 6886, section 3.2: version 0, opcode 0.
@@ -61,13 +63,23 @@ impl Technique for Gateway {
                     (format!("{host} over UPnP"), said("UPnP", upnp)),
                 ]
             });
-            for (who, said) in futures_util::future::join_all(asked).await.into_iter().flatten() {
+            let (answers, control) = tokio::join!(futures_util::future::join_all(asked), control());
+            if !answers.is_empty() {
+                evidence.answers.push(cx.answer(CONTROL, said("NAT-PMP", control, &None)));
+            }
+            for (who, said) in answers.into_iter().flatten() {
                 evidence.answers.push(cx.answer(who, said));
             }
             evidence.to_ms = cx.clock.now_ms();
             evidence
         })
     }
+}
+
+/// What one says that does answer: that it is no such host's business (RFC 6886, section 3.5).
+async fn control() -> io::Result<Option<Vec<u8>>> {
+    let responder = Responder::start(|_| vec![0, 128, 0, 2, 0, 0, 0, 0]).await?;
+    ask(Ipv4Addr::LOCALHOST, responder.at.port(), NAT_PMP).await
 }
 
 /// Gateways, and where routers usually are.
@@ -98,7 +110,9 @@ async fn ask(host: Ipv4Addr, port: u16, question: &[u8]) -> io::Result<Option<Ve
     let mut answer = [0; 1500];
     let mut odd = None;
     for _ in 0..TRIES {
-        socket.send(&question).await?;
+        if !lacks(Handicap::Stimuli) {
+            socket.send(&question).await?;
+        }
         let until = Instant::now() + PATIENCE;
         // A flood of what is no answer must not keep the clock from being looked at.
         while Instant::now() < until {
@@ -154,6 +168,12 @@ fn said(what: &str, answer: io::Result<Option<Vec<u8>>>, sign: &Option<String>) 
         },
         Err(error) => Said::Refused { rcode: error.to_string() },
     }
+}
+
+/// Reads octets as a router's answer, for [`crate::untrusted`].
+#[cfg(feature = "lab")]
+pub(crate) fn understand(octets: &[u8]) {
+    let _ = said("NAT-PMP", Ok(Some(octets.to_vec())), &None);
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{Context, Technique, Work, read};
 use crate::clock::Clock;
+use crate::handicap::{Handicap, lacks};
 use crate::model::evidence::{Answer, Evidence, Fate, Proto, Said, Stimulus, Via};
 use crate::sensor::decode::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet, SYN};
 use crate::sensor::sockets;
@@ -266,7 +267,7 @@ fn watch_one(clock: &Clock, params: &Watch, ether_type: u16) -> io::Result<Vec<A
             _ => false,
         };
         let (proto, from, to) = (packet.proto, packet.src, packet.dst);
-        if begins && params.to.contains(&to) && seen.insert((proto, from, to)) {
+        if begins && !lacks(Handicap::Arrivals) && params.to.contains(&to) && seen.insert((proto, from, to)) {
             let said = Said::Arrived { proto, from, to, published: false };
             answers.push(Answer { at_ms: clock.now_ms(), witness: format!("{proto} {to}"), said });
         }

@@ -1,7 +1,8 @@
 //! Threat: names of the home's own machines, and every mistyped one, are sent to the home's resolver, which asks the ISP.
 //! Procedure: each nameserver of resolv.conf is asked for marked names that are local by their shape: one label, `.lan`, `.local` and the
 //! like, and the search suffixes of resolv.conf. The sensor tells whether the marker leaves by an uplink.
-//! Limits: a resolver outside of the namespace that forwards to another shows nothing on the uplink.
+//! Limits: a resolver outside of the namespace that forwards to another shows nothing on the uplink; one that is further away than the
+//! next hop is not reached.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -11,13 +12,17 @@ use std::time::Duration;
 use hickory_proto::op::{Message, MessageType, OpCode, Query};
 use hickory_proto::rr::{Name, RecordType};
 use serde_json::Value;
+use socket2::SockRef;
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, timeout_at};
 
 use super::names::answers;
 use super::{Context, NoParams, Technique, Work, fate_of, nameservers, read};
+use crate::handicap::{Handicap, lacks};
 use crate::model::evidence::{Evidence, Fate, Proto, Said, Stimulus, Via};
 
+/// Its name.
+pub const LOCAL_NAMES: &str = "local-names";
 const DNS: u16 = 53;
 /// How long an answer may take; a resolver that forwards has forwarded by then.
 const PATIENCE: Duration = Duration::from_millis(800);
@@ -31,7 +36,7 @@ pub struct LocalNames;
 
 impl Technique for LocalNames {
     fn name(&self) -> &'static str {
-        "local-names"
+        LOCAL_NAMES
     }
 
     fn check(&self, params: &Value) -> Result<(), String> {
@@ -87,7 +92,19 @@ async fn ask(cx: &Context, trial: &Arc<str>, server: IpAddr, ending: &str) -> (S
         Err(error) => Said::Nothing { error: error.to_string() },
     };
     let what = if ending.is_empty() { "a name of one label".to_owned() } else { format!("a name in {ending}") };
-    (Stimulus { id: entry.id, at_ms, proto: Proto::Udp, to, via: Via::Default, what, fate, traced: false }, said)
+    (
+        Stimulus {
+            id: entry.id,
+            at_ms,
+            proto: Proto::Udp,
+            to,
+            via: Via::Default,
+            what,
+            fate,
+            traced: server.is_loopback(),
+        },
+        said,
+    )
 }
 
 /// The response code of the answer, if one came.
@@ -98,8 +115,13 @@ async fn exchange(name: &str, id: u16, to: SocketAddr) -> io::Result<Option<Stri
     let octets = message.add_query(Query::query(name, RecordType::A)).to_vec().map_err(io::Error::other)?;
     let any: SocketAddr = if to.is_ipv4() { ([0; 4], 0).into() } else { ([0; 16], 0).into() };
     let socket = UdpSocket::bind(any).await?;
+    // The sensor sees it by whatever link it goes, also to a resolver in the namespace itself, and nobody further away is asked.
+    let sending = SockRef::from(&socket);
+    if to.is_ipv4() { sending.set_ttl_v4(1) } else { sending.set_unicast_hops_v6(1) }?;
     socket.connect(to).await?;
-    socket.send(&octets).await?;
+    if !lacks(Handicap::Stimuli) {
+        socket.send(&octets).await?;
+    }
     let until = Instant::now() + PATIENCE;
     let mut buffer = [0; 1500];
     // A flood of what is no answer must not keep the clock from being looked at.

@@ -13,8 +13,9 @@ use serde_json::Value;
 use socket2::Socket;
 use tokio::time::{Instant, sleep};
 
+use super::control::{CONTROL, Responder};
 use super::names::answers;
-use super::{Context, NoParams, Technique, Work, question, read};
+use super::{Context, NoParams, Outcome, Technique, Work, question, read};
 use crate::model::evidence::{Evidence, Said, Via};
 
 const DNS: u16 = 53;
@@ -42,40 +43,60 @@ impl Technique for LocalResolvers {
             let mut evidence = Evidence { from_ms: cx.clock.now_ms(), ..Evidence::default() };
             let sender = cx.sender(&trial);
             let mut waiting = Vec::new();
+            let ask = |to: SocketAddr| {
+                sender.udp(to, &Via::Default, "DNS question", |entry| question(entry, &cx.setup.canary, to.ip()))
+            };
             for target in targets(cx) {
-                let to = SocketAddr::new(target, DNS);
-                let outcome =
-                    sender.udp(to, &Via::Default, "DNS question", |entry| question(entry, &cx.setup.canary, target));
+                let Outcome { mut stimulus, socket } = ask(SocketAddr::new(target, DNS));
+                // With TTL 1 it shows on the link of the subnet, if somebody is there to be asked.
+                stimulus.traced = true;
+                let id = stimulus.id as u16;
+                evidence.stimuli.push(stimulus);
+                waiting.extend(socket.map(|socket| (target.to_string(), id, socket)));
+            }
+            let responder = match Responder::start(answered).await {
+                Ok(responder) => Some(responder),
+                Err(error) => {
+                    evidence.problems.push(format!("there is no control: {error}"));
+                    None
+                }
+            };
+            if let Some(responder) = &responder {
+                let outcome = ask(responder.at);
                 let id = outcome.stimulus.id as u16;
-                evidence.stimuli.push(outcome.stimulus);
-                waiting.extend(outcome.socket.map(|socket| (target, id, socket)));
+                waiting.extend(outcome.socket.map(|socket| (CONTROL.to_owned(), id, socket)));
             }
             let deadline = Instant::now() + PATIENCE;
             while !waiting.is_empty() && Instant::now() < deadline {
                 waiting.retain(|(target, id, socket)| match read_answer(socket, *id) {
                     Ok(None) => true,
                     Ok(Some(octets)) => {
-                        evidence.answers.push(cx.answer(target.to_string(), said(&octets)));
+                        evidence.answers.push(cx.answer(target.clone(), said(&octets)));
                         false
                     }
                     Err(error) => {
-                        evidence
-                            .answers
-                            .push(cx.answer(target.to_string(), Said::Nothing { error: error.to_string() }));
+                        evidence.answers.push(cx.answer(target.clone(), Said::Nothing { error: error.to_string() }));
                         false
                     }
                 });
                 sleep(Duration::from_millis(10)).await;
             }
             for (target, ..) in waiting {
-                evidence
-                    .answers
-                    .push(cx.answer(target.to_string(), Said::Nothing { error: "no answer in time".to_owned() }));
+                evidence.answers.push(cx.answer(target, Said::Nothing { error: "no answer in time".to_owned() }));
             }
             evidence.to_ms = cx.clock.now_ms();
             evidence
         })
     }
+}
+
+/// The control's answer: the question with the bit that makes it one (QR, RFC 1035, 4.1.1).
+fn answered(question: &[u8]) -> Vec<u8> {
+    let mut octets = question.to_vec();
+    if let Some(flags) = octets.get_mut(2) {
+        *flags |= 0x80;
+    }
+    octets
 }
 
 /// What has come in answer to question `id`, if anything has. Whatever else comes is passed over.
@@ -125,4 +146,11 @@ fn said(octets: &[u8]) -> Said {
         }
         other => Said::Refused { rcode: other.to_string() },
     }
+}
+
+/// Reads octets as a resolver's answer, for [`crate::untrusted`].
+#[cfg(feature = "lab")]
+pub(crate) fn understand(octets: &[u8]) {
+    let id = octets.first_chunk().map_or(0, |id| u16::from_be_bytes(*id));
+    let _ = (answers(octets, id), said(octets), said(&answered(octets)));
 }

@@ -1,6 +1,7 @@
 //! Techniques: each sends one kind of stimulus from inside the namespace and returns evidence. None decides anything.
 
 mod capabilities;
+mod control;
 mod craft;
 mod dependent_resolvers;
 mod exit_all;
@@ -12,13 +13,13 @@ mod firewall;
 mod forced_dns;
 pub mod format;
 mod forwarding;
-mod gateway;
+pub(crate) mod gateway;
 mod heard;
 mod http;
 mod inbound;
 mod listen;
 mod local_names;
-mod local_resolvers;
+pub(crate) mod local_resolvers;
 mod local_targets;
 mod marks;
 mod names;
@@ -45,11 +46,13 @@ use crate::agent::links;
 use crate::agent::programs::Program;
 use crate::agent::protocol::Setup;
 use crate::clock::Clock;
+use crate::handicap::{Handicap, lacks};
 use crate::model::evidence::{Answer, Evidence, Link, Role, Said, Via};
 use crate::sensor::allow::Endpoint;
 use crate::sensor::ledger::Ledger;
 use crate::target::{Reach, read_small};
 
+pub use control::CONTROL;
 pub use dependent_resolvers::{DependentFile, STACK as STACK_RESOLV_CONF};
 pub use exit_http::{asking_exits, exit_in};
 pub use firewall::Openings;
@@ -59,6 +62,7 @@ pub use heard::Heard;
 pub use http::{ask, chain, trust};
 pub use inbound::{ARRIVALS, INBOUND, source_port};
 pub use listen::LISTEN;
+pub use local_names::LOCAL_NAMES;
 pub use local_targets::{FORBIDDEN, FROM_OUTSIDE, Target, reach, reach_local, targets};
 pub use names::lookup_marked;
 pub use names::{NoAnswer, addresses, lookup, nameservers, resolver_at};
@@ -85,8 +89,8 @@ pub struct Context {
     pub gateways: Vec<IpAddr>,
     /// What may be talked to past the tunnel.
     pub local: Vec<IpNet>,
-    /// Programs in the namespace, as far as they are to be seen from here.
-    pub programs: Vec<Program>,
+    /// Programs in the namespace, as far as they are to be seen from here, or why that cannot be told.
+    pub programs: Result<Vec<Program>, String>,
     /// The resolv.conf of the stack and of its dependents, as far as they can be read from here.
     pub resolv_files: Vec<PathBuf>,
     /// That of the stack, or one that a program shares with it, where it can be read from here.
@@ -143,6 +147,7 @@ impl Context {
 
     /// An answer, now.
     pub fn answer(&self, witness: impl Into<String>, said: Said) -> Answer {
+        let said = if lacks(Handicap::Answers) { Said::Nothing { error: "it was lost".to_owned() } } else { said };
         Answer { at_ms: self.clock.now_ms(), witness: witness.into(), said }
     }
 

@@ -18,6 +18,7 @@ use super::uplink::is_public;
 use super::user::{self, User};
 use super::volley::{Guise, Shot, Volley};
 use super::{Context, NoParams, Technique, Work, read};
+use crate::handicap::{Handicap, lacks};
 use crate::model::evidence::{Evidence, Link, Role, Said, Via};
 use crate::net::route::{self as net, Flow, Lookup, Object, Route, RouteError, Snapshot, Way};
 use crate::net::sysctl;
@@ -109,11 +110,21 @@ struct Findings {
 
 fn look(ground: &Ground) -> Result<Findings, String> {
     let failed = |error: RouteError| with_causes(&error);
-    let snapshot = Snapshot::take().map_err(failed)?;
+    let mut snapshot = Snapshot::take().map_err(failed)?;
+    if lacks(Handicap::Routes) {
+        (snapshot.rules, snapshot.routes) = (Vec::new(), Vec::new());
+    }
     let mut lookup = Lookup::open().map_err(failed)?;
     let mut findings = Findings::default();
     for v6 in [false, true] {
         let control = ground.control(v6);
+        // The kernel has rules and routes of its own in each family.
+        let ruled = snapshot.rules.iter().any(|rule| rule.ipv6 == v6);
+        if control.is_some() && !(ruled && snapshot.routes.iter().any(|route| route.destination.addr().is_ipv6() == v6))
+        {
+            let family = if v6 { "IPv6" } else { "IPv4" };
+            findings.problems.push(format!("the kernel's tables of rules and routes of {family} came without any"));
+        }
         let flows = flows(&snapshot, v6);
         if flows.len() >= MAX_FLOWS {
             findings.problems.push("rules tell more kinds of packets apart than can be looked at".to_owned());

@@ -168,7 +168,11 @@ async fn send_all(cx: &Context, trial: Arc<str>, params: &Params, evidence: &mut
             Spread::Protocols => others(&mut volley, &ways, &corners, v6),
             Spread::Users => {
                 let mut found = cx.setup.users.clone();
-                found.extend(cx.programs.iter().map(|program| program.user.clone()));
+                match &cx.programs {
+                    Ok(programs) => found.extend(programs.iter().map(|program| program.user.clone())),
+                    Err(problem) if !v6 => evidence.problems.push(problem.clone()),
+                    Err(_) => {}
+                }
                 let (found, problems) = users(&found);
                 evidence.problems.extend(problems.into_iter().filter(|_| !v6));
                 as_users(&mut volley, &ways, &corners, &found);

@@ -18,6 +18,7 @@ use super::craft::Craft;
 use super::send::{echo_octets, fate_of, syn_octets, unspecified};
 use super::user::{self, User};
 use crate::clock::Clock;
+use crate::handicap::{Handicap, lacks};
 use crate::model::evidence::{Fate, Proto, Stimulus, Via};
 use crate::sensor::ledger::{Entry, Ledger};
 
@@ -372,6 +373,9 @@ fn set_number(socket: &Socket, level: libc::c_int, name: libc::c_int, value: lib
 }
 
 fn put(socket: &Socket, octets: &[u8], to: SocketAddr, waits: &mut usize) -> Result<(), Fate> {
+    if lacks(Handicap::Stimuli) {
+        return Ok(());
+    }
     let least = waits.saturating_sub(WAITS_OF_ONE);
     loop {
         match socket.send_to(octets, &to.into()) {

@@ -61,7 +61,7 @@ pub fn context(setup: Setup, gateways: Vec<IpAddr>) -> Result<Context, String> {
         links: Vec::new(),
         gateways,
         local: Vec::new(),
-        programs: Vec::new(),
+        programs: Ok(Vec::new()),
         resolv_files: Vec::new(),
         endpoint: None,
         routes,

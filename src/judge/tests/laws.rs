@@ -22,6 +22,16 @@ fn passing() -> impl Strategy<Value = (String, Situation)> {
     select(ALL.iter().filter(|(_, situation)| situation.judge().verdict == Verdict::Pass).cloned().collect::<Vec<_>>())
 }
 
+/// Situations that pass by what became of their own stimuli.
+fn passing_by_stimuli() -> impl Strategy<Value = (String, Situation)> {
+    use Expectation::{ForcedDnsContained, NoLocalResolver, NothingOnUplink};
+    let by_stimuli =
+        |situation: &Situation| [ForcedDnsContained, NoLocalResolver, NothingOnUplink].contains(&situation.expect);
+    let passes = |situation: &Situation| situation.judge().verdict == Verdict::Pass;
+    let found = ALL.iter().filter(|(_, situation)| by_stimuli(situation) && passes(situation));
+    select(found.cloned().collect::<Vec<_>>())
+}
+
 fn failed(situation: &Situation) -> bool {
     matches!(situation.judge().verdict, Verdict::Fail(_))
 }
@@ -158,6 +168,62 @@ proptest! {
             _ => return Ok(()),
         }
         prop_assert_eq!(situation.judge().verdict, Verdict::Inconclusive, "{}", name);
+    }
+
+    /// What asks others rests on what they say, and where silence is the finding, on a control that was heard.
+    #[test]
+    fn nothing_passes_when_nobody_said_anything((name, situation) in passing()) {
+        let by_sensor = [Expectation::NothingOnUplink, Expectation::ForcedDnsContained, Expectation::WireQuiet];
+        let mut situation = situation;
+        match (&mut situation.evidence, &mut situation.outage) {
+            (_, Some(outage)) if situation.phase == Phase::Outage => {
+                (outage.resolved_before, outage.resolved_while_down) = Default::default();
+                outage.local.clear();
+            }
+            (Some(evidence), _) => {
+                evidence.answers.clear();
+                evidence.parts.iter_mut().for_each(|(_, part)| part.answers.clear());
+            }
+            _ => {}
+        }
+        // Nothing listens that could have been asked, by tables that are proven to tell: that is said before any question.
+        let nobody = situation.expect == Expectation::NoStrangerAnswered
+            && situation.evidence.as_ref().is_some_and(|evidence| evidence.stimuli.is_empty());
+        prop_assume!(!by_sensor.contains(&situation.expect) && !nobody);
+        // The start of a container is listened to on the host, and nobody is asked.
+        prop_assume!(situation.expect != Expectation::SealedFromStart);
+        prop_assert_ne!(situation.judge().verdict, Verdict::Pass, "{}", name);
+    }
+
+    #[test]
+    fn nothing_passes_that_was_sent_and_shows_nowhere((name, situation) in passing_by_stimuli(), which in any::<Index>()) {
+        let mut situation = situation;
+        let stimuli = &mut situation.evidence.as_mut().unwrap().stimuli;
+        let place = which.index(stimuli.len());
+        (stimuli[place].fate, stimuli[place].traced) = (Fate::Sent, true);
+        let id = stimuli[place].id;
+        let wire = situation.wire.as_mut().unwrap();
+        wire.sightings.retain(|seen| seen.stimulus != Some(id));
+        wire.inside.remove(&id);
+        prop_assert_eq!(situation.judge().verdict, Verdict::Inconclusive, "{}", name);
+    }
+
+    #[test]
+    fn what_is_told_twice_is_the_same((name, situation) in any_situation()) {
+        let before = situation.judge().verdict;
+        let mut situation = situation;
+        if let Some(evidence) = &mut situation.evidence {
+            evidence.answers.extend(evidence.answers.clone());
+        }
+        if let Some(wire) = &mut situation.wire {
+            wire.controls.extend(wire.controls.clone());
+            wire.sightings.extend(wire.sightings.clone());
+        }
+        if let Some(outage) = &mut situation.outage {
+            outage.resolved_before.extend(outage.resolved_before.clone());
+            outage.resolved_while_down.extend(outage.resolved_while_down.clone());
+        }
+        prop_assert_eq!(situation.judge().verdict, before, "{}", name);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::model::evidence::{
 };
 use crate::model::probe::{Expectation, Phase, Probe, Severity};
 use crate::model::verdict::{FailKind, Verdict};
-use crate::technique::{FROM_OUTSIDE, ROUTE_CONTROL, ROUTE_INSIDE, ROUTE_LEARNED, ROUTE_PUBLIC};
+use crate::technique::{CONTROL, FROM_OUTSIDE, ROUTE_CONTROL, ROUTE_INSIDE, ROUTE_LEARNED, ROUTE_PUBLIC};
 
 const TRIAL: &str = "probe";
 
@@ -126,10 +126,12 @@ fn a_packet_on_the_uplink_makes_a_route_a_leak() {
 fn gateways() {
     let judged = |answers| rule(Expectation::NoPortMapper, &evidence(answers), &quiet());
     let refused = || ("172.18.0.1 over PCP", Said::Refused { rcode: "Connection refused".to_owned() });
-    assert_eq!(judged(vec![refused()]).verdict, Verdict::Pass);
+    let control = || (CONTROL, Said::Mapper { external: None, how: "NAT-PMP".to_owned() });
+    assert_eq!(judged(vec![refused(), control()]).verdict, Verdict::Pass);
+    assert_eq!(judged(vec![refused()]).verdict, Verdict::Inconclusive, "no control");
     assert_eq!(judged(Vec::new()).verdict, Verdict::Skip);
     let silent = ("172.18.0.1 over PCP", Said::Nothing { error: "no sign of life".to_owned() });
-    assert_eq!(judged(vec![refused(), silent]).verdict, Verdict::Inconclusive);
+    assert_eq!(judged(vec![refused(), silent, control()]).verdict, Verdict::Inconclusive);
     let home = Some("203.0.113.10".parse().unwrap());
     let mapper = ("172.18.0.1 over NAT-PMP", Said::Mapper { external: home, how: "NAT-PMP".to_owned() });
     let ruling = judged(vec![refused(), mapper]);

@@ -50,6 +50,9 @@ pub struct OutageEvidence {
     /// What the firewall's text let pass past the tunnel while down, and had not before.
     #[serde(default)]
     pub opened: Vec<OpenedWhileDown>,
+    /// What the configured resolvers answered to the same questions just before, up to the first that did.
+    #[serde(default)]
+    pub resolved_before: Vec<Answer>,
     /// What the configured resolvers answered while down.
     pub resolved_while_down: Vec<Answer>,
     /// Local targets, asked throughout.

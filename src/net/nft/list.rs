@@ -138,7 +138,7 @@ fn elements(client: &mut Client, family: u8, set: &[u8]) -> Result<Vec<String>, 
 }
 
 /// Attributes as `kind=value`, text where it is text; the expressions of a rule one after another.
-fn describe(body: &[u8], ignored: &[u16], is_rule: bool) -> String {
+pub(super) fn describe(body: &[u8], ignored: &[u16], is_rule: bool) -> String {
     const EXPRESSIONS: u16 = 4;
     let mut line = String::new();
     for (kind, value) in attributes(body) {

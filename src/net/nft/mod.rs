@@ -302,3 +302,9 @@ impl Rule {
         self
     }
 }
+
+/// Reads octets as if the kernel had listed them, for [`crate::untrusted`].
+#[cfg(feature = "lab")]
+pub(crate) fn understand(octets: &[u8]) {
+    read::understand(octets);
+}

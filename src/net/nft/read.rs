@@ -284,5 +284,18 @@ pub(super) fn decided(verdict: &[u8]) -> Does {
     }
 }
 
+/// Reads octets as chains and rules, for [`crate::untrusted`]: a set's elements first, then what looks them up.
+#[cfg(feature = "lab")]
+pub(super) fn understand(octets: &[u8]) {
+    let (head, rest) = octets.split_at(octets.len().min(2));
+    let (elements, body) = rest.split_at(rest.len().min(head.first().copied().unwrap_or_default().into()));
+    let sets = Sets::of_one(elements, head.get(1).copied().unwrap_or_default());
+    for (number, family) in [(1, Family::Inet), (2, Family::Ip), (10, Family::Ip6)] {
+        let _ = (chain(family, body), diverts(body), super::list::describe(body, &[], true));
+        let mut room = MAX_ROWS;
+        let _ = rules(family, body, &sets.of(number, ""), &mut room);
+    }
+}
+
 #[cfg(test)]
 mod tests;

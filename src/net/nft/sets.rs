@@ -145,6 +145,17 @@ impl Sets {
         Ok(Self(sets))
     }
 
+    /// One set without a name, of these elements, for [`crate::untrusted`]. `shape` says whether it is one of intervals, and how long keys are.
+    #[cfg(feature = "lab")]
+    pub(super) fn of_one(elements: &[u8], shape: u8) -> Self {
+        let of = |family: u8| {
+            let mut set = Set { interval: shape & 1 != 0, key: usize::from(shape >> 1), ..Set::default() };
+            set.take(elements);
+            ((family, String::new(), String::new()), set)
+        };
+        Self([1, 2, 10].map(of).into())
+    }
+
     pub(super) fn of<'a>(&'a self, family: u8, table: &'a str) -> InTable<'a> {
         InTable { all: self, family, table }
     }

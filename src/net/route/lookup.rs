@@ -2,6 +2,7 @@
 //! few attributes that matter.
 
 use super::RouteError;
+use crate::handicap::{Handicap, lacks};
 use crate::net::netlink::{Client, Message, NetlinkError, attributes, put_attribute};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use std::net::IpAddr;
@@ -75,6 +76,7 @@ impl Lookup {
             let mut answers = vec![Way::Nowhere; some.len()];
             let mut unexpected = None;
             let take = |place: usize, answer: Result<(u16, &[u8]), NetlinkError>| match answer {
+                Ok(_) if lacks(Handicap::Lookups) => {}
                 Ok((kind, payload)) => answers[place] = read(kind, payload),
                 Err(NetlinkError::Refused { source, .. }) if says_no(&source) => {}
                 Err(error) => unexpected = Some(error),
@@ -124,7 +126,7 @@ fn question(to: IpAddr, flow: &Flow) -> Message {
     Message { kind: RTM_GETROUTE, flags: 0, payload }
 }
 
-fn read(message: u16, payload: &[u8]) -> Way {
+pub(super) fn read(message: u16, payload: &[u8]) -> Way {
     /// `RTN_*` that carry a packet: unicast, local, broadcast, anycast, multicast.
     const CARRY: std::ops::RangeInclusive<u8> = 1..=5;
     let kind = payload.get(7).copied().unwrap_or_default();

@@ -48,3 +48,13 @@ impl RouteError {
         }
     }
 }
+
+/// Reads octets as if the kernel had listed or told them, for [`crate::untrusted`]: the kind of message is the first of them.
+#[cfg(feature = "lab")]
+pub(crate) fn understand(octets: &[u8]) {
+    let Some((kind, payload)) = octets.split_first() else { return };
+    let message = super::netlink::Message { kind: u16::from(*kind), flags: 0, payload: payload.to_vec() };
+    let _ = (Link::parse(message.clone()), Address::parse(message.clone()), Rule::parse(message.clone()));
+    let _ = (Route::parse(message.clone()), link_event(&message), lookup::read(message.kind, payload));
+    let _ = told(&message, &mut Names::default());
+}

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use socket2::{SockAddr, Socket};
 
 use super::Entries;
+use crate::handicap::{Handicap, lacks};
 use crate::model::evidence::{Proto, Via, end};
 use crate::sensor::ledger::{Entry, Ledger};
 use crate::technique::{Context, User, as_user, echo_octets, nameservers, open, question, syn_octets};
@@ -115,15 +116,15 @@ fn resolvers(cx: &Context) -> impl Iterator<Item = SocketAddr> {
 fn users(cx: &Context) -> (Vec<User>, Vec<String>) {
     let own = nix::unistd::geteuid().as_raw();
     let mut users: Vec<User> = cx.setup.users.clone();
-    users.extend(cx.programs.iter().map(|program| program.user.clone()));
+    users.extend(cx.programs.iter().flatten().map(|program| program.user.clone()));
     users.retain(|user| user.uid != own);
     users.sort();
     users.dedup_by_key(|user| user.uid);
     let (may, may_not): (Vec<User>, Vec<User>) = users.into_iter().partition(|user| as_user(user, || ()).is_ok());
-    let mut notes: Vec<String> = may_not
-        .iter()
-        .map(|user| format!("nothing could be sampled as {user}, whom leakcheck may not send as"))
-        .collect();
+    let mut notes: Vec<String> = cx.programs.as_ref().err().cloned().into_iter().collect();
+    let unable =
+        may_not.iter().map(|user| format!("nothing could be sampled as {user}, whom leakcheck may not send as"));
+    notes.extend(unable);
     notes.extend(
         may.iter().skip(MAX_USERS).map(|user| format!("nothing was sampled as {user}: there are too many users")),
     );
@@ -185,6 +186,9 @@ impl Kind {
                 None => make(),
             };
             self.socket = Some(made?);
+        }
+        if lacks(Handicap::Stimuli) {
+            return Ok(());
         }
         let Some(socket) = &self.socket else { return Ok(()) };
         let result = if self.proto == RAW_TCP {

@@ -299,6 +299,24 @@ proptest! {
         lawful(if made.six { ETHERTYPE_IPV6 } else { ETHERTYPE_IPV4 }, &made.octets())?;
     }
 
+    /// What goes to nobody that the list names is never allowed, whatever it looks like: neither by the list nor by the filter.
+    #[test]
+    fn nobody_far_away_is_ever_allowed(mut made in made(), v4 in any::<[u8; 4]>(), v6 in any::<[u8; 14]>()) {
+        made.v4 = v4;
+        made.v6[..2].copy_from_slice(&[0x2a, 0]);
+        made.v6[2..].copy_from_slice(&v6);
+        let (ether_type, octets) = (if made.six { ETHERTYPE_IPV6 } else { ETHERTYPE_IPV4 }, made.octets());
+        let (list, packet) = (list(), Packet::decode(ether_type, &octets));
+        let to = packet.dst.ip();
+        let named = list.local.iter().any(|net| net.contains(&to)) || list.endpoints.iter().any(|end| end.address.ip() == to);
+        let near = to.is_multicast() || matches!(to, std::net::IpAddr::V6(v6) if v6.is_unicast_link_local());
+        // Neighbours are looked for at addresses of any kind, and no router carries that on.
+        let discovery = packet.proto == Proto::Icmpv6 && packet.ttl == 255;
+        prop_assume!(!named && !near && !discovery);
+        prop_assert!(list.classify(&packet).is_some(), "allowed {packet:?}");
+        prop_assert!(passes(ether_type, ETH, &octets), "dropped {packet:?}");
+    }
+
     #[test]
     fn so_it_is_of_frames_that_are_no_ip(
         ether_type in prop_oneof![Just(ETHERTYPE_ARP), Just(0x8100u16), Just(0x88a8), Just(0x8864), Just(0x88cc)],
