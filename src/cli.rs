@@ -216,6 +216,8 @@ pub enum LabCommand {
     List,
     /// Audit every leak class and every sealed stack, and print which probe found what
     Test(LabTestArgs),
+    /// Audit sealed stacks again and again, and count false alarms
+    Sealed(LabSealedArgs),
     /// Make the Docker image of fixtures/compose from this program
     Image {
         /// Its name, and tag if wanted
@@ -254,11 +256,29 @@ pub struct LabTestArgs {
     #[arg(long)]
     pub list: bool,
     /// So many trials at a time
-    #[arg(long, value_name = "NUMBER", value_parser = parse_threads)]
+    #[arg(long, value_name = "NUMBER", value_parser = parse_count)]
     pub test_threads: Option<usize>,
     /// Where the matrix is written when all trials were run; none: nowhere
     #[arg(long, value_name = "FILE", default_value = "reports/matrix.md")]
     pub matrix: PathBuf,
+}
+
+/// Arguments of `lab sealed`.
+#[cfg(feature = "lab")]
+#[derive(Debug, Clone, Args)]
+pub struct LabSealedArgs {
+    /// So many audits, of all variants in turn
+    #[arg(long, value_name = "NUMBER", default_value = "1000", value_parser = parse_count)]
+    pub runs: usize,
+    /// Only of this variant, see leakcheck lab list; may be given several times
+    #[arg(long, value_name = "NAME")]
+    pub variant: Vec<String>,
+    /// Leave the tunnel up
+    #[arg(long)]
+    pub quick: bool,
+    /// So many at a time
+    #[arg(long, value_name = "NUMBER", value_parser = parse_count)]
+    pub test_threads: Option<usize>,
 }
 
 /// Arguments of `agent`.
@@ -275,7 +295,7 @@ const STATE_DIR: &str = "LEAKCHECK_STATE_DIR";
 const ENTER: [(&str, Enter); 3] = [("auto", Enter::Auto), ("setns", Enter::Setns), ("container", Enter::Container)];
 
 #[cfg(feature = "lab")]
-fn parse_threads(text: &str) -> Result<usize, String> {
+fn parse_count(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(number) if number > 0 => Ok(number),
         _ => Err("give a number from 1 on".to_owned()),

@@ -5,7 +5,7 @@ use anyhow::Context;
 use comfy_table::presets::NOTHING;
 use comfy_table::{ContentArrangement, Table};
 
-use super::{lab_test, print};
+use super::{lab_sealed, lab_test, print};
 use crate::cli::LabCommand;
 use crate::lab::{Condition, Leak, Variant, role, tell_vpn};
 use crate::report::Look;
@@ -34,6 +34,7 @@ pub fn lab(command: &LabCommand) -> anyhow::Result<u8> {
             print(&format!("{name}\n"))?;
         }
         LabCommand::Test(args) => return lab_test::test(args),
+        LabCommand::Sealed(args) => return lab_sealed::sealed(args),
         LabCommand::Role { role } => role::run(*role)?,
         LabCommand::Vpn { wish } => tell_vpn(*wish)?,
     }

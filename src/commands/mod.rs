@@ -7,6 +7,8 @@ mod failure;
 #[cfg(feature = "lab")]
 mod lab;
 #[cfg(feature = "lab")]
+mod lab_sealed;
+#[cfg(feature = "lab")]
 mod lab_test;
 mod list;
 mod restore;
