@@ -52,6 +52,10 @@ fn help_of(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
     if let Some(error) = cause.downcast_ref::<CatalogError>() {
         return error.help();
     }
+    #[cfg(feature = "lab")]
+    if let Some(error) = cause.downcast_ref::<crate::lab::LabError>() {
+        return error.help().map(str::to_owned);
+    }
     cause.downcast_ref::<TargetError>().and_then(TargetError::help)
 }
 

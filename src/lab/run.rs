@@ -39,7 +39,7 @@ const PATIENCE_ON_BAD_LINE: Duration = Duration::from_secs(45);
 #[derive(Debug, thiserror::Error)]
 pub enum LabError {
     /// The leak or the condition cannot be had in this variant.
-    #[error("have this in such a variant: {0}")]
+    #[error("combine these: {0}")]
     Refused(String),
     /// Its namespaces and wires.
     #[error("build the lab")]
@@ -87,6 +87,7 @@ impl LabError {
             Self::Stack(StackError::Legacy(_)) => Some(
                 "this kernel has no such tables, or they are not loaded: `sudo modprobe -a iptable_filter ip6table_filter`",
             ),
+            Self::Refused(_) => Some("leave one of them out, or take another: `leakcheck lab list`"),
             Self::Provider(ProviderError::Tunnel(error)) | Self::Stack(StackError::Tunnel(error)) => error.help(),
             _ => None,
         }
