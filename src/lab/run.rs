@@ -39,7 +39,7 @@ const PATIENCE_ON_BAD_LINE: Duration = Duration::from_secs(45);
 #[derive(Debug, thiserror::Error)]
 pub enum LabError {
     /// The leak or the condition cannot be had in this variant.
-    #[error("have this in such a variant: {0}")]
+    #[error("combine these: {0}")]
     Refused(String),
     /// Its namespaces and wires.
     #[error("build the lab")]
@@ -93,6 +93,7 @@ impl LabError {
             Self::NeedsContainers(_) => {
                 Some("`leakcheck lab test leak::CLASS` puts the containers up by Docker Compose and audits them")
             }
+            Self::Refused(_) => Some("leave one of them out, or take another: `leakcheck lab list`"),
             Self::Provider(ProviderError::Tunnel(error)) | Self::Stack(StackError::Tunnel(error)) => error.help(),
             _ => None,
         }

@@ -245,7 +245,9 @@ impl Variant {
             return Some(format!("the leak {leak_id} removes the rule into the tunnel, and {id} has none"));
         }
         if self.networks != Networks::One && leak.actions().any(|action| *action == Action::SecondNetwork {}) {
-            return Some(format!("the leak {leak_id} puts the stack on a second network, and in {id} it is on one"));
+            return Some(format!(
+                "the leak {leak_id} puts the stack on a second network, and in {id} it is on several already"
+            ));
         }
         if self.firewall != Firewall::default() && leak.needs_legacy() {
             return Some(format!("the leak {leak_id} is about Gluetun's own firewall, and {id} has another"));

@@ -202,6 +202,9 @@ proptest! {
         let place = which.index(stimuli.len());
         (stimuli[place].fate, stimuli[place].traced) = (Fate::Sent, true);
         let id = stimuli[place].id;
+        // One of which another took the tunnel is lost on its way.
+        let alike = |other: &Stimulus| (other.proto, other.to, &other.via, &other.what);
+        prop_assume!(!stimuli.iter().any(|other| other.id != id && alike(other) == alike(&stimuli[place])));
         let wire = situation.wire.as_mut().unwrap();
         wire.sightings.retain(|seen| seen.stimulus != Some(id));
         wire.inside.remove(&id);
