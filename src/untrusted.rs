@@ -108,9 +108,8 @@ fn packet(octets: &[u8]) {
 }
 
 /// What an agent could send back, whatever strangers put into it.
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(default)]
-#[derive(Default)]
 struct Told {
     evidence: Option<Evidence>,
     wire: Option<PhaseWire>,
