@@ -26,6 +26,7 @@ fn main() -> ExitCode {
     let ignored = trials.iter().any(|trial| trial.has_ignored_flag() && trial.name() == "sealed::sealed");
     trials.push(Trial::test("packets-that-leaked", packets_that_leaked).with_ignored_flag(ignored));
     trials.push(Trial::test("readme-shows-the-demo", readme_shows_the_demo).with_ignored_flag(ignored));
+    trials.push(Trial::test("nobody-at-the-first-address", nobody_is_there).with_ignored_flag(ignored));
     let mut arguments = Arguments::from_args();
     // Trials mostly wait for an outage to pass.
     arguments.test_threads.get_or_insert(4);
@@ -93,6 +94,19 @@ fn packets_that_leaked() -> Result<(), Failed> {
         return Err(format!("a sealed stack leaves {} octets of leaks.pcapng", sealed.len()).into());
     }
     Ok(())
+}
+
+/// An address that nobody has cannot resolve: that a question to it does not show is no doubt.
+fn nobody_is_there() -> Result<(), Failed> {
+    let output = Command::new(env!("CARGO_BIN_EXE_leakcheck"))
+        .args(["demo", "--quick", "--format", "json", "--report-dir", "none", "dns-local-resolver"])
+        .env("LEAKCHECK_LOCAL__SUBNETS", "172.18.0.0/16,172.18.7.0/24,192.168.1.0/24")
+        .output()?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    if output.status.code() == Some(0) && said.contains("172.18.7.1") {
+        return Ok(());
+    }
+    Err(format!("{}\n{said}{}", output.status, String::from_utf8_lossy(&output.stderr)).into())
 }
 
 /// The block of the README between its `demo` comments; `LEAKCHECK_BLESS=1` writes it anew.

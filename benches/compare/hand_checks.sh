@@ -4,8 +4,8 @@
 # then the kill switch: the VPN is stopped, nothing may be reached and no name resolved, local subnets have to answer, and the VPN comes back.
 # Each program is the one that is installed, busybox standing in for what is not; a check whose program is missing says so and is left out.
 #
-# To be run inside the stack's namespace, with its resolv.conf. Variables: CA, the certificate authority of its web servers; HOME4 and HOME6, the
-# home's addresses; RESOLVERS, those that resolv.conf may name; ISP, the ISP's resolvers; VPN_DOWN and VPN_UP, commands; without VPN_DOWN
+# To be run inside the stack's namespace, with its resolv.conf. Variables: CA, the certificate authority of its web servers; HOMES, the
+# home's addresses; WEB, LAN and NEIGHBOUR, what has to answer; RESOLVERS, those that resolv.conf may name; ISP, the ISP's resolvers; VPN_DOWN and VPN_UP, commands; without VPN_DOWN
 # the kill switch is left out. Exit status 1 when a check failed.
 failed=0
 
@@ -60,8 +60,13 @@ fails() {
 # An address that is not the home's; none is as good where $2 says so.
 exit_is_not_home() {
     case $3 in
-    "" | *[!0-9a-fA-F.:]*) if [ "$2" = maybe ]; then ok "$1"; else no "$1" "no address"; fi ;;
-    "$HOME4" | "$HOME6") no "$1" "$3 is home" ;;
+    "" | *[!0-9a-fA-F.:]*)
+        if [ "$2" = maybe ]; then ok "$1"; else no "$1" "no address"; fi
+        return
+        ;;
+    esac
+    case " $HOMES " in
+    *" $3 "*) no "$1" "$3 is home" ;;
     *) ok "$1" ;;
     esac
 }
@@ -105,7 +110,7 @@ done
 works "names resolve" ${nslookup:+$nslookup example.com}
 if [ -n "$nslookup" ]; then
     asked=$($nslookup whoami.akamai.net 2>/dev/null | sed -n 's/^Address[^:]*: *//p' | tail -n 1)
-    case " $ISP $HOME4 $HOME6 " in
+    case " $ISP $HOMES " in
     *" $asked "*) no "the VPN asks for names" "$asked does" ;;
     *) ok "the VPN asks for names" ;;
     esac
@@ -129,11 +134,11 @@ works "the tunnel is there" ${ip:+$ip addr show tun0}
 works "the health check's ping" ${ping:+$ping -c 1 -W 2 example.com}
 local_subnets() {
     # shellcheck disable=SC2086
-    works "web interface $1" ${curl:+$curl -s -m 5 -I http://172.18.0.10:8080/}
+    works "web interface $1" ${curl:+$curl -s -m 5 -I "$WEB"}
     # shellcheck disable=SC2086
-    works "local subnet $1" ${curl:+$curl -s -m 5 http://192.168.1.50/}
+    works "local subnet $1" ${curl:+$curl -s -m 5 "$LAN"}
     # shellcheck disable=SC2086
-    works "neighbour $1" ${nc:+$nc -w 2 172.18.0.20 8989}
+    works "neighbour $1" ${nc:+$nc -w 2 $NEIGHBOUR}
 }
 local_subnets "with the VPN up"
 

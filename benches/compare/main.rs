@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
-use leakcheck::lab::{self, Condition, Lab, LabSpec, Leak, has_legacy_tables};
+use leakcheck::lab::{self, Condition, Lab, LabSpec, Leak, Variant, has_legacy_tables};
 use leakcheck::model::report::{Report, VerdictWord};
 use serde::{Deserialize, Serialize};
 
@@ -52,6 +52,7 @@ struct Stack {
     title: String,
     sealed: bool,
     leak: Option<String>,
+    variant: Option<String>,
     condition: Option<String>,
 }
 
@@ -101,24 +102,37 @@ fn stacks() -> Result<Vec<Stack>> {
         title: "As Gluetun makes it".to_owned(),
         sealed: true,
         leak: None,
+        variant: None,
         condition: None,
     }];
+    all.extend(Variant::all()?.into_iter().filter(|variant| has_legacy_tables() || !variant.needs_legacy()).map(
+        |variant| Stack {
+            id: variant.id.clone(),
+            title: variant.title,
+            sealed: true,
+            leak: None,
+            variant: Some(variant.id),
+            condition: None,
+        },
+    ));
     all.extend(Condition::all()?.into_iter().map(|condition| Stack {
         id: condition.id.clone(),
         title: condition.title,
         sealed: true,
         leak: None,
+        variant: None,
         condition: Some(condition.id),
     }));
     let alone = !nix::unistd::geteuid().is_root();
-    let here = |leak: &Leak| {
-        !leak.needs_containers() && !(alone && leak.needs_users()) && (has_legacy_tables() || !leak.needs_legacy())
-    };
+    let legacy = has_legacy_tables();
+    let here =
+        |leak: &Leak| !(leak.needs_containers() || alone && leak.needs_users() || !legacy && leak.needs_legacy());
     all.extend(Leak::all()?.into_iter().filter(here).map(|leak| Stack {
         id: leak.id.clone(),
         title: leak.title,
         sealed: false,
         leak: Some(leak.id),
+        variant: None,
         condition: None,
     }));
     Ok(all)
@@ -127,10 +141,12 @@ fn stacks() -> Result<Vec<Stack>> {
 /// The script in a lab of this process's own, of which a process can have one.
 fn by_hand(stack: &Stack) -> Result<ByHand> {
     let world = lab::enter_user_namespace()?;
-    let spec = stack.leak.as_deref().map(Leak::named).transpose()?.map_or_else(LabSpec::sealed, LabSpec::broken);
+    let mut spec = stack.leak.as_deref().map(Leak::named).transpose()?.map_or_else(LabSpec::sealed, LabSpec::broken);
+    spec.variant = stack.variant.as_deref().map(Variant::named).transpose()?.unwrap_or_default();
+    let home = spec.variant.home;
     let condition = stack.condition.as_deref().map(Condition::named).transpose()?;
     let lab = Lab::start(&world, condition.into_iter().fold(spec, LabSpec::under))?;
-    let (took, output) = hand::check(&lab, true)?;
+    let (took, output) = hand::check(&lab, home, true)?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     eprintln!("{text}{}", String::from_utf8_lossy(&output.stderr));
     let missing = text.lines().filter_map(|line| line.strip_prefix("missing: ")).map(str::to_owned).collect();
@@ -146,6 +162,7 @@ fn compare(stack: Stack) -> Result<Compared> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_leakcheck"));
     command.args(["demo", "--format", "json", "--report-dir", "none"]).env("LEAKCHECK_OUTAGE__WINDOW", WINDOW);
     command.args(stack.leak.iter().flat_map(|leak| ["--leak", leak]));
+    command.args(stack.variant.iter().flat_map(|variant| ["--variant", variant]));
     command.args(stack.condition.iter().flat_map(|condition| ["--condition", condition]));
     let output = command.output().context("start leakcheck")?;
     let report: Report = serde_json::from_slice(&output.stdout)

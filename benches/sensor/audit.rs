@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use leakcheck::lab::variant::Home;
 use leakcheck::lab::{Lab, PrivateDir};
 use leakcheck::model::report::{Report, RunVerdict};
 
@@ -88,7 +89,7 @@ fn audit(config: &Path) -> Result<Audit> {
 
 /// The checks by hand, and how long they took.
 fn by_hand_once(lab: &Lab, tell: bool) -> Result<Duration> {
-    let (took, output) = hand::check(lab, false)?;
+    let (took, output) = hand::check(lab, Home::default(), false)?;
     if tell {
         let said = [output.stdout, output.stderr].concat();
         let said = String::from_utf8_lossy(&said);

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use futures_util::TryStreamExt;
 use ipnet::IpNet;
+use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourState};
 use netlink_packet_route::route::RouteAttribute;
 use pnet::datalink::{self, NetworkInterface};
 use rtnetlink::{Handle, RouteMessageBuilder};
@@ -61,6 +62,23 @@ pub async fn route_link(handle: &Handle, to: IpAddr) -> Option<u32> {
         RouteAttribute::Oif(index) => Some(index),
         _ => None,
     })
+}
+
+/// Addresses on the links of which nobody said that they are his when the kernel asked (ARP, RFC 826; neighbour discovery, RFC 4861).
+pub async fn unanswered_neighbours(handle: &Handle) -> Vec<IpAddr> {
+    let mut found = Vec::new();
+    let mut known = handle.neighbours().get().execute();
+    while let Ok(Some(neighbour)) = known.try_next().await {
+        if !matches!(neighbour.header.state, NeighbourState::Incomplete | NeighbourState::Failed) {
+            continue;
+        }
+        found.extend(neighbour.attributes.iter().filter_map(|attribute| match attribute {
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => Some(IpAddr::V4(*ip)),
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(ip)) => Some(IpAddr::V6(*ip)),
+            _ => None,
+        }));
+    }
+    found
 }
 
 /// The gateways of the default routes by `uplinks`, from all tables.

@@ -1,7 +1,7 @@
 //! Threat: a resolver on a local subnet, such as the bridge's gateway or the router, answers the stack for public names, and asks the ISP
 //! for them: whoever asks it walks past the VPN without a packet to the internet.
 //! Procedure: the uplinks' gateways and the first address of each local subnet are asked for a fresh public name, with TTL 1.
-//! Limits: other addresses of the local subnets are not searched.
+//! Limits: other addresses of the local subnets are not searched, and what lies behind a gateway is not reached.
 
 use std::io::{self, Read};
 use std::net::{IpAddr, SocketAddr};
@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep};
 use super::control::{CONTROL, Responder};
 use super::names::answers;
 use super::{Context, NoParams, Outcome, Technique, Work, question, read};
+use crate::agent::links::unanswered_neighbours;
 use crate::model::evidence::{Evidence, Said, Via};
 
 const DNS: u16 = 53;
@@ -83,6 +84,12 @@ impl Technique for LocalResolvers {
             }
             for (target, ..) in waiting {
                 evidence.answers.push(cx.answer(target, Said::Nothing { error: "no answer in time".to_owned() }));
+            }
+            // What waits for a hardware address that nobody has does not show, and asks nobody.
+            let missing = unanswered_neighbours(&cx.routes).await;
+            for stimulus in evidence.stimuli.iter_mut().filter(|stimulus| missing.contains(&stimulus.to.ip())) {
+                stimulus.traced = false;
+                stimulus.what.push_str(", to an address that nobody on the link has");
             }
             evidence.to_ms = cx.clock.now_ms();
             evidence

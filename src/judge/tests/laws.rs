@@ -203,8 +203,10 @@ proptest! {
         (stimuli[place].fate, stimuli[place].traced) = (Fate::Sent, true);
         let id = stimuli[place].id;
         // One of which another took the tunnel is lost on its way.
-        let alike = |other: &Stimulus| (other.proto, other.to, &other.via, &other.what);
-        prop_assume!(!stimuli.iter().any(|other| other.id != id && alike(other) == alike(&stimuli[place])));
+        let one = stimuli[place].clone();
+        prop_assume!(!stimuli.iter().any(|other| {
+            other.id != id && (other.proto, other.to, &other.via, &other.what) == (one.proto, one.to, &one.via, &one.what)
+        }));
         let wire = situation.wire.as_mut().unwrap();
         wire.sightings.retain(|seen| seen.stimulus != Some(id));
         wire.inside.remove(&id);
