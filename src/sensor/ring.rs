@@ -19,9 +19,9 @@ use super::filter::SNAP;
 const HEAD: usize = 80;
 const FRAME_SIZE: usize = HEAD + SNAP as usize;
 const BLOCK_SIZE: usize = 64 * 1024;
-/// Blocks of a ring as the sensor has it: 14,080 packets. Where routing does not look at the source address most stimuli take the tunnel, and all
+/// Blocks of a ring as the sensor has it: 10,560 packets. Where routing does not look at the source address most stimuli take the tunnel, and all
 /// of them are looked at: 20,000 within a second, of which a reader that waits for the processor must not lose one.
-pub const BLOCKS: u16 = 128;
+pub const BLOCKS: u16 = 96;
 /// What is left of a block stays empty: no packet lies in two.
 const FRAMES_PER_BLOCK: usize = BLOCK_SIZE / FRAME_SIZE;
 
