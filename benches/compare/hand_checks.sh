@@ -72,7 +72,7 @@ exit_is_not_home() {
 }
 
 curl=$(tool curl) wget=$(tool wget) ping=$(tool ping) nslookup=$(tool nslookup) iptables=$(tool iptables)
-ip=$(tool ip) nc=$(tool nc)
+ip=$(tool ip) nc=$(tool nc) nft=$(tool nft)
 
 exits() {
     # shellcheck disable=SC2086 # two words where busybox stands in
@@ -119,10 +119,17 @@ else
 fi
 
 # Check the firewall's rules, the routes and the tunnel.
-if [ -n "$iptables" ]; then
-    case $($iptables -L OUTPUT -v -n 2>/dev/null | head -n 1) in
-    *"policy DROP"*) ok "the firewall drops" ;;
-    *) no "the firewall drops" "the policy of OUTPUT is another" ;;
+# A person reviews the rules for what drops, with the tool that wrote them.
+if [ -n "$iptables$nft" ]; then
+    rules=$(
+        for program in $iptables iptables-legacy; do
+            command -v "$program" >/dev/null && "$program" -L OUTPUT -v -n 2>/dev/null
+        done
+        [ -n "$nft" ] && $nft list ruleset 2>/dev/null
+    )
+    case $rules in
+    *"policy DROP"* | *"policy drop"* | *DROP* | *REJECT* | *reject*) ok "the firewall drops" ;;
+    *) no "the firewall drops" "no rule and no policy does" ;;
     esac
 else
     missing "the firewall drops"

@@ -1,16 +1,19 @@
 //! leakcheck beside the checks that people make by hand (`hand_checks.sh`), on the same stacks in one run: `cargo bench --bench compare --
 //! [OPTION…]`. Each leak class and each sealed stack of the lab is checked by both, one after the other. Prints; decides nothing.
 //!
-//! Options: `--only TEXT` takes stacks that have this in their name, `--write` writes `reports/comparison.md` and the README's summary of it.
-//! The script uses the curl, wget, nslookup, ping, nc, ip and iptables that are installed; what is missing is told.
+//! Options: `--only TEXT` takes stacks that have this in their name, `--at-once N` compares several
+//! at a time (1), `--write` writes `reports/comparison.md` and the README's summary of it.
+//! The script uses the curl, wget, nslookup, ping, nc, ip, nft and iptables that are installed; what is missing is told.
 
 mod hand;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use leakcheck::lab::{self, Condition, Lab, LabSpec, Leak, Variant, has_legacy_tables};
 use leakcheck::model::report::{Report, VerdictWord};
 use serde::{Deserialize, Serialize};
@@ -71,19 +74,30 @@ fn main() -> Result<()> {
         return Ok(());
     }
     let only = value("--only").cloned().unwrap_or_default();
-    let mut compared = Vec::new();
-    for stack in stacks.into_iter().filter(|stack| stack.id.contains(&only)) {
-        let one = compare(stack)?;
-        println!(
-            "{:28} by hand {:7} {:6.1} s   leakcheck {:7} {:6.1} s",
-            one.id,
-            word(one.hand.said, one.sealed),
-            one.hand.seconds,
-            word(one.said, one.sealed),
-            one.seconds
-        );
-        compared.push(one);
-    }
+    let at_once: usize = value("--at-once").map_or(Ok(1), |text| text.parse()).context("read --at-once")?;
+    let left = Mutex::new(stacks.into_iter().filter(|stack| stack.id.contains(&only)).enumerate());
+    let done = Mutex::new(BTreeMap::new());
+    let work = || -> Result<()> {
+        loop {
+            let next = left.lock().unwrap_or_else(PoisonError::into_inner).next();
+            let Some((place, stack)) = next else { return Ok(()) };
+            let one = compare(stack)?;
+            println!(
+                "{:28} by hand {:7} {:6.1} s   leakcheck {:7} {:6.1} s",
+                one.id,
+                word(one.hand.said, one.sealed),
+                one.hand.seconds,
+                word(one.said, one.sealed),
+                one.seconds
+            );
+            done.lock().unwrap_or_else(PoisonError::into_inner).insert(place, one);
+        }
+    };
+    std::thread::scope(|scope| -> Result<()> {
+        let workers: Vec<_> = (0..at_once.max(1)).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().try_for_each(|worker| worker.join().map_err(|_| anyhow!("a comparison broke off"))?)
+    })?;
+    let compared: Vec<Compared> = done.into_inner().unwrap_or_else(PoisonError::into_inner).into_values().collect();
     let summary = summary(&compared);
     println!("\n{summary}");
     if arguments.iter().any(|argument| argument == "--write") {

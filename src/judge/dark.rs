@@ -135,6 +135,13 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
             outage.longest_gap_ms
         ));
     }
+    if let (Some(rested), Some(recovered)) = (outage.rested_ms, outage.recovered_ms) {
+        doubts.push(format!(
+            "the exit could be proven only when nothing was sampled, from {:.1} to {:.1} s: the machine or the line is too busy for both",
+            rested / 1000.0,
+            recovered / 1000.0
+        ));
+    }
     if outage.ended_early {
         doubts.push("the outage was ended early".to_owned());
     } else if outage.recovered_ms.is_none() {

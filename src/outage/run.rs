@@ -32,6 +32,8 @@ const SPEAK_AT_MOST: Duration = Duration::from_secs(8);
 /// goes on trying, and the journal tells the next run. Whoever ends an agent has to wait for longer. An outage that nobody ends early is put
 /// back for as long as recovery may take.
 pub const PUT_BACK_AT_MOST: Duration = Duration::from_secs(60);
+/// How long the exit is asked for once more, without samples, when it could not be proven beside them.
+const LAST_LOOK: Duration = Duration::from_secs(15);
 /// What recovery may take at least, however long putting back took.
 const LEAST_RECOVERY: Duration = Duration::from_secs(10);
 /// What an outage may take beyond its window, its recovery and putting back, before its agent counts as stuck.
@@ -153,6 +155,19 @@ pub async fn run(
             _ = timeout(limit, until_healthy(cx, &order.home, &proof)) => {}
             () = watches.ease(sensor) => {}
             _ = abort.wait_for(|abort| *abort) => {}
+        }
+        if proof.proven_ms.get().is_none() && !*abort.borrow() {
+            // A machine or a line that the samples keep busy is no tunnel that does not come back: once more, without them.
+            let what = "no exit of the VPN could be proven: the samples rest, and it is asked once more".to_owned();
+            let at_ms = since(cx.clock.now_ms());
+            events.push(Event { at_ms, what });
+            evidence.rested_ms = Some(at_ms);
+            watches.sampler.set_resting(true);
+            tokio::select! {
+                _ = timeout(LAST_LOOK.min(limit), until_healthy(cx, &order.home, &proof)) => {}
+                _ = abort.wait_for(|abort| *abort) => {}
+            }
+            watches.sampler.set_resting(false);
         }
         evidence.recovered_ms = proof.proven_ms.get().map(since);
         if let Some(at_ms) = evidence.recovered_ms {

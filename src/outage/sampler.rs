@@ -12,6 +12,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::model::evidence::{Fate, Pace, SampleCount, Via};
@@ -19,6 +20,9 @@ use crate::sensor::ledger::Ledger;
 use crate::technique::{Context, fate_of};
 use kind::{Kind, Sources};
 use pace::Pacer;
+
+/// How long it sleeps at a time when it rests.
+const REST: Duration = Duration::from_millis(10);
 
 /// A running sampler. Dropping it ends its thread.
 pub(super) struct Sampler {
@@ -32,6 +36,8 @@ pub(super) struct Sampler {
 struct Orders {
     stop: AtomicBool,
     full: AtomicBool,
+    /// Nothing is sent for the time being.
+    resting: AtomicBool,
     /// The outage has begun: counts from here on.
     begun: AtomicBool,
 }
@@ -98,6 +104,11 @@ impl Sampler {
         self.orders.full.store(full, Ordering::Relaxed);
     }
 
+    /// Has it send nothing for a while. That time is no gap.
+    pub(super) fn set_resting(&self, resting: bool) {
+        self.orders.resting.store(resting, Ordering::Relaxed);
+    }
+
     /// Counts of gaps and first refusals begin here: called when all is set up and the tunnel is about to be told to go.
     pub(super) fn begin(&self) {
         self.orders.begun.store(true, Ordering::Relaxed);
@@ -137,6 +148,11 @@ fn sample(clock: Clock, mut kinds: Vec<Kind>, orders: &Orders) -> Sampled {
         if !begun && orders.begun.load(Ordering::Relaxed) {
             begun = true;
             pacer.forget();
+        }
+        if orders.resting.load(Ordering::Relaxed) {
+            pacer.rest();
+            thread::sleep(REST);
+            continue;
         }
         let now = clock.now_ms();
         pacer.began(now);

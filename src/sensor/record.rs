@@ -14,6 +14,8 @@ use crate::model::evidence::{Captured, Class, Detail, Owner, PhaseWire, Proto, R
 
 /// More kinds of packet than this are counted, not kept.
 const MAX_SIGHTINGS: usize = 10_000;
+/// Kinds of packet of each probe that are kept however many there are of others.
+const ROOM_OF_EACH: usize = 32;
 /// Packets that are kept whole in a phase, of stimuli and of all others, so that neither crowds the other out; and of each kind.
 const MAX_CAPTURED: usize = 100;
 const MAX_CAPTURED_ALIKE: usize = 8;
@@ -107,6 +109,8 @@ pub(super) struct Record {
     datagrams: VecDeque<Datagram>,
     places: HashMap<Key, usize>,
     kept: Vec<Kept>,
+    /// How many of these are of each probe's stimuli.
+    of_probe: HashMap<Arc<str>, usize>,
     /// Packets that are kept whole: of others, and of stimuli.
     captured: [usize; 2],
     unkept: u64,
@@ -154,7 +158,7 @@ impl Record {
                 kept.sighting.wireguard &= wireguard;
                 *place
             }
-            None if self.kept.len() >= MAX_SIGHTINGS => {
+            None if !self.has_room(owner.as_ref()) => {
                 self.unkept += 1;
                 return Some(Taken { class, question: None });
             }
@@ -187,6 +191,9 @@ impl Record {
                     one_flow: true,
                     packets: Vec::new(),
                 });
+                if let Some((probe, _)) = &key.owner {
+                    *self.of_probe.entry(Arc::clone(probe)).or_default() += 1;
+                }
                 self.places.insert(key, self.kept.len() - 1);
                 self.kept.len() - 1
             }
@@ -220,6 +227,12 @@ impl Record {
             dst: packet.dst,
         });
         Some(Taken { class, question })
+    }
+
+    /// Whether one kind more is kept: where everything leaks, some of each probe's.
+    fn has_room(&self, owner: Option<&Stimulus>) -> bool {
+        let few = |probe: &Arc<str>| self.of_probe.get(probe).is_none_or(|kinds| *kinds < ROOM_OF_EACH);
+        self.kept.len() < MAX_SIGHTINGS || owner.is_some_and(|(probe, _)| few(probe))
     }
 
     fn classify(&mut self, role: Role, packet: &Packet<'_>, owner: &mut Option<Stimulus>) -> Option<Class> {

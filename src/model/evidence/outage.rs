@@ -26,6 +26,9 @@ pub struct OutageEvidence {
     pub tunnel_back_ms: Option<f64>,
     /// An exit of the VPN was proven again.
     pub recovered_ms: Option<f64>,
+    /// From then on nothing was sampled, because no exit could be proven beside the samples.
+    #[serde(default)]
+    pub rested_ms: Option<f64>,
     /// Spans in which packets escaped.
     pub holes: Vec<Hole>,
     /// Per kind of stimulus what became of the samples.

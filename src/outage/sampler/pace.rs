@@ -49,6 +49,11 @@ impl Pacer {
         self.gap(now_ms);
     }
 
+    /// What follows begins anew: the time since the last round is no gap.
+    pub(super) fn rest(&mut self) {
+        self.before_ms = None;
+    }
+
     /// There is no round after the last one: the time since it counts all the same.
     pub(super) fn ended(&mut self, now_ms: f64) {
         self.gap(now_ms);
@@ -108,8 +113,10 @@ mod tests {
         for at in [100.0, 100.5, 102.5, 103.0, 110.0, 111.9] {
             pacer.began(at);
         }
+        pacer.rest();
+        pacer.began(5000.0);
         assert_eq!((pacer.pace.gaps, pacer.pace.longest_at_ms), (2, Some(103.0)));
-        assert_eq!((pacer.longest_ms(), pacer.pace.rounds), (7.0, 6));
+        assert_eq!((pacer.longest_ms(), pacer.pace.rounds), (7.0, 7));
     }
 
     #[test]
