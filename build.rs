@@ -1,4 +1,5 @@
-//! Embeds `probes/*.toml`, `fixtures/leaks/*.toml`, `fixtures/conditions/*.toml` and `fixtures/variants/*.toml`, so that adding one needs no other edit.
+//! Embeds `probes/*.toml`, `fixtures/leaks/*.toml`, `fixtures/conditions/*.toml` and `fixtures/variants/*.toml`, so that adding one needs no
+//! other edit.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};

@@ -21,8 +21,10 @@ pub(super) fn start(leak: Option<&Leak>, journal: &Journal) -> anyhow::Result<Pa
     place::take(&bridge, &plan::bridge().families(false).addresses)?;
     place::default_route(plan::home_line().families(false).gateways.first().map(|gateway| (*gateway, line.as_str())))?;
     // The LAN needs no wire: whoever asks for it asks the router.
-    let lan_host = plan::lan_host().addresses;
-    let lan: Vec<_> = plan::lan_router().addresses.iter().chain(&lan_host).map(IpNet::addr).collect();
+    // As the compose fixture has it: IPv4 alone.
+    let lan_host = plan::lan_host().families(false).addresses;
+    let router = plan::lan_router().families(false).addresses;
+    let lan: Vec<_> = router.iter().chain(&lan_host).map(IpNet::addr).collect();
     topology::own(&lan)?;
     sysctl::set("ipv4/ip_forward", "1")?;
     topology::translate(&line)?;
