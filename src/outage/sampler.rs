@@ -10,7 +10,7 @@ mod pace;
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -36,6 +36,8 @@ pub(super) struct Sampler {
 struct Orders {
     stop: AtomicBool,
     full: AtomicBool,
+    /// Only in one of so many rounds something goes by the default route; 0 is as 1.
+    sparse: AtomicUsize,
     /// Nothing is sent for the time being.
     resting: AtomicBool,
     /// The outage has begun: counts from here on.
@@ -104,6 +106,11 @@ impl Sampler {
         self.orders.full.store(full, Ordering::Relaxed);
     }
 
+    /// Has something go by the default route in one of so many rounds, where those kinds take turns. What is bound to an uplink goes on.
+    pub(super) fn set_sparse(&self, rounds: usize) {
+        self.orders.sparse.store(rounds, Ordering::Relaxed);
+    }
+
     /// Has it send nothing for a while. That time is no gap.
     pub(super) fn set_resting(&self, resting: bool) {
         self.orders.resting.store(resting, Ordering::Relaxed);
@@ -157,8 +164,10 @@ fn sample(clock: Clock, mut kinds: Vec<Kind>, orders: &Orders) -> Sampled {
         let now = clock.now_ms();
         pacer.began(now);
         let all = orders.full.load(Ordering::Relaxed);
+        let sparse = orders.sparse.load(Ordering::Relaxed).max(1);
+        let turn = (round % sparse == 0).then(|| round / sparse % by_default.max(1));
         for (place, (kind, tally)) in kinds.iter_mut().zip(&mut tallies).enumerate() {
-            if all || place >= by_default || place == round % by_default.max(1) {
+            if all || place >= by_default || Some(place) == turn {
                 tally.count(begun.then_some(now), kind.send(&mut sources, round));
             }
         }

@@ -26,6 +26,8 @@ use crate::technique::Context;
 /// Sampling goes on before the kill until the tunnel was seen to carry it and so much longer, but in all no longer than the second.
 const LEAD: Duration = Duration::from_millis(50);
 const LONGEST_LEAD: Duration = Duration::from_millis(300);
+/// After how long only one of so many rounds goes by the default route while the exit is not proven.
+const SPARSER: [(Duration, usize); 2] = [(Duration::from_secs(1), 4), (Duration::from_secs(3), 16)];
 /// How long a healthy tunnel may take to prove it.
 const HEALTH_PATIENCE: Duration = Duration::from_secs(12);
 /// How long the first sample may take to be seen in the tunnel, and the first answer to come out of it.
@@ -133,12 +135,17 @@ impl Watches {
         self.flow.iter().for_each(Flow::mark);
     }
 
-    /// Slows the sampler down as soon as the tunnel carries its packets again. Never ends.
+    /// Slows the sampler down as soon as the tunnel carries its packets again, and more the longer it takes until the exit is proven: a slow
+    /// machine that has to carry the samples as well may never get to it. Never ends.
     pub(super) async fn ease(&self, sensor: &Sensor) {
         while sensor.trace().first_after_mark_ms.is_none() {
             sleep(Duration::from_millis(2)).await;
         }
         self.sampler.set_full(false);
+        for (after, rounds) in SPARSER {
+            sleep(after).await;
+            self.sampler.set_sparse(rounds);
+        }
         std::future::pending::<()>().await;
     }
 
