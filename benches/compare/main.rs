@@ -2,7 +2,7 @@
 //! [OPTION…]`. Each leak class and each sealed stack of the lab is checked by both, one after the other. Prints; decides nothing.
 //!
 //! Options: `--only TEXT` takes stacks that have this in their name, `--at-once N` compares several
-//! at a time (1), `--write` writes `reports/comparison.md` and the README's summary of it.
+//! at a time (1), `--write` writes `reports/comparison.md`.
 //! The script uses the curl, wget, nslookup, ping, nc, ip, nft and iptables that are installed; what is missing is told.
 
 mod hand;
@@ -253,11 +253,5 @@ fn write(compared: &[Compared], summary: &str) -> Result<()> {
             );
         }
     }
-    fs::write(root.join("reports/comparison.md"), text).context("write reports/comparison.md")?;
-    let path = root.join("README.md");
-    let readme = fs::read_to_string(&path).context("read the README")?;
-    let (begin, end) = ("<!-- comparison:begin -->\n", "<!-- comparison:end -->");
-    let (head, rest) = readme.split_once(begin).context("the README has no place for the comparison")?;
-    let (_, tail) = rest.split_once(end).context("the README's place for the comparison has no end")?;
-    fs::write(&path, format!("{head}{begin}{summary}{end}{tail}")).context("write the README")
+    fs::write(root.join("reports/comparison.md"), text).context("write reports/comparison.md")
 }
