@@ -35,8 +35,8 @@ const WINDOW: &str = "2500ms";
 const SHORT_WINDOW: &str = "1s";
 /// What a reason for coming to no verdict must not say: it would be a fault of the checker's, and no circumstance of the stack's.
 const FAULTS: [&str; 4] = ["internal error", "panicked", "brought no evidence back", "record of this phase is missing"];
-/// What an outage says in which the samples came too late, or nothing but they found their way, and nothing else was amiss.
-const TOO_BUSY: &str = "is too busy";
+/// What an outage says in which the samples came too late, and nothing else was amiss.
+const TOO_BUSY: &str = "ms between two samples: the machine is too busy to see short holes";
 /// Audits of a sealed stack until one comes to a verdict.
 const TRIES: usize = 3;
 /// Exit statuses of an audit: all passed, a leak or breakage was found, no verdict, the stack is not as it was.
@@ -207,7 +207,7 @@ impl Bench {
             VerdictWord::Pass => false,
             VerdictWord::Inconclusive => {
                 let reason = probe.reason.as_deref().unwrap_or_default();
-                !(condition.unsure.contains(&probe.id) || reason.contains(TOO_BUSY))
+                !(condition.unsure.contains(&probe.id) || reason.ends_with(TOO_BUSY))
                     || reason.is_empty()
                     || FAULTS.iter().any(|fault| reason.contains(fault))
             }
