@@ -37,8 +37,6 @@ const SHORT_WINDOW: &str = "1s";
 const FAULTS: [&str; 4] = ["internal error", "panicked", "brought no evidence back", "record of this phase is missing"];
 /// What an outage says in which the samples came too late, and nothing else was amiss.
 const TOO_BUSY: &str = "ms between two samples: the machine is too busy to see short holes";
-/// Audits of a sealed stack until one comes to a verdict.
-const TRIES: usize = 3;
 /// Exit statuses of an audit: all passed, a leak or breakage was found, no verdict, the stack is not as it was.
 const PASSED: i32 = 0;
 const FAILED: i32 = 1;
@@ -180,22 +178,13 @@ impl Bench {
         self.matrix.lock().unwrap_or_else(PoisonError::into_inner).enter(row);
     }
 
-    /// Everything passes. An audit that accused nobody and came to no verdict is repeated: a machine that stands still for half a second is
-    /// no circumstance of the stack's.
     fn sealed(&self, id: &str, title: &str, args: &[&str]) -> Result<(), Failed> {
-        let mut unsure = String::new();
-        for _ in 0..TRIES {
-            let (status, report) = self.audit(WINDOW, args)?;
-            if status != Some(UNSURE) {
-                self.enter(Row::of(id, title, true, &report));
-                let passed = status == Some(PASSED) && report.exit_status == 0;
-                let why = || format!("exit status {status:?}\n{}", not_green(&report));
-                return if passed { Ok(()) } else { Err(why().into()) };
-            }
-            unsure = not_green(&report);
-            eprintln!("{id} came to no verdict: {unsure}");
+        let (status, report) = self.audit(WINDOW, args)?;
+        self.enter(Row::of(id, title, true, &report));
+        if status == Some(PASSED) && report.exit_status == 0 {
+            return Ok(());
         }
-        Err(format!("no verdict in {TRIES} audits; of the last:\n{unsure}").into())
+        Err(format!("exit status {status:?}\n{}", not_green(&report)).into())
     }
 
     /// Nothing may fail or warn. Only what the condition names may come to no verdict, or an outage in which the machine stood still for
