@@ -180,7 +180,7 @@ impl Bench {
 
     fn sealed(&self, id: &str, title: &str, args: &[&str]) -> Result<(), Failed> {
         let (status, report) = self.audit(WINDOW, args)?;
-        self.enter(Row::of(id, title, true, &report));
+        self.enter(Row::sealed(id, title, &report));
         if status == Some(PASSED) && report.exit_status == 0 {
             return Ok(());
         }
@@ -191,7 +191,7 @@ impl Bench {
     /// half a second, and only for a reason that lies in the circumstances.
     fn sealed_under(&self, condition: &Condition) -> Result<(), Failed> {
         let (status, report) = self.audit(SHORT_WINDOW, &["--condition", &condition.id])?;
-        self.enter(Row::of(&condition.id, &condition.title, true, &report));
+        self.enter(Row::sealed(&condition.id, &condition.title, &report));
         let bad = report.probes.iter().any(|probe| match probe.verdict {
             VerdictWord::Pass => false,
             VerdictWord::Inconclusive => {
@@ -213,7 +213,7 @@ impl Bench {
 
     fn broken(&self, leak: &Leak) -> Result<(), Failed> {
         let (status, report) = self.look_for(leak, WINDOW, &[])?;
-        self.enter(Row::of(&leak.id, &leak.title, false, &report));
+        self.enter(Row::broken(leak, &report));
         is_found(leak, status, &report)
     }
 
@@ -245,7 +245,7 @@ impl Bench {
         let (status, report) = stack
             .audit("auto", &["--outage", "restart", "--restart-dependents"])
             .map_err(|error| format!("{error:#}"))?;
-        self.enter(Row::of("containers", "The fixture of Docker Compose, restarted", true, &report));
+        self.enter(Row::sealed("containers", "The fixture of Docker Compose, restarted", &report));
         if status == Some(PASSED) { Ok(()) } else { Err(format!("{status:?}\n{}", not_green(&report)).into()) }
     }
 
@@ -261,7 +261,7 @@ impl Bench {
             }
         };
         let (status, report) = audit().map_err(|error| format!("{error:#}"))?;
-        self.enter(Row::of(&leak.id, &leak.title, false, &report));
+        self.enter(Row::broken(leak, &report));
         is_found(leak, status, &report)
     }
 }
