@@ -10,7 +10,8 @@
 //!
 //! They are silent in the very instants in which the tunnel goes and comes, also when the VPN starts itself again meanwhile. There the
 //! kernel takes away a link, its routes and its addresses one after the other, and for some microseconds a firewall like Gluetun's lets a
-//! known flow out by whatever route is left: that is so on every such stack, and no kill switch of this kind can help it.
+//! known flow out by whatever route is left: that is so on every such stack, and no kill switch of this kind can help it. A connection that
+//! is silent is deaf as well, or the kernel would answer by itself to what the far side still says.
 //!
 //! Over IPv4 alone: of a flow over IPv6 the kernel does not check that its source address is still there.
 
@@ -27,7 +28,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use nix::net::if_::if_nametoindex;
 use reqwest::Url;
-use socket2::Socket;
+use socket2::{SockFilter, Socket};
 use tokio::net::TcpSocket;
 use tokio::time::{sleep, timeout};
 
@@ -64,6 +65,7 @@ pub(super) struct StandingFlows {
 struct Shared {
     flows: Vec<Flow>,
     speaking: bool,
+    deaf: bool,
     /// Whether what is sent counts.
     down: bool,
     stop: bool,
@@ -105,7 +107,8 @@ impl StandingFlows {
                 Err(why) => notes.push(format!("no flow over {proto} could be opened before the outage: {why}")),
             }
         }
-        let shared = Shared { flows, speaking: false, down: false, stop: false, link: Link::new(tunnel) };
+        let link = Link::new(tunnel);
+        let shared = Shared { flows, speaking: false, deaf: false, down: false, stop: false, link };
         let shared = Arc::new(Mutex::new(shared));
         let theirs = Arc::clone(&shared);
         let thread = thread::Builder::new().name("standing".into()).spawn(move || speak(&theirs))?;
@@ -124,7 +127,9 @@ impl StandingFlows {
 
     /// Has them be silent: when this returns nothing of them is on its way to the network.
     pub(super) fn silence(&self) {
-        lock(&self.shared).speaking = false;
+        let mut shared = lock(&self.shared);
+        shared.speaking = false;
+        shared.set_deaf(true);
     }
 
     /// Ends them. `told` says that the far side may hear of it: the tunnel is back, and none of them went another way.
@@ -160,14 +165,22 @@ fn speak(shared: &Mutex<Shared>) {
         if now.stop {
             return;
         }
-        if now.speaking {
-            let Shared { flows, down, link, .. } = &mut *now;
-            if link.is_settled() {
-                flows.iter_mut().for_each(|flow| flow.speak(*down));
-            }
+        let speaks = now.speaking && now.link.is_settled();
+        now.set_deaf(!speaks);
+        if speaks {
+            let Shared { flows, down, .. } = &mut *now;
+            flows.iter_mut().for_each(|flow| flow.speak(*down));
         }
         drop(now);
         thread::sleep(SPEAK_EVERY);
+    }
+}
+
+impl Shared {
+    fn set_deaf(&mut self, deaf: bool) {
+        if std::mem::replace(&mut self.deaf, deaf) != deaf {
+            self.flows.iter().for_each(|flow| flow.set_deaf(deaf));
+        }
     }
 }
 
@@ -207,6 +220,15 @@ impl Flow {
                 self.record.refused += 1;
                 self.record.refusal.get_or_insert(name);
             }
+        }
+    }
+
+    /// Has the kernel drop what comes for the connection before TCP looks at it (SO_ATTACH_FILTER, socket(7)). To a datagram it never answers.
+    fn set_deaf(&self, deaf: bool) {
+        if let Open::Tcp(socket) = &self.open {
+            let drop_all = [SockFilter::new((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, 0)];
+            // What is heard all the same may be answered, which the sensor sees.
+            let _ = if deaf { socket.attach_filter(&drop_all) } else { socket.detach_filter() };
         }
     }
 
@@ -391,6 +413,8 @@ fn far(cx: &Context, found: impl IntoIterator<Item = IpAddr>) -> Option<IpAddr> 
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
 
     #[test]
@@ -403,7 +427,7 @@ mod tests {
         let record = StandingFlow { stimulus: 1, proto: Proto::Udp, from, to, asked: 0, refused: 0, refusal: None };
         let flow = Flow { record, open: Open::Udp(near, b"still here".to_vec()) };
         let link = Link::new("lo");
-        let shared = Shared { flows: vec![flow], speaking: false, down: false, stop: false, link };
+        let shared = Shared { flows: vec![flow], speaking: false, deaf: false, down: false, stop: false, link };
         let shared = Arc::new(Mutex::new(shared));
         let theirs = Arc::clone(&shared);
         let thread = Some(thread::spawn(move || speak(&theirs)));
@@ -452,5 +476,32 @@ mod tests {
         assert_eq!(after.0 - before.0, 2);
         // The kernel answers such questions twice a second at the most (tcp_invalid_ratelimit in ip-sysctl.rst).
         assert!(after.1 > before.1, "no answer came");
+    }
+
+    /// While it is silent nothing that the far side says is answered, and afterwards it goes on.
+    #[test]
+    fn a_silent_connection_answers_nothing() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let near = Socket::from(std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap());
+        let (far, from) = listener.accept().unwrap();
+        let to = listener.local_addr().unwrap();
+        let record = StandingFlow { stimulus: 1, proto: Proto::Tcp, from, to, asked: 0, refused: 0, refusal: None };
+        let flow = Flow { record, open: Open::Tcp(near) };
+        let segments = || match &flow.open {
+            Open::Tcp(near) => segments_out(near).unwrap(),
+            Open::Udp(..) => unreachable!(),
+        };
+        let before = segments();
+        flow.set_deaf(true);
+        (&far).write_all(b"still there?").unwrap();
+        thread::sleep(Duration::from_millis(100));
+        assert_eq!(segments(), before);
+        flow.set_deaf(false);
+        // The far side says it again after its retransmission time-out, of 200 ms at least.
+        let waited = Instant::now();
+        while segments() == before {
+            assert!(waited.elapsed() < Duration::from_secs(10), "it is deaf for ever");
+            thread::sleep(Duration::from_millis(10));
+        }
     }
 }
