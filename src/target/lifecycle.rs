@@ -1,12 +1,19 @@
 //! The VPN container as something that can be paused, killed and started, and that has to run afterwards as it did before. What is known
 //! here fits into a journal, so that whoever comes later can put it back: each order is a connection of its own.
 
+use std::time::Duration;
+
 use bollard::models::ContainerInspectResponse;
 use bollard::query_parameters::{KillContainerOptionsBuilder, RestartContainerOptions};
 use serde::{Deserialize, Serialize};
+use tokio::time::sleep;
 
 use super::docker::{Engine, asked};
 use super::error::TargetError;
+
+/// Further tries to pause one, and the time before each.
+const FREEZES: usize = 3;
+const FREEZE_AGAIN: Duration = Duration::from_millis(300);
 
 /// A container and how it was before anything was done to it: it ran, and was not paused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,13 +62,21 @@ impl Container {
         Ok(Condition::read(found))
     }
 
-    /// Pauses it.
+    /// Pauses it. On a busy machine the engine may give up freezing its processes (cgroup v1), and has them go on; that is tried again.
     ///
     /// # Errors
     /// What the engine says.
     pub async fn pause(&self) -> Result<(), String> {
         let engine = self.engine().await?;
-        engine.docker.pause_container(&self.id).await.map_err(self.failed("pause"))
+        let mut tries = 0..FREEZES;
+        loop {
+            let paused = engine.docker.pause_container(&self.id).await;
+            let gave_up = paused.as_ref().is_err_and(|error| error.to_string().contains("unable to freeze"));
+            if !gave_up || tries.next().is_none() {
+                return paused.map_err(self.failed("pause"));
+            }
+            sleep(FREEZE_AGAIN).await;
+        }
     }
 
     /// Kills its first process, and with it all of them.
