@@ -6,6 +6,7 @@ mod ear;
 pub mod endpoint;
 pub mod links;
 mod memory;
+mod place;
 pub mod programs;
 pub mod protocol;
 pub mod serve;
