@@ -62,6 +62,8 @@ struct Tally {
     id: u32,
     what: String,
     by_default: bool,
+    /// Whether it is bound to an uplink, and costs the tunnel nothing.
+    bound: bool,
     sent: u64,
     refused: u64,
     refusal: Option<String>,
@@ -148,8 +150,8 @@ fn sample(clock: Clock, mut kinds: Vec<Kind>, orders: &Orders) -> Sampled {
     let mut tallies: Vec<Tally> = kinds.iter().map(Tally::of).collect();
     let mut sources = Sources::default();
     let mut pacer = Pacer::new();
-    // The kinds by the default route stand first.
-    let by_default = tallies.iter().filter(|tally| tally.by_default).count();
+    // Those that may take the tunnel stand first.
+    let routed = tallies.iter().filter(|tally| !tally.bound).count();
     let (mut round, mut begun) = (0, false);
     while !orders.stop.load(Ordering::Relaxed) {
         if !begun && orders.begun.load(Ordering::Relaxed) {
@@ -165,9 +167,9 @@ fn sample(clock: Clock, mut kinds: Vec<Kind>, orders: &Orders) -> Sampled {
         pacer.began(now);
         let all = orders.full.load(Ordering::Relaxed);
         let sparse = orders.sparse.load(Ordering::Relaxed).max(1);
-        let turn = (round % sparse == 0).then(|| round / sparse % by_default.max(1));
+        let turn = (round % sparse == 0).then(|| round / sparse % routed.max(1));
         for (place, (kind, tally)) in kinds.iter_mut().zip(&mut tallies).enumerate() {
-            if all || place >= by_default || Some(place) == turn {
+            if all || place >= routed || Some(place) == turn {
                 tally.count(begun.then_some(now), kind.send(&mut sources, round));
             }
         }
@@ -190,6 +192,7 @@ impl Tally {
             id: kind.id(),
             what: kind.describe(),
             by_default: *kind.via() == Via::Default,
+            bound: matches!(kind.via(), Via::Device(_)),
             sent: 0,
             refused: 0,
             refusal: None,

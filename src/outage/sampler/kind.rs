@@ -5,13 +5,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use socket2::{SockAddr, Socket};
 
 use super::Entries;
 use crate::handicap::{Handicap, lacks};
-use crate::model::evidence::{Proto, Via, end};
+use crate::model::evidence::{Proto, Role, Via, end};
 use crate::sensor::ledger::{Entry, Ledger};
-use crate::technique::{Context, User, as_user, echo_octets, nameservers, open, question, syn_octets};
+use crate::technique::{Context, User, as_user, echo_octets, is_link_local, nameservers, open, question, syn_octets};
 
 const RAW_TCP: Proto = Proto::Ip(libc::IPPROTO_TCP as u8);
 const DNS: u16 = 53;
@@ -49,18 +50,26 @@ struct Source {
     address: Result<IpAddr, i32>,
 }
 
-/// All kinds, those by the default route first, and why some could not be had.
+/// All kinds, those that the kernel's routes lead first, and why some could not be had.
 pub(super) fn all(cx: &Context, trial: &Arc<str>, uplinks: &[String]) -> (Vec<Kind>, Vec<String>) {
     let (entries, canary) = (Entries { ledger: &cx.ledger, trial }, cx.setup.canary.as_str());
     let (users, notes) = users(cx);
     let mut kinds = Vec::new();
-    let ways = std::iter::once(Via::Default).chain(uplinks.iter().map(|name| Via::Device(name.clone())));
+    let ways = std::iter::once(Via::Default)
+        .chain(tunnel_addresses(cx).map(Via::Source))
+        .chain(uplinks.iter().map(|name| Via::Device(name.clone())));
     for (way, via) in ways.enumerate() {
+        if let Via::Source(from) = via {
+            for at in targets_of_some().filter(|(_, to)| to.is_ipv4() == from.is_ipv4()) {
+                kinds.push(Kind::new(&entries, canary, at, (way, &via), None));
+            }
+            continue;
+        }
         for (proto, to) in targets().into_iter().chain(resolvers(cx).map(|to| (Proto::Udp, to))) {
             kinds.push(Kind::new(&entries, canary, (proto, to), (way, &via), None));
         }
         for user in &users {
-            for at in targets_of_users() {
+            for at in targets_of_some() {
                 kinds.push(Kind::new(&entries, canary, at, (way, &via), Some(user.clone())));
             }
         }
@@ -91,11 +100,18 @@ fn targets() -> Vec<(Proto, SocketAddr)> {
     found
 }
 
-/// What is enough to see that a user's packets go another way.
-fn targets_of_users() -> impl Iterator<Item = (Proto, SocketAddr)> {
+/// What is enough to see that a user's packets, or those from one address, go another way.
+fn targets_of_some() -> impl Iterator<Item = (Proto, SocketAddr)> {
     [PUBLIC4, PUBLIC6].into_iter().flat_map(|ip| {
         [(Proto::Udp, DNS), (Proto::Udp, 6881), (RAW_TCP, 443)].map(|(proto, port)| (proto, SocketAddr::new(ip, port)))
     })
+}
+
+/// The tunnel's own addresses: torrent clients are told to bind to them. Some of these stay while the tunnel is down, and whatever rule lets
+/// such packets out by the tunnel may do so by any link.
+fn tunnel_addresses(cx: &Context) -> impl Iterator<Item = IpAddr> {
+    let tunnels = cx.links.iter().filter(|link| link.role == Role::Tunnel);
+    tunnels.flat_map(|link| &link.addresses).map(IpNet::addr).filter(|ip| !is_link_local(*ip))
 }
 
 /// The resolvers that the stack is told to use, but for those that TTL 1 does not keep from answering: on loopback and on local subnets.
