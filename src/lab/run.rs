@@ -469,11 +469,9 @@ fn start_stack(
 ) -> Result<(Gluetun, Servers), LabError> {
     let journal = journal.clone();
     let leak = config.leak.clone();
-    let dead = leak.iter().flat_map(Leak::actions).any(|action| *action == Action::DeadResolver {});
-    let original = leak.iter().flat_map(Leak::actions).find_map(|action| match action {
-        Action::LocalNames { resolver } => Some(*resolver),
-        _ => None,
-    });
+    let dead = leak.as_ref().is_some_and(Leak::has_dead_resolver);
+    let original = leak.as_ref().and_then(Leak::asked_for_local_names);
+    let also = leak.as_ref().and_then(Leak::also_asked);
     realm.run(move || async move {
         let uplink = Uplink::discover(&config.uplink).map_err(StackError::from)?;
         let gluetun = stack::run_gluetun(config).await?;
@@ -483,6 +481,7 @@ fn start_stack(
             habits,
             upstream: (!dead).then(|| SocketAddr::new(plan::ip(plan::TUNNEL_RESOLVER), 53)),
             original,
+            also,
             echo: (SocketAddr::new(plan::ip(plan::WEB[1].1), 80), plan::WEB[1].0.to_owned()),
             health: SocketAddr::new(plan::ip(plan::RECURSORS[2]), 443),
             journal: journal.clone(),

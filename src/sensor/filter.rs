@@ -12,6 +12,8 @@ use super::decode::{ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6};
 use crate::model::evidence::Proto;
 
 const DROP: u32 = 0;
+/// The flags of DNS that no standard query has: QR and the opcode.
+const DNS_NO_QUERY: u32 = 0xf800;
 /// Octets of a packet that are handed on: enough for headers and markers, not for a user's data.
 pub const SNAP: u32 = 512;
 
@@ -177,10 +179,11 @@ pub fn compile(allow: &AllowList, loopback: &[u32], tunnels: &[u32]) -> Vec<sock
     }
     asm.jump(Label::Accept);
 
-    // A holds the protocol, X the offset of the transport header: to a local address only DNS is of interest.
+    // A holds the protocol, X the offset of the transport header: to a local address only DNS is of interest, on whatever port a resolver
+    // of the stack may ask.
     asm.place(Label::Local);
     asm.when(JEQ, libc::IPPROTO_TCP as u32, Label::LocalPort);
-    asm.when(JEQ, libc::IPPROTO_UDP as u32, Label::LocalPort);
+    asm.when(JEQ, libc::IPPROTO_UDP as u32, Label::LocalUdp);
     asm.when(JEQ, libc::IPPROTO_ICMP as u32, Label::Drop);
     asm.when(JEQ, libc::IPPROTO_ICMPV6 as u32, Label::Drop);
     asm.jump(Label::Accept);
@@ -190,6 +193,19 @@ pub fn compile(allow: &AllowList, loopback: &[u32], tunnels: &[u32]) -> Vec<sock
         asm.when(JEQ, u32::from(port), Label::Accept);
     }
     asm.jump(Label::Drop);
+    asm.place(Label::LocalUdp);
+    asm.load(LD_H_IND, 2);
+    for port in DNS_PORTS {
+        asm.when(JEQ, u32::from(port), Label::Accept);
+    }
+    // A standard query with one question, no answer and no authority (RFC 1035, section 4.1.1). One without a header's length ends here.
+    asm.load(LD_H_IND, 8 + 2);
+    asm.when(JSET, DNS_NO_QUERY, Label::Drop);
+    for (offset, count) in [(8 + 4, 1), (8 + 6, 0), (8 + 8, 0)] {
+        asm.load(LD_H_IND, offset);
+        asm.unless(JEQ, count, Label::Drop);
+    }
+    asm.jump(Label::Accept);
 
     asm.place(Label::Accept);
     asm.op(RET, SNAP);
@@ -218,6 +234,7 @@ enum Label {
     AfterNet(usize),
     Local,
     LocalPort,
+    LocalUdp,
     Accept,
     Drop,
 }

@@ -60,6 +60,14 @@ impl Resolver {
         Ok(Self { addresses, sockets, forwarder })
     }
 
+    /// Has it ask `server` as well, if there is one, for every name, whatever comes of that.
+    pub fn also_asking(mut self, server: Option<SocketAddr>) -> Self {
+        if let Some(server) = server {
+            self.forwarder = self.forwarder.also_asking(Upstream { server, from: None });
+        }
+        self
+    }
+
     /// Where it listens.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses

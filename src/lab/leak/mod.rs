@@ -120,6 +120,26 @@ impl Leak {
         self.actions().any(|action| *action == Action::RestartVpn {})
     }
 
+    /// Whether the stack's own resolver is dead.
+    #[must_use]
+    pub fn has_dead_resolver(&self) -> bool {
+        self.actions().any(|action| *action == Action::DeadResolver {})
+    }
+
+    /// Whom the stack's own resolver asks for local names.
+    #[must_use]
+    pub fn asked_for_local_names(&self) -> Option<SocketAddr> {
+        self.actions()
+            .find_map(|action| if let Action::LocalNames { resolver } = action { Some(*resolver) } else { None })
+    }
+
+    /// Whom the stack's own resolver asks besides.
+    #[must_use]
+    pub fn also_asked(&self) -> Option<SocketAddr> {
+        self.actions()
+            .find_map(|action| if let Action::AlsoAsked { resolver } = action { Some(*resolver) } else { None })
+    }
+
     /// What is done, whenever it is done.
     pub fn actions(&self) -> impl Iterator<Item = &Action> {
         self.changes.iter().map(|change| &change.action)
@@ -297,6 +317,11 @@ pub enum Action {
     },
     /// Local names (`.lan`, names of one label) are asked of this resolver, as v3.41 asks the container's original one.
     LocalNames {
+        /// Whom.
+        resolver: SocketAddr,
+    },
+    /// The stack's own resolver asks this one for every name too, and does not wait for its answer.
+    AlsoAsked {
         /// Whom.
         resolver: SocketAddr,
     },

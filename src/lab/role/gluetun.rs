@@ -28,11 +28,9 @@ pub(super) async fn start(leak: Option<Leak>, journal: Journal) -> anyhow::Resul
             "this leak has a socket in one network namespace that is served from another, which only `leakcheck demo` can do"
         );
     }
-    let dead = actions().any(|action| *action == Action::DeadResolver {});
-    let original = actions().find_map(|action| match action {
-        Action::LocalNames { resolver } => Some(*resolver),
-        _ => None,
-    });
+    let dead = leak.as_ref().is_some_and(Leak::has_dead_resolver);
+    let original = leak.as_ref().and_then(Leak::asked_for_local_names);
+    let also = leak.as_ref().and_then(Leak::also_asked);
     let config = config(leak.clone())?;
     for action in actions() {
         if let Action::LateFirewall { by_ms } = action {
@@ -47,6 +45,7 @@ pub(super) async fn start(leak: Option<Leak>, journal: Journal) -> anyhow::Resul
         habits: Vec::new(),
         upstream: (!dead).then(|| (plan::ip(plan::TUNNEL_RESOLVER), DNS).into()),
         original,
+        also,
         echo: ((plan::ip(plan::WEB[1].1), HTTP).into(), plan::WEB[1].0.to_owned()),
         health: (plan::ip(plan::RECURSORS[2]), HTTPS).into(),
         journal,

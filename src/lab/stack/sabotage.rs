@@ -299,6 +299,7 @@ impl Hand {
             | Action::OutsideResolver { .. }
             | Action::DeadResolver {}
             | Action::LocalNames { .. }
+            | Action::AlsoAsked { .. }
             | Action::OwnResolvConf { .. }
             | Action::Exit { .. }
             | Action::SecondNetwork {}
@@ -352,6 +353,7 @@ impl Hand {
             | Action::OutsideResolver { .. }
             | Action::DeadResolver {}
             | Action::LocalNames { .. }
+            | Action::AlsoAsked { .. }
             | Action::OwnResolvConf { .. }
             | Action::Exit { .. }
             | Action::SecondNetwork {}

@@ -39,6 +39,8 @@ pub struct ServiceConfig {
     pub upstream: Option<SocketAddr>,
     /// The container's original resolver, which is asked for local names.
     pub original: Option<SocketAddr>,
+    /// A resolver that is asked for every name besides.
+    pub also: Option<SocketAddr>,
     /// A web server that echoes the client's address in clear: address and host name.
     pub echo: (SocketAddr, String),
     /// An address that answers over TCP as long as the tunnel works.
@@ -78,7 +80,8 @@ pub fn serve(stack: &Gluetun, config: ServiceConfig, addresses: &[IpAddr]) -> Re
     if let Some(upstream) = config.upstream {
         let at: Vec<SocketAddr> = addresses.iter().map(|ip| (*ip, DNS_PORT).into()).collect();
         let resolver = Resolver::bind(config.version, &at, upstream, config.original, config.journal)
-            .map_err(|e| ServerError::Bind(at[0], e))?;
+            .map_err(|e| ServerError::Bind(at[0], e))?
+            .also_asking(config.also);
         let running = switch.clone();
         servers.task(async move { resolver.serve(running).await });
     }

@@ -108,6 +108,15 @@ fn local_traffic_is_dropped_but_for_dns() {
     assert!(!passes(ETHERTYPE_IPV4, ETH, &udp4([172, 18, 0, 20], 64, 8989, b"")));
     assert!(passes(ETHERTYPE_IPV4, ETH, &udp4([172, 18, 0, 1], 64, 53, b"")));
     assert!(passes(ETHERTYPE_IPV4, ETH, &udp4([172, 17, 0, 1], 64, 8989, b"")));
+    // Resolvers ask on other ports too; what is no query stays where it is.
+    let query = b"\xab\xcd\x01\x00\x00\x01\x00\x00\x00\x00\x00\x01\x07example\x03com\x00\x00\x01\x00\x01";
+    assert!(passes(ETHERTYPE_IPV4, ETH, &udp4([172, 18, 0, 1], 64, 5335, query)));
+    for (at, value) in [(2, 0x81), (2, 0x28), (5, 2), (7, 1), (9, 1)] {
+        let mut other = query.to_vec();
+        other[at] = value;
+        assert!(!passes(ETHERTYPE_IPV4, ETH, &udp4([172, 18, 0, 1], 64, 5335, &other)), "octet {at}");
+    }
+    assert!(!passes(ETHERTYPE_IPV4, ETH, &udp4([172, 18, 0, 1], 64, 5335, &query[..8])));
 }
 
 #[test]

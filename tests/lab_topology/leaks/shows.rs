@@ -167,6 +167,16 @@ pub(super) fn shows(lab: &Lab, sign: &Sign) -> Result<bool> {
                 })
             })?
         }
+        Sign::FromAddress(from, to) => {
+            let from: SocketAddr = format!("{from}:0").parse()?;
+            on_wire(UDP, to.parse()?, || {
+                bound(lab, to, move |socket| {
+                    // The address may be gone.
+                    socket.set_ip_transparent_v4(true)?;
+                    socket.bind(&from.into())
+                })
+            })?
+        }
         Sign::Second(to) => {
             let name = format!("s{}.example.com", rand::random::<u32>());
             let datagram: &'static [u8] = Vec::leak(question(&name));

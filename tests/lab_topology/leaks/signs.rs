@@ -56,6 +56,8 @@ pub(super) enum Sign {
     Protocol(u8, &'static str),
     /// A datagram from that port, bound to the uplink, gets out.
     From(u16, &'static str),
+    /// A datagram from that address gets out to there.
+    FromAddress(&'static str, &'static str),
     /// A datagram of that user's, bound to the uplink, gets out.
     User(u32, &'static str),
     /// A datagram of that user's that nothing binds leaves by the uplink.
@@ -192,6 +194,7 @@ pub(super) const SIGNS: &[(&str, &[Sign])] = &[
     ("reconnect-hole", &[Sign::HoleAfterwards { to: "192.0.2.99:9", lasts: 60 }]),
     ("raw-power", &[Sign::Holds(13)]),
     ("resolver-dead", &[Sign::NothingResolves]),
+    ("resolver-beside", &[Sign::IspAsks(None, "example.com")]),
     ("resolver-docker", &[Sign::IspAsks(None, "example.com")]),
     ("resolver-extra", &[Sign::IspAsks(None, "example.com")]),
     ("resolver-gateway", &[Sign::IspAsks(None, "example.com")]),
@@ -238,6 +241,7 @@ pub(super) const SIGNS: &[(&str, &[Sign])] = &[
     ("two-resolver-and-mark", &[Sign::IspAsks(None, "example.com"), Sign::MarkedBound(0xca6c, "8.8.8.8:9")]),
     ("user-ipv6", &[Sign::User(1000, "[2001:4860:4860::8888]:9")]),
     ("user-dns", &[Sign::User(1000, "8.8.8.8:53")]),
+    ("tunnel-address", &[Sign::WhileDown(&Sign::FromAddress("10.64.0.2", "8.8.8.8:9"))]),
     ("user-while-down", &[Sign::WhileDown(&Sign::User(1000, "8.8.8.8:9"))]),
     ("short-packets", &[Sign::BoundUdp("8.8.8.8:6881"), Sign::BoundTcp("1.1.1.1:443")]),
     ("long-pings", &[Sign::LongPing(600, "8.8.8.8")]),

@@ -39,6 +39,7 @@ pub struct Forwarder {
     journal: Journal,
     upstream: Upstream,
     exception: Option<(Chosen, Upstream)>,
+    also: Option<Upstream>,
     deadline: Duration,
     dead: bool,
 }
@@ -46,12 +47,26 @@ pub struct Forwarder {
 impl Forwarder {
     /// A resolver that asks `upstream` and writes what it is asked into `journal` under the name `service`.
     pub fn new(service: &str, journal: Journal, upstream: Upstream) -> Self {
-        Self { service: service.into(), journal, upstream, exception: None, deadline: DEADLINE, dead: false }
+        Self {
+            service: service.into(),
+            journal,
+            upstream,
+            exception: None,
+            also: None,
+            deadline: DEADLINE,
+            dead: false,
+        }
     }
 
     /// Names for which `chosen` holds are asked of another server.
     pub fn with_exception(mut self, chosen: fn(&Name) -> bool, upstream: Upstream) -> Self {
         self.exception = Some((chosen, upstream));
+        self
+    }
+
+    /// Every name is asked of this server too, and its answer is not waited for.
+    pub fn also_asking(mut self, upstream: Upstream) -> Self {
+        self.also = Some(upstream);
         self
     }
 
@@ -72,6 +87,10 @@ impl Forwarder {
             Some((chosen, other)) if chosen(asked.question.name()) => other,
             _ => self.upstream,
         };
+        if let Some(also) = self.also {
+            let (question, patience) = (asked.question.clone(), self.deadline);
+            tokio::spawn(async move { timeout(patience, ask_udp(also, &question, patience)).await });
+        }
         let work = async {
             let answer = ask_udp(upstream, &asked.question, self.deadline / TRIES).await?;
             if answer.metadata.truncation { ask_tcp(upstream, &asked.question).await } else { Ok(answer) }
