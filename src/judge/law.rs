@@ -16,7 +16,8 @@ pub(super) fn sensor_doubts(case: &Case<'_>) -> Vec<String> {
     if wire.dropped > 0 {
         doubts.push(format!("the sensor lost {} packets", wire.dropped));
     }
-    if wire.uplinks.is_empty() || wire.controls.is_empty() {
+    let stood_in = wire.stand_in.is_some() && wire.gone.is_empty();
+    if wire.controls.is_empty() || wire.uplinks.is_empty() && !stood_in {
         doubts.push("there is no uplink that is up to listen on, so no control could be seen".to_owned());
     }
     let (begun, ended) = span(case, wire);
@@ -71,7 +72,9 @@ fn unseen_controls(wire: &PhaseWire, begun: f64, ended: f64) -> Vec<String> {
         .map(|control| control.link.as_str())
         .chain(seen.map(|sighting| sighting.link.as_str()))
         .collect();
-    for link in links.into_iter().filter(|link| wire.stand_in.as_deref() != Some(*link)) {
+    // What stands in for links that went away shows the end only; where there never was one it is the link itself.
+    let stands_in = |link: &str| !wire.gone.is_empty() && wire.stand_in.as_deref() == Some(link);
+    for link in links.into_iter().filter(|link| !stands_in(link)) {
         // A link that went away lets nothing out any more; that the sensor heard to the end another one shows in its place.
         let went = wire.gone.iter().any(|gone| gone == link);
         let last = wire.stand_in.as_deref().filter(|_| went).unwrap_or(link);

@@ -50,6 +50,12 @@ fn rule(case: &Case<'_>, forbidden_in_tunnel: Option<EvidenceLine>) -> Ruling {
         let reason = "queries to foreign resolvers were seen in the tunnel".to_owned();
         return Ruling::fail(FailKind::Leak, summary, reason, first, fates(case, evidence));
     }
+    let is_sealed_off = case.wire.is_some_and(|wire| wire.uplinks.is_empty() && wire.stand_in.is_some());
+    if is_sealed_off
+        && *evidence == (Evidence { from_ms: evidence.from_ms, to_ms: evidence.to_ms, ..Evidence::default() })
+    {
+        return Ruling::skip("the stack has no uplink by which this could be sent");
+    }
     let of =
         |class| -> BTreeSet<u32> { law::own(case, class).iter().filter_map(|sighting| sighting.stimulus).collect() };
     let (seen, at_server) = (of(Class::Tunnelled), of(Class::Server));

@@ -122,8 +122,12 @@ impl Sensor {
 
     /// Sends the opening controls and waits until they have been seen. The result is the beginning of a phase.
     pub fn arm(&self) -> PhaseWire {
-        let controls = self.control();
-        PhaseWire { armed_ms: self.shared.clock.now_ms(), uplinks: self.uplinks(), controls, ..PhaseWire::default() }
+        let mut phase = PhaseWire { controls: self.control(), uplinks: self.uplinks(), ..PhaseWire::default() };
+        if phase.uplinks.is_empty() {
+            self.stand_in_for(&mut phase);
+        }
+        phase.armed_ms = self.shared.clock.now_ms();
+        phase
     }
 
     /// Sends the closing controls, waits until they have been seen, and hands over what was seen since the last phase was closed.
@@ -132,16 +136,8 @@ impl Sensor {
         let there = datalink::interfaces();
         let is_gone = |name: &String| !there.iter().any(|link| link.name == *name);
         phase.gone = phase.uplinks.iter().filter(|name| is_gone(name)).cloned().collect();
-        if !phase.gone.is_empty() && phase.gone.len() == phase.uplinks.len() {
-            match self.stand_in() {
-                Ok(controls) => {
-                    phase.controls.extend(controls);
-                    phase.stand_in = Some(STAND_IN.to_owned());
-                }
-                Err(error) => phase.problems.push(format!(
-                    "the uplinks are gone, and no other link could be made to see whether the sensor still works: {error}"
-                )),
-            }
+        if phase.gone.len() == phase.uplinks.len() {
+            self.stand_in_for(&mut phase);
         }
         let deadline = Instant::now() + ANSWER_PATIENCE;
         while self.shared.asked.load(Ordering::Relaxed) > 0 && Instant::now() < deadline {
@@ -232,7 +228,20 @@ impl Sensor {
         sent.into_iter().map(|(control, _)| control).collect()
     }
 
-    /// Controls on a link of our own that goes nowhere, in a namespace that has lost all of its uplinks: the sensor has to hear to the end.
+    /// Shows of a namespace without uplinks, which has lost them or never had one, that the sensor hears all the same.
+    fn stand_in_for(&self, phase: &mut PhaseWire) {
+        match self.stand_in() {
+            Ok(controls) => {
+                phase.controls.extend(controls);
+                phase.stand_in = Some(STAND_IN.to_owned());
+            }
+            Err(error) => phase.problems.push(format!(
+                "there is no uplink, and no other link could be made to see whether the sensor works: {error}"
+            )),
+        }
+    }
+
+    /// Controls on a link of our own that goes nowhere.
     fn stand_in(&self) -> io::Result<Vec<Control>> {
         let own = std::fs::File::open("/proc/thread-self/ns/net")?;
         let mut kernel = Rtnetlink::open().map_err(io::Error::other)?;

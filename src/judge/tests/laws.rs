@@ -132,7 +132,8 @@ fn harmed(mut situation: Situation, harm: &Harm) -> Situation {
         Harm::NeverClosed => wire.closed_ms = 0.0,
         Harm::ClosedEarly(by) => wire.closed_ms = to - by,
         Harm::ArmedLate(by) => wire.armed_ms = from + by,
-        Harm::NoUplinks => wire.uplinks.clear(),
+        // Nor anything that stands in for them.
+        Harm::NoUplinks => (wire.uplinks, wire.stand_in) = (Vec::new(), None),
         Harm::SensorProblem => wire.problems.push("the sensor stumbled".to_owned()),
         Harm::NoEvidence if outage => situation.outage = None,
         Harm::NoEvidence => situation.evidence = None,
