@@ -2,7 +2,7 @@
 //! several sources tell and which are held against each other. Finds; the sources themselves are read elsewhere.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use ipnet::IpNet;
@@ -13,21 +13,42 @@ use super::protocol::Setup;
 use super::sources::{Claim, RULE, claims};
 use crate::model::evidence::{Link, Proto, Role};
 use crate::model::firewall::FirewallText;
-use crate::sensor::allow::{Endpoint, Shape, is_private};
+use crate::sensor::allow::{Endpoint, Shape, is_private, is_private_net};
 
-/// What may be talked to past the tunnel: what is configured, or else the uplinks' own networks and Gluetun's outbound subnets, of which
-/// only private ones are taken on trust.
+/// Public networks of an uplink up to these lengths of prefix are wider than any home's or server's own, and not taken on trust.
+const WIDE_V4: u8 = 19;
+const WIDE_V6: u8 = 47;
+
+/// What may be talked to past the tunnel: what is configured, or else the uplinks' own networks, unless they hold a part of the internet or
+/// the VPN server, and Gluetun's outbound subnets, of which only private ones are taken on trust.
 pub(super) fn local_subnets(setup: &Setup, links: &[Link], notes: &mut Vec<String>) -> Vec<IpNet> {
     if !setup.local.is_empty() {
         return setup.local.clone();
     }
     let uplinks = links.iter().filter(|link| link.role == Role::Uplink);
-    let mut found: Vec<IpNet> = uplinks
-        .flat_map(|link| link.addresses.iter().map(IpNet::trunc))
-        .filter(|net| net.prefix_len() != net.max_prefix_len())
-        .collect();
+    let own = uplinks.flat_map(|link| link.addresses.iter().map(move |net| (&link.name, net.trunc())));
+    let mut found = Vec::new();
+    for (link, net) in own.filter(|(_, net)| net.prefix_len() != net.max_prefix_len()) {
+        let wide = net.prefix_len() <= if net.addr().is_ipv4() { WIDE_V4 } else { WIDE_V6 };
+        let link_local = matches!(net.addr(), IpAddr::V6(ip) if ip.is_unicast_link_local());
+        if is_private_net(&net) || link_local {
+            found.push(net);
+        } else if wide || setup.endpoint.is_some_and(|server| net.contains(&server.ip())) {
+            notes.push(format!(
+                "{link}'s own network {net} is public space{}: what goes there counts as a leak unless local.subnets names it",
+                if wide { ", and wide" } else { " with the VPN server in it" }
+            ));
+        } else {
+            found.push(net);
+            if net.addr().is_ipv4() {
+                notes.push(format!(
+                    "{link}'s own network {net} is public space, and counts as local unless local.subnets says otherwise"
+                ));
+            }
+        }
+    }
     for net in &setup.outbound {
-        if is_private(net.network()) && is_private(net.broadcast()) {
+        if is_private_net(net) {
             found.push(net.trunc());
         } else {
             notes.push(format!(
@@ -131,5 +152,41 @@ mod tests {
         assert!(
             told[0].contains("192.0.2.1 by a host route") && told[1].contains("198.51.100.2:51821 by configuration")
         );
+    }
+
+    fn uplink(addresses: &[&str]) -> Link {
+        let addresses = addresses.iter().map(|net| net.parse().unwrap()).collect();
+        Link { index: 2, name: "eth0".to_owned(), role: Role::Uplink, addresses, up: true }
+    }
+
+    #[test]
+    fn an_uplink_in_public_space_is_local_only_where_it_is_small() {
+        for (address, endpoint, local, noted) in [
+            ("172.18.0.10/16", None, true, false),
+            ("10.0.0.10/8", None, true, false),
+            ("104.0.0.10/8", None, false, true),
+            ("104.16.0.10/19", None, false, true),
+            ("104.16.0.10/20", None, true, true),
+            ("203.0.113.10/24", None, true, true),
+            ("203.0.113.10/24", Some("203.0.113.200:51820"), false, true),
+            ("203.0.113.10/32", None, false, false),
+            ("2001:db8::10/47", None, false, true),
+            ("2001:db8::10/48", None, true, false),
+            ("fe80::10/10", None, true, false),
+            ("fd18::10/8", None, true, false),
+        ] {
+            let setup = Setup { endpoint: endpoint.map(|at: &str| at.parse().unwrap()), ..Setup::default() };
+            let mut notes = Vec::new();
+            let found = local_subnets(&setup, &[uplink(&[address])], &mut notes);
+            assert_eq!((!found.is_empty(), !notes.is_empty()), (local, noted), "{address}: {notes:?}");
+        }
+        let setup = Setup {
+            local: vec!["104.0.0.0/8".parse().unwrap()],
+            outbound: vec!["0.0.0.0/1".parse().unwrap()],
+            ..Setup::default()
+        };
+        let links = [uplink(&["104.0.0.10/8"])];
+        assert_eq!(local_subnets(&setup, &links, &mut Vec::new()), setup.local, "what is stated counts");
+        assert!(local_subnets(&Setup { local: Vec::new(), ..setup }, &links, &mut Vec::new()).is_empty());
     }
 }
