@@ -62,7 +62,7 @@ pub(super) fn local_subnets(setup: &Setup, links: &[Link], notes: &mut Vec<Strin
 }
 
 /// The endpoint and how it is known: what is seen on the wire goes before what WireGuard tells, that before what is configured, and a
-/// contradiction is told.
+/// contradiction is told. A peer of WireGuard's that is in the namespace itself is a program that carries the tunnel on, and no server.
 pub(super) async fn find_endpoint(
     setup: &Setup,
     links: &[Link],
@@ -84,33 +84,59 @@ pub(super) async fn find_endpoint(
         firewall.endpoints(&uplinks).into_iter().filter(|at| !is_private(at.ip())).map(|at| Claim::of(RULE, at)),
     );
     claims.extend(setup.endpoint.map(|stated| Claim::of("configuration", stated)));
-    // A rule may be there for somebody else: what it names is never taken for the server on its word alone.
-    let stated = claims
-        .iter()
-        .filter(|claim| claim.how != RULE)
-        .find_map(|claim| Some((SocketAddr::new(claim.ip, claim.port?), claim.how)));
-    let found = match (seen?, stated) {
+    let relays = take_relays(&mut claims, links);
+    let found = match (seen?, stated(&claims)) {
         (Some(seen), _) => (seen, "seen on the wire"),
-        (None, Some((address, how))) => {
-            let (proto, shape) = match setup.openvpn {
-                // Of a stream that was never seen nothing but address and port is known.
-                Some(Proto::Tcp) => (Proto::Tcp, Shape::Unknown),
-                Some(_) => (Proto::Udp, Shape::Openvpn),
-                None => (Proto::Udp, Shape::Wireguard),
-            };
-            (Endpoint { address, proto, shape, flow: None }, how)
-        }
+        (None, Some(claim)) => (as_stated(claim, setup.openvpn), claim.how),
         (None, None) => {
-            if links.iter().any(|link| link.role == Role::Tunnel) {
+            if let Some(relay) = relays.first() {
+                notes.push(format!(
+                    "WireGuard's peer is {relay}, in the namespace itself: a program carries the tunnel on, and where to could not be \
+                     seen; set vpn.endpoint"
+                ));
+            } else if links.iter().any(|link| link.role == Role::Tunnel) {
                 notes
                     .push("the VPN server could not be found: the tunnel carried nothing; set vpn.endpoint".to_owned());
             }
             return Ok(None);
         }
     };
+    if found.0.shape == Shape::Unknown {
+        notes.push(format!(
+            "what the tunnel sends to {} has no looks to know it by: whatever the stack's programs send there counts as the tunnel's",
+            found.0.address
+        ));
+    }
     notes.extend(contradictions(found.0.address, found.1, &claims));
     let how = if found.1 == "configuration" { "configured" } else { found.1 };
     Ok(Some((found.0, how.to_owned())))
+}
+
+/// Takes from `claims` what WireGuard says of addresses of the namespace itself.
+fn take_relays(claims: &mut Vec<Claim>, links: &[Link]) -> Vec<SocketAddr> {
+    let own = |ip: IpAddr| {
+        ip.is_loopback() || links.iter().any(|link| link.addresses.iter().any(|address| address.addr() == ip))
+    };
+    let relays = claims.extract_if(.., |claim| claim.is_wireguards() && own(claim.ip));
+    relays.map(|claim| SocketAddr::new(claim.ip, claim.port.unwrap_or_default())).collect()
+}
+
+/// The first that says where the server is. A rule may be there for somebody else: what it names is never taken on its word alone.
+fn stated(claims: &[Claim]) -> Option<&Claim> {
+    claims.iter().find(|claim| claim.how != RULE && claim.port.is_some())
+}
+
+/// A server that was not seen. Only what WireGuard says of itself is WireGuard for certain: a relay may carry it on in a guise.
+fn as_stated(claim: &Claim, openvpn: Option<Proto>) -> Endpoint {
+    let (proto, shape) = match openvpn {
+        // Of a stream that was never seen nothing but address and port is known.
+        Some(Proto::Tcp) => (Proto::Tcp, Shape::Unknown),
+        Some(_) => (Proto::Udp, Shape::Openvpn),
+        None if claim.is_wireguards() => (Proto::Udp, Shape::Wireguard),
+        None => (Proto::Udp, Shape::Unknown),
+    };
+    let address = SocketAddr::new(claim.ip, claim.port.unwrap_or_default());
+    Endpoint { address, proto, shape, flow: None }
 }
 
 /// What does not fit what counts. A host route or a rule may be there for other reasons, so it is told only when none of them fits.
@@ -137,13 +163,14 @@ fn contradictions(address: SocketAddr, how: &str, claims: &[Claim]) -> Vec<Strin
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::sources::KERNEL;
 
     #[test]
     fn contradictions_are_told_and_agreement_is_not() {
         let at = |text: &str| text.parse::<SocketAddr>().unwrap();
         let claims = [
-            Claim::of("WireGuard in the kernel", at("198.51.100.9:1")),
-            Claim::of("WireGuard in the kernel", at("198.51.100.2:51820")),
+            Claim::of(KERNEL, at("198.51.100.9:1")),
+            Claim::of(KERNEL, at("198.51.100.2:51820")),
             Claim { how: "a host route", ip: at("192.0.2.1:0").ip(), port: None },
             Claim::of("configuration", at("198.51.100.2:51821")),
         ];
@@ -157,6 +184,29 @@ mod tests {
     fn uplink(addresses: &[&str]) -> Link {
         let addresses = addresses.iter().map(|net| net.parse().unwrap()).collect();
         Link { index: 2, name: "eth0".to_owned(), role: Role::Uplink, addresses, up: true }
+    }
+
+    #[test]
+    fn a_relay_in_the_namespace_is_no_server() {
+        let at = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let links = [uplink(&["172.18.0.10/16"])];
+        let configured = Claim::of("configuration", at("198.51.100.2:443"));
+        for relay in ["127.0.0.1:51000", "172.18.0.10:51000"] {
+            let mut claims = vec![Claim::of(KERNEL, at(relay)), configured.clone()];
+            assert_eq!(take_relays(&mut claims, &links), [at(relay)]);
+            assert_eq!(claims, [configured.clone()], "it contradicts nothing");
+            let server = as_stated(stated(&claims).unwrap(), None);
+            assert_eq!((server.address, server.shape), (configured_at(&configured), Shape::Unknown));
+        }
+        let mut claims = vec![Claim::of(KERNEL, at("172.18.0.50:51820")), configured];
+        assert!(take_relays(&mut claims, &links).is_empty(), "another host is a server");
+        assert_eq!(as_stated(stated(&claims).unwrap(), None).shape, Shape::Wireguard);
+        assert_eq!(as_stated(stated(&claims).unwrap(), Some(Proto::Udp)).shape, Shape::Openvpn);
+        assert!(stated(&[Claim::of(RULE, at("198.51.100.2:443"))]).is_none());
+    }
+
+    fn configured_at(claim: &Claim) -> SocketAddr {
+        SocketAddr::new(claim.ip, claim.port.unwrap())
     }
 
     #[test]

@@ -51,7 +51,16 @@ impl Claim {
     pub fn fits(&self, address: SocketAddr) -> bool {
         self.ip == address.ip() && self.port.is_none_or(|port| port == address.port())
     }
+
+    /// Whether WireGuard itself says so.
+    pub fn is_wireguards(&self) -> bool {
+        [KERNEL, UAPI].contains(&self.how)
+    }
 }
+
+/// Who says so, where WireGuard does.
+pub const KERNEL: &str = "WireGuard in the kernel";
+const UAPI: &str = "WireGuard's UAPI socket";
 
 /// Who says so, where a rule of the firewall does.
 pub const RULE: &str = "a rule of the firewall";
@@ -60,8 +69,8 @@ pub const RULE: &str = "a rule of the firewall";
 pub fn claims(links: &[Link], root: Option<&Path>) -> Vec<Claim> {
     let mut found = Vec::new();
     if let Some(tunnel) = links.iter().find(|link| link.role == Role::Tunnel) {
-        found.extend(kernel(&tunnel.name).into_iter().map(|at| Claim::of("WireGuard in the kernel", at)));
-        found.extend(uapi(&tunnel.name, root).into_iter().map(|at| Claim::of("WireGuard's UAPI socket", at)));
+        found.extend(kernel(&tunnel.name).into_iter().map(|at| Claim::of(KERNEL, at)));
+        found.extend(uapi(&tunnel.name, root).into_iter().map(|at| Claim::of(UAPI, at)));
         found.extend(host_routes(links).into_iter().map(|ip| Claim { how: "a host route", ip, port: None }));
     }
     found
