@@ -63,7 +63,7 @@ fn rests_on(handicap: Handicap) -> &'static [&'static str] {
         Handicap::Outside => &["local-forbidden"],
         Handicap::Arrivals => &["forward-accept"],
         Handicap::Proc => &["capabilities", "dns-dependents", "uplink-users"],
-        Handicap::Sockets => &["inbound-torrent"],
+        Handicap::Sockets => &["inbound-torrent", "kill-switch", "wire-quiet"],
         Handicap::Routes | Handicap::Lookups => &["routes"],
         // Elsewhere the tunnel's link goes, and what goes into it tells that it is dark.
         Handicap::Counter => &["kill-switch/outage/endpoint-block"],

@@ -1,5 +1,6 @@
 //! The VPN server, found by watching: datagrams of unusual sizes are sent into the tunnel, with TTL 1, and the flow on an uplink whose
-//! packets have just those sizes plus the tunnel's overhead is the tunnel's. No configuration can say it more truly.
+//! packets have just those sizes plus the tunnel's overhead is the tunnel's, also where a relay adds some more to WireGuard's. No
+//! configuration can say it more truly.
 
 use std::collections::HashMap;
 use std::io;
@@ -24,6 +25,8 @@ const AGAIN: Duration = Duration::from_millis(250);
 /// the one before, so that no implementation makes one giant of them.
 const SIZES: [usize; 4] = [331, 489, 597, 863];
 const HEADERS: usize = 28;
+/// What WireGuard adds: the head of a message, and its tag.
+const WIREGUARD: usize = 32;
 /// Where they go: inside the tunnel, no further than its first router.
 const TO: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 9)), 9);
 
@@ -139,14 +142,21 @@ fn in_order(seen: &[Outer], outer: impl Fn(usize) -> usize) -> Option<Vec<Outer>
 
 /// Whether it is WireGuard's: each packet padded to 16, 32 octets more.
 fn padded(&(_, to, proto): &Flow, seen: &[Outer]) -> Option<Endpoint> {
-    in_order(seen, |size| size.next_multiple_of(16) + 32).filter(|_| proto == Proto::Udp)?;
+    in_order(seen, |size| size.next_multiple_of(16) + WIREGUARD).filter(|_| proto == Proto::Udp)?;
     Some(Endpoint { address: to, proto, shape: Shape::Wireguard, flow: None })
 }
 
-/// Whether one overhead explains all packets.
+/// Whether one overhead explains all packets: of what was sent, or of what WireGuard made of it, where a relay carries that on in a guise.
 fn overhead(&(from, to, proto): &Flow, seen: &[Outer]) -> Option<Endpoint> {
-    let ours = (20..160).find_map(|overhead| in_order(seen, |size| size + overhead))?;
-    let shape = if ours.iter().all(|outer| outer.openvpn) { Shape::Openvpn } else { Shape::Unknown };
+    let plain = || (20..160).find_map(|more| in_order(seen, |size| size + more));
+    let disguised =
+        || (1..160).find_map(|more| in_order(seen, |size| size.next_multiple_of(16) + WIREGUARD + more)).is_some();
+    let shape = match plain() {
+        Some(ours) if ours.iter().all(|outer| outer.openvpn) => Shape::Openvpn,
+        Some(_) => Shape::Unknown,
+        None if disguised() => Shape::Unknown,
+        None => return None,
+    };
     Some(Endpoint { address: to, proto, shape, flow: (proto == Proto::Tcp).then_some(from.port()) })
 }
 
@@ -193,6 +203,11 @@ mod tests {
         assert_eq!(of(Proto::Udp, &constant(), true), Some((Shape::Openvpn, None)));
         assert_eq!(of(Proto::Tcp, &constant(), true), Some((Shape::Openvpn, Some(4000))));
         assert_eq!(of(Proto::Udp, &constant(), false), Some((Shape::Unknown, None)));
+        for more in [1, 8, 60] {
+            let disguised: Vec<usize> = wireguard().iter().map(|length| length + more).collect();
+            assert_eq!(of(Proto::Udp, &disguised, true), Some((Shape::Unknown, None)), "{more} octets more");
+            assert_eq!(of(Proto::Udp, &disguised[1..], false), None);
+        }
         assert_eq!(of(Proto::Udp, &wireguard()[1..], false), None);
         assert_eq!(of(Proto::Udp, &[1400, 1400, 92, 148], false), None);
         assert_eq!(of(Proto::Tcp, &wireguard(), false), None);

@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use crate::handicap::{Handicap, lacks};
+use crate::sensor::sockets::is_leakcheck;
 use crate::technique::User;
 
 /// A process in the namespace.
@@ -53,12 +54,11 @@ pub fn find() -> Result<Vec<Program>, String> {
     if !numbers.contains(&std::process::id()) {
         return Err(unseen("/proc does not even show leakcheck itself".to_owned()));
     }
-    let own = inode(Path::new("/proc/self/exe"));
     let others = numbers.into_iter().filter(|pid| *pid != std::process::id());
     let mut found: Vec<Program> = others
         .filter(|pid| inode(Path::new(&format!("/proc/{pid}/ns/net"))) == Some(here))
         // Another run's agent, or the keeper of an outage.
-        .filter(|pid| own.is_none() || inode(Path::new(&format!("/proc/{pid}/exe"))) != own)
+        .filter(|pid| !is_leakcheck(*pid))
         .filter_map(|pid| parse(pid, &fs::read_to_string(format!("/proc/{pid}/status")).ok()?))
         .collect();
     let mounts = |pid: u32| inode(Path::new(&format!("/proc/{pid}/ns/mnt")));

@@ -405,6 +405,7 @@ async fn start(state: &State, setup: Setup) -> Result<Stack, Reply> {
         ledger,
         links: found.clone(),
         local: local.clone(),
+        root: state.root.clone(),
         endpoint: server,
         gateways,
         routes,

@@ -93,6 +93,7 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
         );
     }
     doubts.extend(law::sensor_doubts(case));
+    doubts.extend(law::unshown(case));
     // A resolver inside the namespace cannot ask anybody but by its links, where nothing was seen, and may deduce from what it knows of a
     // signed zone that a name does not exist (RFC 8198): names of many labels would not change that.
     for answer in outage.resolved_while_down.iter().filter(down).filter(|answer| denied(answer) && may_deduce(answer)) {

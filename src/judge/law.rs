@@ -9,6 +9,9 @@ use crate::technique::source_port;
 
 use super::Case;
 
+/// Holders of packet sockets that are named.
+const MAX_HOLDERS: usize = 3;
+
 /// Why the sensor's silence in this phase proves nothing; empty when it does.
 pub(super) fn sensor_doubts(case: &Case<'_>) -> Vec<String> {
     let Some(wire) = case.wire else { return vec!["the sensor's record of this phase is missing".to_owned()] };
@@ -31,6 +34,38 @@ pub(super) fn sensor_doubts(case: &Case<'_>) -> Vec<String> {
         doubts.push("the sensor was not listening before the stimulus".to_owned());
     }
     doubts
+}
+
+/// Why the sensor's silence proves nothing of what other programs send; empty when it does. What leakcheck sends itself goes by other sockets.
+pub(super) fn unshown(case: &Case<'_>) -> Option<String> {
+    let wire = case.wire?;
+    let Some(sockets) = &wire.packet_sockets else {
+        return Some("the kernel's table of packet sockets did not show even the sensor's own".to_owned());
+    };
+    let mut holders: Vec<String> = sockets
+        .iter()
+        .map(|socket| {
+            let owners: Vec<String> = socket.owners.iter().map(ToString::to_string).collect();
+            let who = if owners.is_empty() {
+                "a program that cannot be seen from here".to_owned()
+            } else {
+                owners.join(" and ")
+            };
+            format!("{who} on {}", socket.link.as_deref().unwrap_or("all links"))
+        })
+        .collect();
+    holders.sort();
+    holders.dedup();
+    let more = holders.len().saturating_sub(MAX_HOLDERS);
+    holders.truncate(MAX_HOLDERS);
+    let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
+    (!holders.is_empty()).then(|| {
+        format!(
+            "packet sockets are held by {}{rest}, and what is sent by one may be shown to no listener: stop the program for the audit \
+             (tcpdump, a DHCP client), or take NET_RAW from its container",
+            holders.join(", ")
+        )
+    })
 }
 
 /// From when to when something was tried in this phase; what tried nothing leaves it to the sensor.

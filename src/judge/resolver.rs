@@ -214,6 +214,7 @@ pub(super) fn answer_line(answer: &Answer) -> EvidenceLine {
         Said::Exit { ip, .. } => (format!("{witness} saw {ip}"), json!({ "witness": witness, "ip": ip })),
         Said::Reached { how } => (format!("{witness}: {how}"), json!({ "witness": witness, "how": how })),
         Said::Routed { .. }
+        | Said::Peer { .. }
         | Said::Setting { .. }
         | Said::Holds { .. }
         | Said::ResolvConf { .. }

@@ -1,13 +1,17 @@
 //! `routed-into-tunnel`: the kernel's own answers about the way of public addresses, and what became of packets that were sent where the
 //! answer was an uplink.
 
+use std::net::SocketAddr;
+
+use ipnet::IpNet;
 use serde_json::json;
 
 use super::{Case, Ruling, law, line, sighting_line};
 use crate::model::evidence::{Answer, Class, Fate, Role, Said};
 use crate::model::report::EvidenceLine;
 use crate::model::verdict::FailKind;
-use crate::technique::{ROUTE_CONTROL, ROUTE_INSIDE, ROUTE_LEARNED, ROUTE_OPEN, ROUTE_PUBLIC};
+use crate::sensor::allow::{is_private, is_private_net};
+use crate::technique::{ROUTE_CONTROL, ROUTE_INSIDE, ROUTE_LEARNED, ROUTE_OPEN, ROUTE_PEERS, ROUTE_PUBLIC};
 
 pub(super) fn judge(case: &Case<'_>) -> Ruling {
     let Some(evidence) = case.evidence else {
@@ -26,6 +30,11 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
     if let Some(inside) = by_uplink(ROUTE_INSIDE) {
         let reason = "what is meant for the VPN's own resolver leaves by the uplink, in clear".to_owned();
         return Ruling::fail(FailKind::Leak, summary(inside), reason, answer_line(inside), lines);
+    }
+    let strays = stray_peers(case);
+    if let Some(stray) = strays.iter().find(|stray| is_near(case, stray.at)) {
+        let reason = "the tunnel itself hands it to somebody near, who sends it on past the VPN".to_owned();
+        return Ruling::fail(FailKind::Leak, stray.text(), reason, answer_line(stray.answer), lines);
     }
     if let Some(astray) = astray {
         let held = !evidence.stimuli.is_empty()
@@ -55,6 +64,11 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
     if !doubts.is_empty() {
         return Ruling::inconclusive("no public address was found to be routed past the tunnel", &doubts, lines);
     }
+    if let Some(stray) = strays.first() {
+        let reason =
+            "whoever keeps that peer sends it on as he likes: the exit that was seen says nothing of it".to_owned();
+        return Ruling::warn(stray.text(), reason, lines);
+    }
     if let Some(Answer { said: Said::Setting { text }, .. }) = of(ROUTE_LEARNED).next() {
         let reason = "others on the network can make routes of the stack; the tunnel's still go before them".to_owned();
         return Ruling::warn(format!("a route was learned: {text}"), reason, lines);
@@ -66,6 +80,61 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
     let tunnelled: u64 = of(ROUTE_PUBLIC).filter(|answer| has_role(answer, Role::Tunnel)).map(number).sum();
     let summary = format!("of {asked} answers {tunnelled} were the tunnel, {} that there is no way", asked - tunnelled);
     Ruling::pass(summary, lines)
+}
+
+/// A peer of WireGuard's that gets public addresses, and is not the VPN server.
+struct Stray<'a> {
+    answer: &'a Answer,
+    at: SocketAddr,
+    net: &'a IpNet,
+}
+
+impl Stray<'_> {
+    fn text(&self) -> String {
+        format!("{} goes to the WireGuard peer at {}, which is not the VPN server", self.net, self.at)
+    }
+}
+
+/// Of all peers that get public addresses one is the VPN server. It may have been another at the start of the run, or be reached by a program
+/// of the namespace that carries the tunnel on: then the one that gets most is it.
+fn stray_peers<'a>(case: &Case<'a>) -> Vec<Stray<'a>> {
+    let answers = case.evidence.into_iter().flat_map(|evidence| &evidence.answers);
+    let mut carriers: Vec<Stray<'a>> = answers
+        .filter(|answer| answer.witness == ROUTE_PEERS)
+        .filter_map(|answer| match &answer.said {
+            Said::Peer { endpoint: Some(at), allowed } => {
+                let public = allowed.iter().filter(|net| is_public(net));
+                Some(Stray { answer, at: *at, net: public.min_by_key(|net| net.prefix_len())? })
+            }
+            _ => None,
+        })
+        .collect();
+    carriers.sort_by_key(|peer| peer.net.prefix_len());
+    let server = case.facts.endpoint.map(|server| server.ip());
+    let is_server = |peer: &Stray<'_>| server == Some(peer.at.ip());
+    let main =
+        carriers.iter().find(|peer| is_server(peer)).or_else(|| carriers.iter().find(|peer| is_own(case, peer.at)));
+    let main = main.or_else(|| carriers.iter().find(|peer| server.is_none() || !is_near(case, peer.at)));
+    let main = main.map(|peer| peer.at.ip());
+    carriers.retain(|peer| Some(peer.at.ip()) != main);
+    carriers
+}
+
+fn is_public(net: &IpNet) -> bool {
+    let link_local = matches!(net, IpNet::V6(net) if net.addr().is_unicast_link_local());
+    !(is_private_net(net) || net.network().is_multicast() || link_local)
+}
+
+/// Whether it is an address of the namespace itself.
+fn is_own(case: &Case<'_>, at: SocketAddr) -> bool {
+    at.ip().is_loopback() || case.facts.uplink_nets.iter().any(|net| net.addr() == at.ip())
+}
+
+/// Whether it is another host on this side of the home's line.
+fn is_near(case: &Case<'_>, at: SocketAddr) -> bool {
+    let nets = case.facts.local.iter().chain(&case.facts.uplink_nets);
+    let link_local = matches!(at, SocketAddr::V6(at) if at.ip().is_unicast_link_local());
+    !is_own(case, at) && (is_private(at.ip()) || link_local || nets.into_iter().any(|net| net.contains(&at.ip())))
 }
 
 fn has_role(answer: &Answer, wanted: Role) -> bool {
@@ -100,6 +169,12 @@ fn answer_line(answer: &Answer) -> EvidenceLine {
             (what, json!({ "link": link, "addresses": addresses, "examples": examples, "flow": flow }))
         }
         Said::Setting { text } => (format!("{}: {text}", answer.witness), json!({ "text": text })),
+        Said::Peer { endpoint, allowed } => {
+            let at = endpoint.map_or_else(|| "an address that is not known".to_owned(), |at| at.to_string());
+            let nets: Vec<String> = allowed.iter().map(ToString::to_string).collect();
+            let what = format!("{}: {at} gets {}", answer.witness, nets.join(", "));
+            (what, json!({ "endpoint": endpoint, "allowed": allowed }))
+        }
         _ => (answer.witness.clone(), json!({})),
     };
     line(answer.at_ms, what, fields)

@@ -18,6 +18,7 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
     // Private space that is not local may be the ISP's, and its resolver asks the world.
     offences.extend(of(Class::Nearby).into_iter().filter(|sighting| is_question(sighting)));
     let mut doubts = law::sensor_doubts(case);
+    doubts.extend(law::unshown(case));
     match case.evidence {
         Some(evidence) => doubts.extend(evidence.problems.clone()),
         None if case.phase == Phase::Outage => doubts.extend(law::outage_doubts(case)),

@@ -231,6 +231,13 @@ pub enum Said {
         /// The route that decides, in the words of iproute2.
         by: Option<String>,
     },
+    /// A peer of the tunnel's, where it is WireGuard and tells.
+    Peer {
+        /// Where it is reached, if that is known.
+        endpoint: Option<SocketAddr>,
+        /// What is sent to it, the widest networks first.
+        allowed: Vec<IpNet>,
+    },
     /// Something that the namespace is set to.
     Setting {
         /// One line for people.

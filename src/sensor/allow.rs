@@ -206,6 +206,13 @@ pub fn is_private(to: IpAddr) -> bool {
     }
 }
 
+/// Whether all of `net` is such space.
+pub fn is_private_net(net: &IpNet) -> bool {
+    // None of it is wider than these; half the internet begins and ends in such space too (0.0.0.0/1).
+    let widest = if net.addr().is_ipv4() { 8 } else { 7 };
+    net.prefix_len() >= widest && is_private(net.network()) && is_private(net.broadcast())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -300,6 +307,23 @@ mod tests {
         }
         for text in ["100.63.255.255", "100.128.0.1", "101.64.0.1", "8.8.8.8", "172.32.0.1", "2001:db8::1", "fe80::1"] {
             assert!(!is_private(text.parse().unwrap()), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_network_is_private_as_a_whole_or_not_at_all() {
+        for (text, private) in [
+            ("10.0.0.0/8", true),
+            ("172.16.0.0/12", true),
+            ("100.64.0.0/10", true),
+            ("fc00::/7", true),
+            ("172.0.0.0/8", false),
+            ("0.0.0.0/1", false),
+            ("0.0.0.0/0", false),
+            ("::/0", false),
+            ("104.16.0.0/13", false),
+        ] {
+            assert_eq!(is_private_net(&text.parse().unwrap()), private, "{text}");
         }
     }
 

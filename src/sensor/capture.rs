@@ -17,13 +17,14 @@ use super::control::{ControlSender, KINDS};
 use super::decode::Packet;
 use super::filter;
 use super::ledger::{Entry, Ledger};
+use super::packet_sockets;
 use super::record::{Question, Record, Seen};
 use super::ring::{BLOCKS, Frame, Ring};
 use super::sockets;
 use super::trace::Trace;
 use crate::clock::Clock;
 use crate::handicap::{Handicap, lacks};
-use crate::model::evidence::{Control, Link, PhaseWire, Role};
+use crate::model::evidence::{Control, Link, PacketSocket, PhaseWire, Role};
 use crate::net::route::Rtnetlink;
 use crate::priority::ask_for_precedence;
 
@@ -122,7 +123,8 @@ impl Sensor {
 
     /// Sends the opening controls and waits until they have been seen. The result is the beginning of a phase.
     pub fn arm(&self) -> PhaseWire {
-        let mut phase = PhaseWire { controls: self.control(), uplinks: self.uplinks(), ..PhaseWire::default() };
+        let (controls, packet_sockets) = (self.control(), self.packet_sockets());
+        let mut phase = PhaseWire { uplinks: self.uplinks(), controls, packet_sockets, ..PhaseWire::default() };
         if phase.uplinks.is_empty() {
             self.stand_in_for(&mut phase);
         }
@@ -130,9 +132,20 @@ impl Sensor {
         phase
     }
 
+    /// What others have by which they may send unseen.
+    fn packet_sockets(&self) -> Option<Vec<PacketSocket>> {
+        let links = datalink::interfaces();
+        let inside = |link: &NetworkInterface| link.is_loopback() || self.shared.tunnels.contains(&link.name);
+        packet_sockets::others(|index| links.iter().any(|link| link.index == index && inside(link)))
+    }
+
     /// Sends the closing controls, waits until they have been seen, and hands over what was seen since the last phase was closed.
     pub fn close(&self, mut phase: PhaseWire) -> PhaseWire {
         phase.controls.extend(self.control());
+        phase.packet_sockets = phase.packet_sockets.zip(self.packet_sockets()).map(|(mut before, now)| {
+            before.retain(|socket| now.iter().all(|other| other.inode != socket.inode));
+            [before, now].concat()
+        });
         let there = datalink::interfaces();
         let is_gone = |name: &String| !there.iter().any(|link| link.name == *name);
         phase.gone = phase.uplinks.iter().filter(|name| is_gone(name)).cloned().collect();

@@ -7,6 +7,7 @@ pub mod control;
 pub mod decode;
 pub mod filter;
 pub mod ledger;
+mod packet_sockets;
 mod record;
 pub mod ring;
 pub mod sockets;

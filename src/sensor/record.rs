@@ -257,7 +257,8 @@ impl Record {
             }
         };
         let aimed = || self.allow.endpoints.iter().any(|endpoint| endpoint.is_aimed_at(packet));
-        if class == Some(Class::Offence) && owner.is_some() && aimed() {
+        // Where the tunnel's packets have no looks the allow-list lets everything go there, but this one is known by its marker.
+        if matches!(class, Some(Class::Offence) | None) && role == Role::Uplink && owner.is_some() && aimed() {
             class = Some(Class::Server);
         }
         // A later fragment whose first one was never seen carries nothing by which it could be allowed to the server.
@@ -322,6 +323,8 @@ impl Record {
         }
         let gone: HashSet<usize> = (0..self.kept.len()).filter(|place| self.kept[*place].sighting.count == 0).collect();
         self.places.retain(|_, place| !gone.contains(place));
+        // Now that its looks are known they count.
+        self.allow.endpoints.retain(|known| known.address != endpoint.address || known.shape != Shape::Unknown);
         self.allow.endpoints.push(endpoint);
     }
 

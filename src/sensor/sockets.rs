@@ -4,6 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use crate::handicap::{Handicap, lacks};
@@ -123,8 +124,15 @@ pub fn holders(inodes: &HashSet<u64>) -> HashMap<u64, Vec<Owner>> {
     found
 }
 
-fn socket_inode(link: &Path) -> Option<u64> {
+/// The inode of a socket, from what a descriptor of it links to.
+pub(super) fn socket_inode(link: &Path) -> Option<u64> {
     link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+}
+
+/// Whether that process is leakcheck too, by its program: another part of this run, or another run.
+pub fn is_leakcheck(pid: u32) -> bool {
+    let program = |of: &str| fs::metadata(format!("/proc/{of}/exe")).ok().map(|file| (file.dev(), file.ino()));
+    program("self").is_some_and(|own| program(&pid.to_string()) == Some(own))
 }
 
 fn describe(process: &Path, pid: u32) -> Owner {
@@ -144,6 +152,7 @@ fn container(groups: &str) -> Option<String> {
 pub(crate) fn understand(table: &str) {
     let listed: Vec<Listed> = table.lines().filter_map(|line| parse(line, Proto::Tcp)).collect();
     let _ = (waiting(&listed).count(), connections(&listed));
+    super::packet_sockets::understand(table);
 }
 
 #[cfg(test)]
@@ -208,5 +217,6 @@ mod tests {
         let inode = sender(&listed, Proto::Udp, src, dst).unwrap();
         let holders = holders(&HashSet::from([inode]));
         assert!(holders[&inode].iter().any(|owner| owner.pid == std::process::id()));
+        assert!(is_leakcheck(std::process::id()) && !is_leakcheck(0));
     }
 }

@@ -69,7 +69,7 @@ pub use names::{NoAnswer, addresses, lookup, nameservers, resolver_at};
 pub use openings::aim_at;
 pub use routes::{
     CONTROL as ROUTE_CONTROL, INSIDE as ROUTE_INSIDE, LEARNED as ROUTE_LEARNED, OPEN as ROUTE_OPEN,
-    PUBLIC as ROUTE_PUBLIC,
+    PEERS as ROUTE_PEERS, PUBLIC as ROUTE_PUBLIC,
 };
 pub use send::{Outcome, Sender, echo_octets, fate_of, open, syn_octets};
 pub use user::{User, as_user};
@@ -95,6 +95,8 @@ pub struct Context {
     pub resolv_files: Vec<PathBuf>,
     /// That of the stack, or one that a program shares with it, where it can be read from here.
     pub resolv_file: Option<PathBuf>,
+    /// The root directory of the stack, where it can be reached.
+    pub root: Option<PathBuf>,
     /// The VPN server, if it is known.
     pub endpoint: Option<Endpoint>,
     /// What the firewall's text lets pass by an uplink, or sends elsewhere.

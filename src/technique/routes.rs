@@ -2,11 +2,13 @@
 //! Procedure: the kernel is asked by which link it would send, for both ends and the middle of every network that a route or rule names,
 //! and for one address of each /16 of the IPv4 space and of the global IPv6 space; again for each kind of packet that a rule tells from
 //! others. Where the answer is an uplink, marked packets with TTL 1 are sent there, to see whether the firewall holds them. The
-//! question for the uplink's own neighbours, whose answer has to be the uplink, is the control.
+//! question for the uplink's own neighbours, whose answer has to be the uplink, is the control. Where the tunnel is WireGuard's, it is asked
+//! which of its peers gets what.
 //! Limits: as of now; rules by mark, source address or input link are left to other techniques.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +20,7 @@ use super::uplink::is_public;
 use super::user::{self, User};
 use super::volley::{Guise, Shot, Volley};
 use super::{Context, NoParams, Technique, Work, read};
+use crate::agent::sources::tunnel_peers;
 use crate::handicap::{Handicap, lacks};
 use crate::model::evidence::{Evidence, Link, Role, Said, Via};
 use crate::net::route::{self as net, Flow, Lookup, Object, Route, RouteError, Snapshot, Way};
@@ -35,6 +38,8 @@ pub const LEARNED: &str = "learned routes";
 pub const SETTINGS: &str = "the uplink's settings";
 /// The same, where a neighbour can make routes by it.
 pub const OPEN: &str = "routes by neighbours";
+/// What evidence calls those whom the tunnel itself sends to.
+pub const PEERS: &str = "WireGuard's peers";
 /// Mullvad's resolver, and the networks of its options (see <https://mullvad.net/help/dns-over-https-and-dns-over-tls>).
 const MULLVAD: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 64, 0, 1));
 /// `RTPROT_REDIRECT` and `RTPROT_RA` of linux/rtnetlink.h.
@@ -46,6 +51,9 @@ const LOCAL: u32 = 255;
 const EXAMPLES: usize = 6;
 /// More kinds of packet than this are not told apart: rules made by a machine.
 const MAX_FLOWS: usize = 24;
+/// Networks of a peer that are told, and peers.
+const MAX_NETS: usize = 16;
+const MAX_PEERS: usize = 64;
 /// Time for the last packets to reach the wire.
 const PAUSE: Duration = Duration::from_millis(60);
 
@@ -71,6 +79,7 @@ impl Technique for Routes {
                 endpoint: cx.endpoint.as_ref().map(|endpoint| endpoint.address.ip()),
                 mullvad: cx.setup.mullvad,
                 nonce: cx.setup.nonce,
+                root: cx.root.clone(),
             };
             match spawn_blocking(move || look(&ground)).await {
                 Ok(Ok(findings)) => {
@@ -98,6 +107,7 @@ struct Ground {
     endpoint: Option<IpAddr>,
     mullvad: bool,
     nonce: u32,
+    root: Option<PathBuf>,
 }
 
 #[derive(Default)]
@@ -149,6 +159,11 @@ fn look(ground: &Ground) -> Result<Findings, String> {
         findings.said.extend(ground.sort(INSIDE, &inside, &ways, &Flow::default(), &snapshot).0);
     }
     findings.said.extend(ground.learned(&snapshot).map(|text| (LEARNED, Said::Setting { text })));
+    for mut peer in tunnel_peers(&ground.links, ground.root.as_deref()).into_iter().take(MAX_PEERS) {
+        peer.allowed.sort_by_key(IpNet::prefix_len);
+        peer.allowed.truncate(MAX_NETS);
+        findings.said.push((PEERS, Said::Peer { endpoint: peer.endpoint, allowed: peer.allowed }));
+    }
     for link in ground.links.iter().filter(|link| link.role == Role::Uplink) {
         let settings = settings(|name| sysctl::get(&name.replace("LINK", &link.name)).ok());
         findings.said.extend(settings.into_iter().map(|(open, text)| {

@@ -63,6 +63,7 @@ pub fn context(setup: Setup, gateways: Vec<IpAddr>) -> Result<Context, String> {
         local: Vec::new(),
         programs: Ok(Vec::new()),
         resolv_files: Vec::new(),
+        root: None,
         endpoint: None,
         routes,
         heard: Heard::default(),

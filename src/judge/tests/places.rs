@@ -50,6 +50,7 @@ fn quiet() -> PhaseWire {
         closed_ms: 90.0,
         uplinks: vec!["eth0".to_owned()],
         controls: control(0.5).chain(control(89.0)).collect(),
+        packet_sockets: Some(Vec::new()),
         ..PhaseWire::default()
     }
 }

@@ -202,6 +202,20 @@ pub struct PhaseWire {
     /// What the firewall's text lets pass now and did not at the start of the run.
     #[serde(default)]
     pub opened: Vec<Opened>,
+    /// Packet sockets that were there at the beginning or at the end and are not leakcheck's own; `None`: that could not be told.
+    #[serde(default)]
+    pub packet_sockets: Option<Vec<PacketSocket>>,
+}
+
+/// A packet socket (packet(7)), by which a program may send what no listener is shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PacketSocket {
+    /// Its number.
+    pub inode: u64,
+    /// Name of the link that it is bound to; `None`: it is bound to none, and may use all.
+    pub link: Option<String>,
+    /// The processes that hold it, as far as /proc shows them.
+    pub owners: Vec<Owner>,
 }
 
 /// A rule, or a policy, by which packets may pass past the tunnel.

@@ -146,6 +146,17 @@ fn stimuli_to_the_servers_own_port_are_no_offence_and_others_are() {
 }
 
 #[test]
+fn stimuli_are_known_among_packets_without_looks() {
+    let mut record = record();
+    record.adopt(endpoint(443, Shape::Unknown));
+    assert_eq!(take(&mut record, &udp(SERVER, 443, b"the tunnel's, or anybody's"), None).0, None);
+    assert_eq!(take(&mut record, &udp(SERVER, 443, b"marked"), Some("uplink")).0, Some(Class::Server));
+    // Seen again, and known by then.
+    record.adopt(endpoint(443, Shape::Wireguard));
+    assert_eq!(take(&mut record, &udp(SERVER, 443, b"plain text"), None).0, Some(Class::Offence));
+}
+
+#[test]
 fn leaked_packets_are_kept_a_few_of_each_kind_and_nothing_else() {
     let mut record = record();
     for _ in 0..20 {
