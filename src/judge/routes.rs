@@ -4,10 +4,10 @@
 use serde_json::json;
 
 use super::{Case, Ruling, law, line, sighting_line};
+use crate::model::evidence::names::{ROUTE_CONTROL, ROUTE_INSIDE, ROUTE_LEARNED, ROUTE_OPEN, ROUTE_PUBLIC};
 use crate::model::evidence::{Answer, Class, Fate, Role, Said};
 use crate::model::report::EvidenceLine;
 use crate::model::verdict::FailKind;
-use crate::technique::{ROUTE_CONTROL, ROUTE_INSIDE, ROUTE_LEARNED, ROUTE_OPEN, ROUTE_PUBLIC};
 
 pub(super) fn judge(case: &Case<'_>) -> Ruling {
     let Some(evidence) = case.evidence else {
