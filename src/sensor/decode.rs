@@ -431,6 +431,17 @@ mod tests {
     }
 
     #[test]
+    fn encapsulations_are_looked_into_so_deep_and_no_deeper() {
+        let mut octets = udp4(b"x");
+        for depth in 1..=MAX_DEPTH + 2 {
+            octets = carried(IP_IN_IP, &octets);
+            let shown = Packet::decode(ETHERTYPE_IPV4, &octets).inner.map(|inner| inner.proto);
+            let expected = if depth <= MAX_DEPTH { Proto::Udp } else { Proto::Ip(IP_IN_IP) };
+            assert_eq!(shown, Some(expected), "{depth} deep");
+        }
+    }
+
+    #[test]
     fn arp_and_unknown_frames_keep_their_ethertype() {
         assert_eq!(Packet::decode(ETHERTYPE_ARP, &[0; 28]).proto, Proto::Ether(ETHERTYPE_ARP));
         assert_eq!(Packet::decode(0x88cc, &[1, 2, 3]).proto, Proto::Ether(0x88cc));
