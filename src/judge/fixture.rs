@@ -6,10 +6,9 @@ use super::{Case, Facts, Ruling, judge};
 use crate::catalog::Catalog;
 use crate::config::Provider;
 use crate::model::evidence::{
-    Answer, Class, Control, Detail, Evidence, Fate, PhaseWire, Proto, Said, Sighting, Stimulus, Via,
+    Answer, CONTROL_KINDS, Class, Control, Detail, Evidence, Fate, PhaseWire, Proto, Said, Sighting, Stimulus, Via,
 };
 use crate::model::probe::Phase;
-use crate::sensor::control::KINDS;
 
 pub(super) const EXIT: &str = "198.51.100.3";
 pub(super) const EXIT_V6: &str = "2001:db8:51::3";
@@ -31,7 +30,7 @@ pub(super) fn facts() -> Facts {
 /// A phase from 10 to 100 ms in which all controls were seen and nothing else.
 pub(super) fn quiet() -> PhaseWire {
     let controls = |sent_ms| {
-        KINDS.map(|(proto, v6)| Control {
+        CONTROL_KINDS.map(|(proto, v6)| Control {
             link: "eth0".to_owned(),
             proto,
             v6,

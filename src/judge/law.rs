@@ -2,10 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use crate::model::evidence::{Class, Evidence, Fate, PhaseWire, Said, Sighting, Stimulus};
+use crate::model::evidence::names::source_port;
+use crate::model::evidence::{CONTROL_KINDS, Class, Evidence, Fate, PhaseWire, Said, Sighting, Stimulus};
 use crate::model::probe::Phase;
-use crate::sensor::control::KINDS;
-use crate::technique::source_port;
 
 use super::Case;
 
@@ -114,7 +113,7 @@ fn unseen_controls(wire: &PhaseWire, begun: f64, ended: f64) -> Vec<String> {
         let went = wire.gone.iter().any(|gone| gone == link);
         let last = wire.stand_in.as_deref().filter(|_| went).unwrap_or(link);
         let missing = |early: bool| {
-            KINDS.iter().any(|(proto, v6)| {
+            CONTROL_KINDS.iter().any(|(proto, v6)| {
                 !wire.controls.iter().any(|control| {
                     control.link == (if early { link } else { last })
                         && (control.proto, control.v6) == (*proto, *v6)

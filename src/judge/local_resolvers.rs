@@ -3,9 +3,9 @@
 use serde_json::json;
 
 use super::{Case, Ruling, law, line};
+use crate::model::evidence::names::CONTROL;
 use crate::model::evidence::{Answer, Said};
 use crate::model::report::EvidenceLine;
-use crate::technique::CONTROL;
 
 pub(super) fn judge(case: &Case<'_>) -> Ruling {
     let Some(evidence) = case.evidence else {

@@ -7,11 +7,13 @@ use ipnet::IpNet;
 use serde_json::json;
 
 use super::{Case, Ruling, law, line, sighting_line};
+use crate::model::evidence::names::{
+    ROUTE_CONTROL, ROUTE_INSIDE, ROUTE_LEARNED, ROUTE_OPEN, ROUTE_PEERS, ROUTE_PUBLIC,
+};
 use crate::model::evidence::{Answer, Class, Fate, Role, Said};
 use crate::model::report::EvidenceLine;
 use crate::model::verdict::FailKind;
 use crate::sensor::allow::{is_private, is_private_net};
-use crate::technique::{ROUTE_CONTROL, ROUTE_INSIDE, ROUTE_LEARNED, ROUTE_OPEN, ROUTE_PEERS, ROUTE_PUBLIC};
 
 pub(super) fn judge(case: &Case<'_>) -> Ruling {
     let Some(evidence) = case.evidence else {

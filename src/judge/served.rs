@@ -3,10 +3,10 @@
 use serde_json::json;
 
 use super::{Case, Ruling, law, line};
+use crate::model::evidence::names::FROM_OUTSIDE;
 use crate::model::evidence::{Answer, Evidence, Said};
 use crate::model::report::EvidenceLine;
 use crate::model::verdict::FailKind;
-use crate::technique::FROM_OUTSIDE;
 
 pub(super) fn judge(case: &Case<'_>) -> Ruling {
     let (evidence, lines) = match taken(case, "no target is configured (local.must_serve)") {

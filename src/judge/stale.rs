@@ -6,10 +6,10 @@ use serde_json::json;
 
 use super::resolver::{answer_line, is_homes, is_of_home, list, resolves};
 use super::{Case, Ruling, count, end, law, line, sighting_line};
+use crate::model::evidence::names::STACK_RESOLV_CONF;
 use crate::model::evidence::{Answer, Class, Evidence, Said};
 use crate::model::report::EvidenceLine;
 use crate::model::verdict::FailKind;
-use crate::technique::STACK_RESOLV_CONF;
 
 /// A file that programs have, and what it names that the stack's own does not.
 struct File<'a> {

@@ -6,11 +6,11 @@ use serde_json::json;
 
 use super::{Case, Ruling, count, firewall, law, line, sighting_line};
 use crate::config::ForcedPolicy;
+use crate::model::evidence::names::LOCAL_NAMES;
 use crate::model::evidence::{Class, Evidence, Fate, Proto, Sighting, Stimulus, Via};
 use crate::model::probe::Expectation;
 use crate::model::report::EvidenceLine;
 use crate::model::verdict::FailKind;
-use crate::technique::LOCAL_NAMES;
 
 /// So many packets do not all get lost before a tunnel that is full.
 const MANY: usize = 4;

@@ -15,9 +15,10 @@ use serde_json::json;
 use super::inbound::{TRIES, all_came, is_attached, run};
 use super::session::Session;
 use crate::handicap::{Handicap, lacks};
+use crate::model::evidence::names::source_port;
 use crate::model::evidence::{Answer, Evidence, Fate, Proto, Said, Stimulus};
 use crate::net::netlink::{Client, attributes};
-use crate::technique::{ARRIVALS, FORWARDING, source_port};
+use crate::technique::{ARRIVALS, FORWARDING};
 
 /// How long the agent gets to open its packet socket.
 const HEAD_START: Duration = Duration::from_millis(250);

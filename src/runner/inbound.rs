@@ -15,10 +15,11 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use super::session::Session;
 use crate::agent::protocol::{Reply, Request};
 use crate::handicap::{Handicap, lacks};
+use crate::model::evidence::names::source_port;
 use crate::model::evidence::{Evidence, Fate, Proto, Said, Stimulus};
 use crate::sensor::allow::is_private;
 use crate::technique::format::krpc;
-use crate::technique::{ARRIVALS, INBOUND, source_port};
+use crate::technique::{ARRIVALS, INBOUND};
 
 /// How long the agent gets to open its packet socket.
 const HEAD_START: Duration = Duration::from_millis(250);

@@ -10,10 +10,9 @@ use reqwest::Url;
 
 use crate::config::{Config, Local};
 use crate::handicap::{Handicap, lacks};
+use crate::model::evidence::names::FROM_OUTSIDE;
 use crate::model::evidence::{Answer, Said};
-use crate::technique::{
-    FROM_OUTSIDE, NoAnswer, addresses, ask, exit_in, lookup, nameservers, reach_local, resolver_at, trust,
-};
+use crate::technique::{NoAnswer, addresses, ask, exit_in, lookup, nameservers, reach_local, resolver_at, trust};
 
 const PATIENCE: Duration = Duration::from_secs(4);
 

@@ -410,6 +410,41 @@ mod tests {
     }
 
     #[test]
+    fn openvpn_is_known_by_its_opcode_and_the_length_that_this_needs() {
+        // Control, acknowledgement and data; what servers alone send, and what no version knows.
+        let needed = [(3u8, 14), (4, 14), (7, 14), (10, 14), (11, 14), (5, 22), (6, 20), (9, 20)];
+        for opcode in 0..32u8 {
+            for length in 0..64 {
+                let known = needed.iter().any(|(of, least)| *of == opcode && length >= *least);
+                assert_eq!(looks_like_openvpn(&[opcode << 3 | 1], length), known, "{opcode}, {length} octets");
+            }
+        }
+        assert!(!looks_like_openvpn(&[], 64));
+        // The longest record of a stream, and one octet more.
+        assert!(looks_like_openvpn_stream(&[0x1f, 0xff, 0x48]) && !looks_like_openvpn_stream(&[0x20, 0x00, 0x48]));
+    }
+
+    #[test]
+    fn what_is_aimed_at_the_endpoint_has_its_address_port_and_protocol() {
+        let endpoint = &list().endpoints[0];
+        for (to, port, is_udp, aimed) in [
+            ([198, 51, 100, 2], 51820, true, true),
+            ([198, 51, 100, 2], 51820, false, false),
+            ([198, 51, 100, 2], 51821, true, false),
+            ([198, 51, 100, 3], 51820, true, false),
+        ] {
+            let mut octets = Vec::new();
+            let packet = PacketBuilder::ipv4([172, 18, 0, 10], to, 64);
+            if is_udp {
+                packet.udp(4000, port).write(&mut octets, b"anything").unwrap();
+            } else {
+                packet.tcp(4000, port, 1, 1).write(&mut octets, b"anything").unwrap();
+            }
+            assert_eq!(endpoint.is_aimed_at(&Packet::decode(ETHERTYPE_IPV4, &octets)), aimed, "{to:?}:{port}");
+        }
+    }
+
+    #[test]
     fn encapsulations_are_offences_even_to_local_hosts() {
         for (number, to, expected) in [
             (41u8, [172, 18, 0, 1], Some(Class::Offence)),

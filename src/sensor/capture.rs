@@ -13,7 +13,7 @@ use nix::net::if_::if_indextoname;
 use pnet::datalink::{self, NetworkInterface};
 
 use super::allow::{AllowList, Endpoint};
-use super::control::{ControlSender, KINDS};
+use super::control::ControlSender;
 use super::decode::Packet;
 use super::filter;
 use super::ledger::{Entry, Ledger};
@@ -24,7 +24,7 @@ use super::sockets;
 use super::trace::Trace;
 use crate::clock::Clock;
 use crate::handicap::{Handicap, lacks};
-use crate::model::evidence::{Control, Link, PacketSocket, PhaseWire, Role};
+use crate::model::evidence::{CONTROL_KINDS, Control, Link, PacketSocket, PhaseWire, Role};
 use crate::net::route::Rtnetlink;
 use crate::priority::ask_for_precedence;
 
@@ -273,7 +273,7 @@ impl Sensor {
 
     fn control_link(&self, interface: &NetworkInterface, owner: &Arc<str>, sent: &mut Vec<(Control, Option<Entry>)>) {
         let mut sender = ControlSender::open(interface);
-        for (proto, v6) in KINDS {
+        for (proto, v6) in CONTROL_KINDS {
             let entry = self.shared.ledger.enter(owner);
             let sent_ms = self.shared.clock.now_ms();
             let outcome = match &mut sender {

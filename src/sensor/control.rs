@@ -30,15 +30,6 @@ const FROM6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 1);
 const TO6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 2);
 /// The discard port (RFC 863).
 const PORT: u16 = 9;
-/// The protocols of which one control each goes out, and whether over IPv6.
-pub const KINDS: [(Proto, bool); 6] = [
-    (Proto::Udp, false),
-    (Proto::Tcp, false),
-    (Proto::Icmp, false),
-    (Proto::Udp, true),
-    (Proto::Tcp, true),
-    (Proto::Icmpv6, true),
-];
 
 /// A packet socket that only sends, on one link.
 pub struct ControlSender {
@@ -184,6 +175,7 @@ fn transport(proto: Proto, v6: bool, marker: &[u8], sequence: u32) -> Option<(Ip
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::evidence::CONTROL_KINDS;
     use crate::sensor::decode::Packet;
     use crate::sensor::ledger::Ledger;
 
@@ -191,7 +183,7 @@ mod tests {
     fn every_kind_decodes_to_itself_and_is_known_again() {
         let ledger = Ledger::new(0xabcd_0123);
         let entry = ledger.enter(&"control".into());
-        for (proto, v6) in KINDS {
+        for (proto, v6) in CONTROL_KINDS {
             let octets = ip_packet(proto, v6, entry.marker().as_bytes(), entry.sequence()).unwrap();
             let packet = Packet::decode(if v6 { ETHERTYPE_IPV6 } else { ETHERTYPE_IPV4 }, &octets);
             assert_eq!((packet.proto, packet.v6, packet.ttl), (proto, v6, 1));

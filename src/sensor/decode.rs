@@ -101,7 +101,6 @@ impl<'a> Packet<'a> {
                     Fragment { id: header.identification().into(), first: header.fragments_offset().value() == 0 };
                 Packet {
                     ttl: header.ttl(),
-                    proto: Proto::Ip(payload.ip_number.0),
                     src: SocketAddr::new(header.source_addr().into(), 0),
                     dst: SocketAddr::new(header.destination_addr().into(), 0),
                     fragment: payload.fragmented.then_some(fragment),
@@ -270,6 +269,12 @@ mod tests {
         octets
     }
 
+    fn udp6(payload: &[u8]) -> Vec<u8> {
+        let mut octets = Vec::new();
+        PacketBuilder::ipv6([0x20; 16], [0x26; 16], 9).udp(4000, 53).write(&mut octets, payload).unwrap();
+        octets
+    }
+
     fn carried(number: u8, payload: &[u8]) -> Vec<u8> {
         let mut octets = vec![0; 20];
         let length = (20 + payload.len()) as u16;
@@ -298,7 +303,9 @@ mod tests {
         let builder = PacketBuilder::ipv6([0x20; 16], [0x26; 16], 1).tcp(4000, 443, 0xdead_beef, 1024);
         builder.syn().write(&mut octets, &[]).unwrap();
         let packet = Packet::decode(ETHERTYPE_IPV6, &octets);
-        assert_eq!((packet.proto, packet.sequence, packet.dst.port()), (Proto::Tcp, 0xdead_beef, 443));
+        assert_eq!((packet.proto, packet.sequence), (Proto::Tcp, 0xdead_beef));
+        assert_eq!(packet.src, "[2020:2020:2020:2020:2020:2020:2020:2020]:4000".parse().unwrap());
+        assert_eq!(packet.dst, "[2626:2626:2626:2626:2626:2626:2626:2626]:443".parse().unwrap());
         assert_eq!(packet.flags & (SYN | RST), SYN);
     }
 
@@ -318,8 +325,7 @@ mod tests {
 
     #[test]
     fn extension_headers_are_gone_through() {
-        let mut octets = Vec::new();
-        PacketBuilder::ipv6([0x20; 16], [0x26; 16], 9).udp(4000, 53).write(&mut octets, b"x").unwrap();
+        let mut octets = udp6(b"x");
         // Destination options of eight octets, then a fragment header of the first of several.
         let extensions = [44, 0, 1, 4, 0, 0, 0, 0, 17, 0, 0, 1, 0, 0, 0, 7];
         octets[5] += extensions.len() as u8;
@@ -331,9 +337,78 @@ mod tests {
     }
 
     #[test]
+    fn every_extension_header_has_its_own_length() {
+        // What a 2 in the length field says: eights beyond the first eight, of the authentication header fours beyond two.
+        for (number, length) in [(0, 24), (43, 24), (60, 24), (135, 24), (139, 24), (140, 24), (51, 16), (FRAGMENT, 8)]
+        {
+            let mut octets = udp6(b"x");
+            octets[5] += length;
+            octets[6] = number;
+            octets.splice(40..40, [&[17, 2][..], &vec![0; usize::from(length) - 2]].concat());
+            let packet = Packet::decode(ETHERTYPE_IPV6, &octets);
+            assert_eq!((packet.proto, packet.dst.port()), (Proto::Udp, 53), "{number}");
+        }
+        let mut other = udp6(b"x");
+        other[6] = 50;
+        assert_eq!(Packet::decode(ETHERTYPE_IPV6, &other).proto, Proto::Ip(50), "what is encrypted is no extension");
+    }
+
+    #[test]
+    fn a_datagram_in_one_fragment_is_whole() {
+        let mut octets = udp6(b"x");
+        octets[5] += 8;
+        octets[6] = FRAGMENT;
+        octets.splice(40..40, [17, 0, 0, 0, 0, 0, 0, 7]);
+        let packet = Packet::decode(ETHERTYPE_IPV6, &octets);
+        assert_eq!((packet.fragment, packet.proto, packet.dst.port()), (None, Proto::Udp, 53));
+    }
+
+    #[test]
+    fn headers_follow_a_first_fragment_and_no_later_one() {
+        let mut octets = udp6(b"x");
+        octets[5] += 16;
+        octets[6] = FRAGMENT;
+        // The first of several, then destination options of eight octets.
+        octets.splice(40..40, [60, 0, 0, 1, 0, 0, 0, 7, 17, 0, 1, 4, 0, 0, 0, 0]);
+        let first = Packet::decode(ETHERTYPE_IPV6, &octets);
+        assert_eq!((first.fragment.map(|part| part.first), first.proto), (Some(true), Proto::Udp));
+        assert_eq!(first.dst.port(), 53);
+        octets[43] = 9;
+        let later = Packet::decode(ETHERTYPE_IPV6, &octets);
+        assert_eq!((later.fragment.map(|part| part.first), later.proto), (Some(false), Proto::Ip(60)));
+        assert_eq!(later.dst.port(), 0);
+    }
+
+    #[test]
+    fn a_length_counts_where_it_is_stated_and_not_cut_off() {
+        let padded = [udp6(b"lkck"), vec![0; 6]].concat();
+        assert_eq!(Packet::decode(ETHERTYPE_IPV6, &padded).payload, b"lkck");
+        // A segmented giant has none (RFC 2675).
+        let mut giant = padded.clone();
+        giant[4..6].copy_from_slice(&[0, 0]);
+        assert_eq!(Packet::decode(ETHERTYPE_IPV6, &giant).payload, b"lkck\0\0\0\0\0\0");
+        for (ether_type, whole) in [(ETHERTYPE_IPV4, udp4(&[7; 64])), (ETHERTYPE_IPV6, udp6(&[7; 64]))] {
+            let packet = Packet::decode(ether_type, &whole[..whole.len() - 60]);
+            assert_eq!((packet.payload, packet.payload_length), (&[7; 4][..], 64));
+        }
+    }
+
+    #[test]
+    fn an_echo_request_is_known_by_its_identifier_and_sequence_number() {
+        let mut octets = Vec::new();
+        let builder = PacketBuilder::ipv4([172, 18, 0, 10], [8, 8, 8, 8], 1).icmpv4_echo_request(0xdead, 0xbeef);
+        builder.write(&mut octets, &[]).unwrap();
+        let packet = Packet::decode(ETHERTYPE_IPV4, &octets);
+        assert_eq!((packet.proto, packet.icmp_type, packet.sequence), (Proto::Icmp, Some(8), 0xdead_beef));
+    }
+
+    #[test]
     fn a_vlan_tag_within_the_octets_is_taken_off() {
         let tagged = [&[0x20, 0x05, 0x08, 0x00][..], &udp4(b"x")].concat();
         let packet = Packet::decode(ETHERTYPE_VLAN[0], &tagged);
+        assert_eq!((packet.vlan, packet.proto, packet.dst.port()), (Some(5), Proto::Udp, 53));
+        let tagged = [&[0x20, 0x05, 0x86, 0xdd][..], &udp6(b"x")].concat();
+        let packet = Packet::decode(ETHERTYPE_VLAN[1], &tagged);
         assert_eq!((packet.vlan, packet.proto, packet.dst.port()), (Some(5), Proto::Udp, 53));
     }
 
@@ -356,9 +431,24 @@ mod tests {
     }
 
     #[test]
+    fn encapsulations_are_looked_into_so_deep_and_no_deeper() {
+        let mut octets = udp4(b"x");
+        for depth in 1..=MAX_DEPTH + 2 {
+            octets = carried(IP_IN_IP, &octets);
+            let shown = Packet::decode(ETHERTYPE_IPV4, &octets).inner.map(|inner| inner.proto);
+            let expected = if depth <= MAX_DEPTH { Proto::Udp } else { Proto::Ip(IP_IN_IP) };
+            assert_eq!(shown, Some(expected), "{depth} deep");
+        }
+    }
+
+    #[test]
     fn arp_and_unknown_frames_keep_their_ethertype() {
         assert_eq!(Packet::decode(ETHERTYPE_ARP, &[0; 28]).proto, Proto::Ether(ETHERTYPE_ARP));
         assert_eq!(Packet::decode(0x88cc, &[1, 2, 3]).proto, Proto::Ether(0x88cc));
+        for (ether_type, v6) in [(ETHERTYPE_ARP, false), (ETHERTYPE_IPV4, false), (ETHERTYPE_IPV6, true)] {
+            let packet = Packet::decode(ether_type, &[0; 3]);
+            assert_eq!((packet.proto, packet.v6), (Proto::Ether(ether_type), v6));
+        }
     }
 
     /// Every truncation, and every single octet set to the values at which parsers break, of packets of each kind.

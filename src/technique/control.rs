@@ -7,9 +7,6 @@ use std::net::{Ipv4Addr, SocketAddr};
 use tokio::net::UdpSocket;
 use tokio::task::{JoinHandle, spawn_local};
 
-/// What evidence calls it.
-pub const CONTROL: &str = "leakcheck itself, as a control";
-
 /// Answers as long as it lives.
 pub(super) struct Responder {
     /// Where it is.

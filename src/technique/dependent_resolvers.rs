@@ -20,11 +20,10 @@ use tokio::time::timeout;
 use super::resolver_path::ask_server;
 use super::{Context, NoParams, Technique, Work, nameservers, read};
 use crate::agent::programs::{self, Program};
+use crate::model::evidence::names::STACK_RESOLV_CONF;
 use crate::model::evidence::{Evidence, Said};
 use crate::target::resolv_conf_of;
 
-/// The witness that names the stack's own nameservers.
-pub const STACK: &str = "the stack's own resolv.conf";
 /// More nameservers than this are not asked.
 const MAX_SERVERS: usize = 6;
 /// Programs that are named of those that have the same file.
@@ -77,9 +76,9 @@ impl Technique for DependentResolvers {
                 return Evidence::unasked(cx.clock.now_ms(), why);
             }
             let (own, own_odd) = nameservers(&cx.setup.resolv_conf);
-            evidence
-                .answers
-                .push(cx.answer(STACK, Said::ResolvConf { nameservers: Some(own.clone()), of_host: false }));
+            evidence.answers.push(
+                cx.answer(STACK_RESOLV_CONF, Said::ResolvConf { nameservers: Some(own.clone()), of_host: false }),
+            );
             let mut foreign: Vec<IpAddr> = Vec::new();
             for Alike { nameservers, odd, whose, of_host } in alike(files) {
                 evidence.problems.extend(odd.iter().filter(|what| !own_odd.contains(what)).map(|what| {

@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::{Context, NoParams, Technique, Work, read, source_port};
+use super::{Context, NoParams, Technique, Work, read};
+use crate::model::evidence::names::source_port;
 use crate::model::evidence::{Evidence, Fate, Proto, Stimulus, Via};
 
 /// Its name.

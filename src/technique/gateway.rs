@@ -15,9 +15,10 @@ use serde_json::Value;
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::control::{CONTROL, Responder};
+use super::control::Responder;
 use super::{Context, NoParams, Technique, Work, read};
 use crate::handicap::{Handicap, lacks};
+use crate::model::evidence::names::CONTROL;
 use crate::model::evidence::{Evidence, Said};
 
 /// RFC 6886, section 3.2: version 0, opcode 0.

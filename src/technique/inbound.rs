@@ -17,6 +17,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::{Context, Technique, Work, read};
 use crate::clock::Clock;
 use crate::handicap::{Handicap, lacks};
+use crate::model::evidence::names::source_port;
 use crate::model::evidence::{Answer, Evidence, Fate, Proto, Said, Stimulus, Via};
 use crate::sensor::decode::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet, SYN};
 use crate::sensor::sockets;
@@ -43,11 +44,6 @@ const BUFFER: usize = 4 << 20;
 const PATIENCE: Duration = Duration::from_millis(50);
 /// The longest watch that is taken.
 const LONGEST_MS: u64 = 20_000;
-
-/// The port from which the stimulus of this number comes.
-pub fn source_port(stimulus: u32) -> u16 {
-    32_768 + (stimulus % 28_000) as u16
-}
 
 /// Finds out whom to ask; the runner asks. See the head of this file.
 pub struct Inbound;

@@ -19,10 +19,9 @@ use tokio::time::{Instant, timeout_at};
 use super::names::answers;
 use super::{Context, NoParams, Technique, Work, fate_of, nameservers, read};
 use crate::handicap::{Handicap, lacks};
+use crate::model::evidence::names::LOCAL_NAMES;
 use crate::model::evidence::{Evidence, Fate, Proto, Said, Stimulus, Via};
 
-/// Its name.
-pub const LOCAL_NAMES: &str = "local-names";
 const DNS: u16 = 53;
 /// How long an answer may take; a resolver that forwards has forwarded by then.
 const PATIENCE: Duration = Duration::from_millis(800);

@@ -13,10 +13,11 @@ use serde_json::Value;
 use socket2::Socket;
 use tokio::time::{Instant, sleep};
 
-use super::control::{CONTROL, Responder};
+use super::control::Responder;
 use super::names::answers;
 use super::{Context, NoParams, Outcome, Technique, Work, question, read};
 use crate::agent::links::unanswered_neighbours;
+use crate::model::evidence::names::CONTROL;
 use crate::model::evidence::{Evidence, Said, Via};
 
 const DNS: u16 = 53;

@@ -46,8 +46,6 @@ impl Technique for LocalTargets {
 
 /// See [`Forbidden`].
 pub const FORBIDDEN: &str = "forbidden-targets";
-/// What evidence calls targets that were asked from outside of the namespace.
-pub const FROM_OUTSIDE: &str = "from outside ";
 
 /// The targets that must not be reached, asked as the others are. The runner adds what it sees of them from outside.
 pub struct Forbidden;

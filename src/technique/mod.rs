@@ -52,25 +52,19 @@ use crate::sensor::allow::Endpoint;
 use crate::sensor::ledger::Ledger;
 use crate::target::{Reach, read_small};
 
-pub use control::CONTROL;
-pub use dependent_resolvers::{DependentFile, STACK as STACK_RESOLV_CONF};
+pub use dependent_resolvers::DependentFile;
 pub use exit_http::{asking_exits, exit_in};
 pub use firewall::Openings;
 pub use forced_dns::question;
 pub use forwarding::FORWARDING;
 pub use heard::Heard;
 pub use http::{ask, chain, trust};
-pub use inbound::{ARRIVALS, INBOUND, source_port};
+pub use inbound::{ARRIVALS, INBOUND};
 pub use listen::LISTEN;
-pub use local_names::LOCAL_NAMES;
-pub use local_targets::{FORBIDDEN, FROM_OUTSIDE, Target, reach, reach_local, targets};
+pub use local_targets::{FORBIDDEN, Target, reach, reach_local, targets};
 pub use names::lookup_marked;
 pub use names::{NoAnswer, addresses, lookup, nameservers, resolver_at};
 pub use openings::aim_at;
-pub use routes::{
-    CONTROL as ROUTE_CONTROL, INSIDE as ROUTE_INSIDE, LEARNED as ROUTE_LEARNED, OPEN as ROUTE_OPEN,
-    PEERS as ROUTE_PEERS, PUBLIC as ROUTE_PUBLIC,
-};
 pub use send::{Outcome, Sender, echo_octets, fate_of, open, syn_octets};
 pub use user::{User, as_user};
 pub use volley::Volley;

@@ -22,24 +22,15 @@ use super::volley::{Guise, Shot, Volley};
 use super::{Context, NoParams, Technique, Work, read};
 use crate::agent::sources::tunnel_peers;
 use crate::handicap::{Handicap, lacks};
+use crate::model::evidence::names::{
+    ROUTE_CONTROL, ROUTE_INSIDE, ROUTE_LEARNED, ROUTE_OPEN, ROUTE_PEERS, ROUTE_PUBLIC,
+};
 use crate::model::evidence::{Evidence, Link, Role, Said, Via};
 use crate::net::route::{self as net, Flow, Lookup, Object, Route, RouteError, Snapshot, Way};
 use crate::net::sysctl;
 
-/// What evidence calls the sweep.
-pub const PUBLIC: &str = "public addresses";
-/// What evidence calls the control.
-pub const CONTROL: &str = "the uplink's own neighbours";
-/// What evidence calls the addresses that exist in the tunnel only.
-pub const INSIDE: &str = "the VPN's own addresses";
-/// What evidence calls routes that somebody on the network made.
-pub const LEARNED: &str = "learned routes";
-/// What evidence calls how an uplink takes what others say of routes.
-pub const SETTINGS: &str = "the uplink's settings";
-/// The same, where a neighbour can make routes by it.
-pub const OPEN: &str = "routes by neighbours";
-/// What evidence calls those whom the tunnel itself sends to.
-pub const PEERS: &str = "WireGuard's peers";
+/// What evidence calls how an uplink takes what others say of routes, where no neighbour can make any by it.
+const SETTINGS: &str = "the uplink's settings";
 /// Mullvad's resolver, and the networks of its options (see <https://mullvad.net/help/dns-over-https-and-dns-over-tls>).
 const MULLVAD: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 64, 0, 1));
 /// `RTPROT_REDIRECT` and `RTPROT_RA` of linux/rtnetlink.h.
@@ -143,32 +134,32 @@ fn look(ground: &Ground) -> Result<Findings, String> {
         for flow in flows {
             if let Some(control) = control {
                 let ways = lookup.ask(&[control], &flow).map_err(failed)?;
-                findings.said.extend(ground.sort(CONTROL, &[control], &ways, &flow, &snapshot).0);
+                findings.said.extend(ground.sort(ROUTE_CONTROL, &[control], &ways, &flow, &snapshot).0);
             }
             // The edges are exact; the sweep, for what no table shows, need not be as fine for every kind of packet.
             let coarse: Vec<IpAddr> = sweep.iter().step_by(16).copied().collect();
             for some in [&edges, if flow == Flow::default() { &sweep } else { &coarse }] {
                 let ways = lookup.ask(some, &flow).map_err(failed)?;
-                let (said, astray) = ground.sort(PUBLIC, some, &ways, &flow, &snapshot);
+                let (said, astray) = ground.sort(ROUTE_PUBLIC, some, &ways, &flow, &snapshot);
                 findings.said.extend(said);
                 findings.astray.extend((!astray.is_empty()).then_some((flow, astray)));
             }
         }
         let inside = ground.inside(v6);
         let ways = lookup.ask(&inside, &Flow::default()).map_err(failed)?;
-        findings.said.extend(ground.sort(INSIDE, &inside, &ways, &Flow::default(), &snapshot).0);
+        findings.said.extend(ground.sort(ROUTE_INSIDE, &inside, &ways, &Flow::default(), &snapshot).0);
     }
-    findings.said.extend(ground.learned(&snapshot).map(|text| (LEARNED, Said::Setting { text })));
+    findings.said.extend(ground.learned(&snapshot).map(|text| (ROUTE_LEARNED, Said::Setting { text })));
     for mut peer in tunnel_peers(&ground.links, ground.root.as_deref()).into_iter().take(MAX_PEERS) {
         peer.allowed.sort_by_key(IpNet::prefix_len);
         peer.allowed.truncate(MAX_NETS);
-        findings.said.push((PEERS, Said::Peer { endpoint: peer.endpoint, allowed: peer.allowed }));
+        findings.said.push((ROUTE_PEERS, Said::Peer { endpoint: peer.endpoint, allowed: peer.allowed }));
     }
     for link in ground.links.iter().filter(|link| link.role == Role::Uplink) {
         let settings = settings(|name| sysctl::get(&name.replace("LINK", &link.name)).ok());
         findings.said.extend(settings.into_iter().map(|(open, text)| {
             let text = format!("{}: {text}", link.name);
-            (if open { OPEN } else { SETTINGS }, Said::Setting { text })
+            (if open { ROUTE_OPEN } else { SETTINGS }, Said::Setting { text })
         }));
     }
     Ok(findings)

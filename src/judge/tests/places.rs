@@ -3,12 +3,12 @@
 use std::net::IpAddr;
 
 use crate::judge::{Case, Facts, Ruling, judge};
+use crate::model::evidence::names::{CONTROL, FROM_OUTSIDE, ROUTE_CONTROL, ROUTE_INSIDE, ROUTE_LEARNED, ROUTE_PUBLIC};
 use crate::model::evidence::{
     Answer, Class, Control, Evidence, Fate, PhaseWire, Proto, Role, Said, Sighting, Stimulus, Via,
 };
 use crate::model::probe::{Expectation, Phase, Probe, Severity};
 use crate::model::verdict::{FailKind, Verdict};
-use crate::technique::{CONTROL, FROM_OUTSIDE, ROUTE_CONTROL, ROUTE_INSIDE, ROUTE_LEARNED, ROUTE_PUBLIC};
 
 const TRIAL: &str = "probe";
 

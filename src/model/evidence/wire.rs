@@ -151,6 +151,16 @@ pub struct Captured {
     pub comment: String,
 }
 
+/// The protocols of which one control each goes out, and whether over IPv6.
+pub const CONTROL_KINDS: [(Proto, bool); 6] = [
+    (Proto::Udp, false),
+    (Proto::Tcp, false),
+    (Proto::Icmp, false),
+    (Proto::Udp, true),
+    (Proto::Tcp, true),
+    (Proto::Icmpv6, true),
+];
+
 /// One control packet put on an uplink past the firewall, addressed to the link itself, to prove that the sensor sees this protocol there.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Control {
