@@ -7,7 +7,7 @@ use super::{Case, Ruling, law, line, sighting_line};
 use crate::model::evidence::{Answer, Class, Fate, Role, Said};
 use crate::model::report::EvidenceLine;
 use crate::model::verdict::FailKind;
-use crate::technique::{ROUTE_CONTROL, ROUTE_INSIDE, ROUTE_LEARNED, ROUTE_OPEN, ROUTE_PUBLIC};
+use crate::technique::{ROUTE_CONTROL, ROUTE_INSIDE, ROUTE_LEARNED, ROUTE_OPEN, ROUTE_OTHERS, ROUTE_PUBLIC};
 
 pub(super) fn judge(case: &Case<'_>) -> Ruling {
     let Some(evidence) = case.evidence else {
@@ -54,6 +54,15 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
     }
     if !doubts.is_empty() {
         return Ruling::inconclusive("no public address was found to be routed past the tunnel", &doubts, lines);
+    }
+    if let Some(others) = by_uplink(ROUTE_OTHERS) {
+        let rule = match &others.said {
+            Said::Routed { by: Some(by), .. } => by.as_str(),
+            _ => "a rule",
+        };
+        let reason =
+            format!("{rule} leads what others send through the stack past the tunnel, unless the firewall holds it");
+        return Ruling::warn(summary(others), reason, lines);
     }
     if let Some(Answer { said: Said::Setting { text }, .. }) = of(ROUTE_LEARNED).next() {
         let reason = "others on the network can make routes of the stack; the tunnel's still go before them".to_owned();

@@ -69,7 +69,7 @@ pub use names::{NoAnswer, addresses, lookup, nameservers, resolver_at};
 pub use openings::aim_at;
 pub use routes::{
     CONTROL as ROUTE_CONTROL, INSIDE as ROUTE_INSIDE, LEARNED as ROUTE_LEARNED, OPEN as ROUTE_OPEN,
-    PUBLIC as ROUTE_PUBLIC,
+    OTHERS as ROUTE_OTHERS, PUBLIC as ROUTE_PUBLIC,
 };
 pub use send::{Outcome, Sender, echo_octets, fate_of, open, syn_octets};
 pub use user::{User, as_user};
