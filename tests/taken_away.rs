@@ -54,6 +54,7 @@ fn rests_on(handicap: Handicap) -> &'static [&'static str] {
             "exit-dht",
             "exit-tracker",
             "exit-udp",
+            "forward-accept/outage",
             "kill-switch",
             "local-reachable/outage",
             "port-mapping",

@@ -111,6 +111,8 @@ pub enum Reply {
     Outage(Box<OutageEvidence>),
     /// Unasked: something for the progress line.
     Note(String),
+    /// Unasked, in an outage: the tunnel is down, or is about to be put back.
+    Down(bool),
     /// Unasked, in an outage that is made from outside of the namespace: the runner shall act, and answer by [`Request::Acted`].
     Act(Act),
     /// To `Prove`: when it was proven, milliseconds since the start of the run.

@@ -289,7 +289,10 @@ async fn work_started(state: &State, request: Request, aborted: watch::Receiver<
             let note = |text: String| {
                 let _ = replies.send(Envelope { id: 0, body: Reply::Note(text) });
             };
-            let mut evidence = outage::run(&ready.cx, &ready.sensor, &order, armed, aborted, &note).await;
+            let down = |is: bool| {
+                let _ = replies.send(Envelope { id: 0, body: Reply::Down(is) });
+            };
+            let mut evidence = outage::run(&ready.cx, &ready.sensor, &order, armed, aborted, &note, &down).await;
             if evidence.recovered_ms.is_some() {
                 look_again(&ready, &mut evidence).await;
             }

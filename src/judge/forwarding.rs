@@ -1,9 +1,10 @@
-//! `nothing-forwarded`: the stack carries nothing on for its neighbours.
+//! `nothing-forwarded`: the stack carries nothing on for its neighbours, nor does it while the tunnel is down.
 
 use serde_json::json;
 
 use super::{Case, Ruling, count, end, law, line, sighting_line};
-use crate::model::evidence::{Class, Evidence, Said, Sighting};
+use crate::model::evidence::{Class, Evidence, Said, Sighting, Via};
+use crate::model::probe::Phase;
 use crate::model::report::EvidenceLine;
 use crate::model::verdict::FailKind;
 
@@ -37,9 +38,20 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
         return Ruling::warn(summary, reason, seen.chain(lines).collect());
     }
     let mut doubts = law::sensor_doubts(case);
+    let mut until = f64::INFINITY;
+    if case.phase == Phase::Outage {
+        doubts.extend(law::outage_doubts(case));
+        until = case.outage.and_then(|outage| Some(outage.from_ms + outage.up_ms?)).unwrap_or(until);
+    }
     doubts.extend(law::stimulus_doubts(evidence));
-    for stimulus in evidence.stimuli.iter().filter(|stimulus| !law::arrived(evidence, stimulus)) {
-        doubts.push(format!("the {} packet to {} did not come to the stack", stimulus.proto, end(stimulus.to)));
+    for stimulus in evidence.stimuli.iter().filter(|stimulus| !law::arrived(evidence, stimulus, until)) {
+        let in_time = if until.is_finite() { " while the tunnel was down" } else { "" };
+        let (proto, to, via) = (stimulus.proto, end(stimulus.to), &stimulus.via);
+        let doubt = match via {
+            Via::Source(_) => format!("the {proto} packet to {to} {via} did not come to the stack{in_time}"),
+            _ => format!("the {proto} packet to {to} did not come to the stack{in_time}"),
+        };
+        doubts.push(doubt);
     }
     if !doubts.is_empty() {
         return Ruling::inconclusive("nothing was seen to be carried on, which proves nothing", &doubts, lines);

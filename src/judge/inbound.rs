@@ -49,7 +49,7 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
         doubts.extend(law::stimulus_doubts(evidence));
     }
     for stimulus in &evidence.stimuli {
-        if !law::arrived(evidence, stimulus) {
+        if !law::arrived(evidence, stimulus, f64::INFINITY) {
             doubts.push(format!("the {} to {} did not come in by the uplink", stimulus.what, end(stimulus.to)));
         }
     }

@@ -181,9 +181,9 @@ pub(super) fn outage_doubts(case: &Case<'_>) -> Vec<String> {
     }
 }
 
-/// Whether somebody inside the stack saw a packet that was sent to it from outside.
-pub(super) fn arrived(evidence: &Evidence, stimulus: &Stimulus) -> bool {
-    evidence.answers.iter().any(|answer| {
+/// Whether somebody inside the stack saw a packet that was sent to it from outside, not later than `until`.
+pub(super) fn arrived(evidence: &Evidence, stimulus: &Stimulus, until: f64) -> bool {
+    evidence.answers.iter().filter(|answer| answer.at_ms <= until).any(|answer| {
         matches!(answer.said, Said::Arrived { proto, from, to, .. }
             if (proto, to) == (stimulus.proto, stimulus.to) && from.port() == source_port(stimulus.id))
     })

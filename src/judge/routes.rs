@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::{Case, Ruling, law, line, sighting_line};
 use crate::model::evidence::names::{
-    ROUTE_CONTROL, ROUTE_INSIDE, ROUTE_LEARNED, ROUTE_OPEN, ROUTE_PEERS, ROUTE_PUBLIC,
+    ROUTE_CONTROL, ROUTE_INSIDE, ROUTE_LEARNED, ROUTE_OPEN, ROUTE_OTHERS, ROUTE_PEERS, ROUTE_PUBLIC,
 };
 use crate::model::evidence::{Answer, Class, Fate, Role, Said};
 use crate::model::report::EvidenceLine;
@@ -70,6 +70,15 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
         let reason =
             "whoever keeps that peer sends it on as he likes: the exit that was seen says nothing of it".to_owned();
         return Ruling::warn(stray.text(), reason, lines);
+    }
+    if let Some(others) = by_uplink(ROUTE_OTHERS) {
+        let rule = match &others.said {
+            Said::Routed { by: Some(by), .. } => by.as_str(),
+            _ => "a rule",
+        };
+        let reason =
+            format!("{rule} leads what others send through the stack past the tunnel, unless the firewall holds it");
+        return Ruling::warn(summary(others), reason, lines);
     }
     if let Some(Answer { said: Said::Setting { text }, .. }) = of(ROUTE_LEARNED).next() {
         let reason = "others on the network can make routes of the stack; the tunnel's still go before them".to_owned();

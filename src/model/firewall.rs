@@ -60,6 +60,9 @@ pub struct FirewallText {
     /// Rules that send packets elsewhere than where they are for. Their conditions alone count, whatever calls their chains.
     #[serde(default)]
     pub diverting: Vec<Rule>,
+    /// Rules that let pass what others send through the namespace. Their conditions alone count, whatever calls their chains.
+    #[serde(default)]
+    pub through: Vec<Rule>,
     /// What could not be read.
     #[serde(default)]
     pub problems: Vec<String>,
@@ -297,6 +300,11 @@ impl Chain {
 }
 
 impl Rule {
+    /// Whether a packet that it is about may pass.
+    pub fn may_accept(&self) -> bool {
+        matches!(self.does, Does::Accept | Does::Jump(_) | Does::Goto(_))
+    }
+
     /// Whether it is about such a packet; `None`: the wire does not tell.
     fn holds(&self, packet: &Packet<'_>) -> Option<bool> {
         let mut all = Some(true);

@@ -10,16 +10,20 @@ pub fn text(read_ms: f64) -> FirewallText {
     if lacks(Handicap::Firewall) {
         return FirewallText { read_ms, ..FirewallText::default() };
     }
-    let (mut chains, mut problems) = legacy::chains();
+    let legacy::Read { mut chains, mut through, mut problems } = legacy::chains();
     let mut diverting = Vec::new();
     match Nft::open().and_then(|mut nft| nft.chains()) {
-        Ok((found, elsewhere)) => {
-            chains.extend(found);
-            diverting = elsewhere;
+        Ok(found) => {
+            chains.extend(found.chains);
+            through.extend(found.through);
+            diverting = found.diverting;
         }
         Err(error) => problems.push(format!("nftables: failed to {error}")),
     }
-    FirewallText { read_ms, chains, diverting, problems }
+    // Whoever calls them: some of their rules may be for what goes through.
+    let called = chains.iter().filter(|chain| chain.hook.is_none()).flat_map(|chain| &chain.rules);
+    through.extend(called.filter(|rule| rule.may_accept()).cloned());
+    FirewallText { read_ms, chains, diverting, through, problems }
 }
 
 /// By which the kernel counts the changes of nftables' rules in a namespace; `None` where it does not tell.

@@ -25,6 +25,7 @@ const MAX_TABLE: usize = 4 << 20;
 const MAX_RULES: usize = 2000;
 /// Names of chains that the kernel calls, in the order of NF_INET_*.
 const HOOKS: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
+const FORWARD: usize = 2;
 const OUTPUT: usize = 3;
 
 /// Where things are in an entry of one family.
@@ -76,9 +77,20 @@ const SHAPES: [Shape; 2] = [
     },
 ];
 
-/// Chains of the filter tables of the calling thread's namespace, and what kept them from being read.
-pub fn chains() -> (Vec<Chain>, Vec<String>) {
-    let (mut chains, mut problems) = (Vec::new(), Vec::new());
+/// What was read.
+#[derive(Default)]
+pub struct Read {
+    /// Chains of the filter tables, with the rules for the namespace's own packets.
+    pub chains: Vec<Chain>,
+    /// The rules that may let pass what others send through the namespace, but for those of chains that only other chains call.
+    pub through: Vec<Rule>,
+    /// What kept them from being read.
+    pub problems: Vec<String>,
+}
+
+/// Reads the filter tables of the calling thread's namespace.
+pub fn chains() -> Read {
+    let mut read = Read::default();
     for shape in &SHAPES {
         // No such file: the kernel has no legacy tables.
         let Ok(names) = fs::read_to_string(shape.names) else { continue };
@@ -86,11 +98,11 @@ pub fn chains() -> (Vec<Chain>, Vec<String>) {
             continue;
         }
         match entries(shape) {
-            Ok((info, entries)) => chains.extend(parse(shape, &info, &entries)),
-            Err(error) => problems.push(format!("the {} filter table of iptables-legacy: {error}", shape.family)),
+            Ok((info, entries)) => read.chains.extend(parse(shape, &info, &entries, &mut read.through)),
+            Err(error) => read.problems.push(format!("the {} filter table of iptables-legacy: {error}", shape.family)),
         }
     }
-    (chains, problems)
+    read
 }
 
 fn entries(shape: &Shape) -> io::Result<(Vec<u8>, Vec<u8>)> {
@@ -152,8 +164,8 @@ impl Entry<'_> {
     }
 }
 
-/// What is damaged ends the table.
-fn parse(shape: &Shape, info: &[u8], table: &[u8]) -> Vec<Chain> {
+/// What is damaged ends the table. `through`: see [`Read`].
+fn parse(shape: &Shape, info: &[u8], table: &[u8], through: &mut Vec<Rule>) -> Vec<Chain> {
     let (mut entries, mut at) = (Vec::new(), 0);
     while let Some(octets) = table.get(at..) {
         let (Some(target), Some(next)) = (u16_at(octets, shape.target), u16_at(octets, shape.target + 2)) else {
@@ -198,7 +210,10 @@ fn parse(shape: &Shape, info: &[u8], table: &[u8]) -> Vec<Chain> {
                 read.hook = Some(Hook { output, priority: 0, drops });
                 break;
             }
-            // What other programs send through the namespace, and to it, is no matter of what is read here.
+            if HOOKS[FORWARD] == chain && through.len() < MAX_RULES {
+                through.extend(Some(rule(shape, entry, &names)).filter(Rule::may_accept));
+            }
+            // What others send through the namespace, and to it, is no matter of these chains.
             if policy.is_some() && !output {
                 continue;
             }
@@ -316,7 +331,7 @@ fn address(octets: &[u8]) -> Option<IpAddr> {
 pub(crate) fn understand(octets: &[u8]) {
     let (info, table) = octets.split_at(octets.len().min(INFO_SIZE));
     for shape in &SHAPES {
-        let _ = parse(shape, info, table);
+        let _ = parse(shape, info, table, &mut Vec::new());
     }
 }
 
@@ -376,7 +391,7 @@ mod tests {
         let mut info = vec![0; INFO_SIZE];
         put(&mut info, 32, &(1_u32 << OUTPUT).to_ne_bytes());
         put(&mut info, 56 + 4 * OUTPUT, &(length as u32).to_ne_bytes());
-        let chains = parse(&SHAPES[0], &info, &table);
+        let chains = parse(&SHAPES[0], &info, &table, &mut Vec::new());
         let text: Vec<String> = chains
             .iter()
             .map(|chain| {
@@ -399,11 +414,12 @@ mod tests {
         let read = std::thread::spawn(|| {
             let netns = crate::net::netns::Netns::create().ok()?;
             netns.enter().ok()?;
-            assert!(chains().0.is_empty(), "nothing is made by looking");
+            assert!(chains().chains.is_empty(), "nothing is made by looking");
             // Asking for a table makes it.
             SHAPES.iter().all(|shape| entries(shape).is_ok()).then(chains)
         });
-        let Some((chains, problems)) = read.join().unwrap() else { return };
+        let Some(Read { chains, through, problems }) = read.join().unwrap() else { return };
+        assert!(through.is_empty(), "{through:?}");
         let text: Vec<String> = chains.iter().map(ToString::to_string).collect();
         let of = |family: &str, name: &str| format!("iptables-legacy {family} filter {name}, policy accept");
         let expected: Vec<String> = ["ip", "ip6"]
@@ -440,7 +456,7 @@ mod tests {
         let mut info = vec![0; INFO_SIZE];
         put(&mut info, 32, &(1_u32 << OUTPUT).to_ne_bytes());
         put(&mut info, 56 + 4 * OUTPUT, &((length * (MAX_RULES + 2)) as u32).to_ne_bytes());
-        let chains = parse(&SHAPES[0], &info, &table);
+        let chains = parse(&SHAPES[0], &info, &table, &mut Vec::new());
         assert_eq!((chains.len(), chains[0].rules.len()), (1, MAX_RULES + 1));
         assert!(chains[0].hook.as_ref().is_some_and(|hook| hook.drops));
         assert_eq!(chains[0].rules[MAX_RULES].to_string(), "as a rule says that was not read accept");
@@ -450,7 +466,7 @@ mod tests {
         #[test]
         fn any_table_is_read(info in proptest::collection::vec(any::<u8>(), 84), table in proptest::collection::vec(any::<u8>(), 0..600)) {
             for shape in &SHAPES {
-                let _ = parse(shape, &info, &table);
+                let _ = parse(shape, &info, &table, &mut Vec::new());
             }
         }
     }

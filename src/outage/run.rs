@@ -39,7 +39,8 @@ const LEAST_RECOVERY: Duration = Duration::from_secs(10);
 /// What an outage may take beyond its window, its recovery and putting back, before its agent counts as stuck.
 const GRACE: Duration = Duration::from_secs(90);
 
-/// Makes one outage. `abort` ends it early; `note` is told what happens for the progress line.
+/// Makes one outage. `abort` ends it early; `note` is told what happens for the progress line, `down` that the tunnel is down, and that it
+/// is about to be put back.
 pub async fn run(
     cx: &Context,
     sensor: &Sensor,
@@ -47,6 +48,7 @@ pub async fn run(
     mut armed: Armed,
     mut abort: watch::Receiver<bool>,
     note: &dyn Fn(String),
+    down: &dyn Fn(bool),
 ) -> OutageEvidence {
     let mut evidence = OutageEvidence {
         method: order.method.clone(),
@@ -96,6 +98,7 @@ pub async fn run(
             events.push(Event { at_ms: since(cx.clock.now_ms()), what: proof.clone() });
             evidence.down_proof = Some(proof);
             note(format!("{}: the tunnel is down", order.method));
+            down(true);
             let end = Instant::now() + window;
             let speak = async {
                 watches.flows_speak(true, true);
@@ -121,6 +124,7 @@ pub async fn run(
     if let DarkBy::Paused { clogged } = &mut dark_by {
         *clogged = tunnel.as_deref().and_then(not_taken) > not_taken_before;
     }
+    down(false);
     watches.flows_speak(false, true);
     watches.mark(sensor);
     let up = cx.clock.now_ms();

@@ -1,6 +1,6 @@
 //! Hands packets for somebody far away to the stack, as a neighbour would who takes it for a router.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -16,8 +16,9 @@ use super::inbound::{TRIES, all_came, is_attached, run};
 use super::session::Session;
 use crate::handicap::{Handicap, lacks};
 use crate::model::evidence::names::source_port;
-use crate::model::evidence::{Answer, Evidence, Fate, Proto, Said, Stimulus};
+use crate::model::evidence::{Answer, Evidence, Fate, Proto, Said, Stimulus, Via};
 use crate::net::netlink::{Client, attributes};
+use crate::sensor::ledger::{marker, sequence};
 use crate::technique::{ARRIVALS, FORWARDING};
 
 /// How long the agent gets to open its packet socket.
@@ -26,6 +27,9 @@ const ROUNDS: usize = 3;
 const PAUSE: Duration = Duration::from_millis(150);
 /// How long the agent watches: all of the above and some.
 const WATCH_MS: u64 = 1000;
+/// The same while the tunnel is down, which may not be for long.
+const PAUSE_DOWN: Duration = Duration::from_millis(80);
+const WATCH_DOWN_MS: u64 = 600;
 /// How long the stack may take to tell its hardware address.
 const PATIENCE: Duration = Duration::from_millis(600);
 /// One hop is the stack itself; behind it the packet ends.
@@ -40,11 +44,26 @@ struct Neighbour {
     own: IpAddr,
 }
 
-/// Asks. `uplinks` are the stack's addresses on its uplinks.
+/// What is to be handed over, and to whom.
+pub(super) struct Handing {
+    evidence: Evidence,
+    neighbours: Vec<Neighbour>,
+    senders: BTreeMap<String, Box<dyn DataLinkSender>>,
+}
+
+/// See [`prepare`].
+pub(super) enum Prepared {
+    /// All that it takes.
+    Handing(Handing),
+    /// Nothing can be handed over, and why.
+    Unasked(Evidence),
+}
+
+/// Finds out what to hand over, and where. `uplinks` are the stack's addresses on its uplinks.
 ///
 /// # Errors
 /// Why there is no evidence.
-pub(super) fn ask(session: &Session, trial: &str, uplinks: &[IpNet]) -> Result<Evidence, String> {
+pub(super) fn prepare(session: &Session, trial: &str, uplinks: &[IpNet]) -> Result<Prepared, String> {
     let mut evidence = run(session, trial, FORWARDING, json!({}))?;
     let near: Vec<IpAddr> =
         uplinks.iter().map(IpNet::addr).filter(|ip| !is_link_local(*ip) && is_attached(*ip)).collect();
@@ -53,12 +72,11 @@ pub(super) fn ask(session: &Session, trial: &str, uplinks: &[IpNet]) -> Result<E
     // A stack that does not tell its hardware address over IPv6 is handed packets there all the same.
     let v6 = of(true).or_else(|| with_hardware_of(v4.as_ref()?, *near_v6?));
     let neighbours: Vec<Neighbour> = [v4, v6].into_iter().flatten().collect();
-    let for_family = |v6: bool| neighbours.iter().find(|neighbour| neighbour.own.is_ipv6() == v6);
     // Where there is no IPv4 nobody sends it, and a neighbour has the other family alone.
     let no_v4 = !uplinks.iter().any(|net| net.addr().is_ipv4());
-    if for_family(no_v4).is_none() {
+    if of_family(&neighbours, no_v4).is_none() {
         let why = "leakcheck is on no network with the stack, so that it cannot send as its neighbour";
-        return Ok(Evidence::unasked(evidence.to_ms, why));
+        return Ok(Prepared::Unasked(Evidence::unasked(evidence.to_ms, why)));
     }
     if no_v4 {
         evidence.stimuli.retain(|stimulus| stimulus.to.is_ipv6());
@@ -78,39 +96,82 @@ pub(super) fn ask(session: &Session, trial: &str, uplinks: &[IpNet]) -> Result<E
             Ok(sender) => drop(senders.insert(link.clone(), sender)),
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 let why = "leakcheck may not send frames from outside of the stack: run it as root";
-                return Ok(Evidence::unasked(evidence.to_ms, why));
+                return Ok(Prepared::Unasked(Evidence::unasked(evidence.to_ms, why)));
             }
             Err(error) => return Err(format!("frames could not be sent by {link}: {error}")),
         }
     }
-    let targets: Vec<SocketAddr> = evidence.stimuli.iter().map(|stimulus| stimulus.to).collect();
-    for _ in 0..TRIES {
-        let stimuli = &mut evidence.stimuli;
+    Ok(Prepared::Handing(Handing { evidence, neighbours, senders }))
+}
+
+impl Handing {
+    /// Hands over until all was seen to come to the stack, or often enough.
+    ///
+    /// # Errors
+    /// Why there is no evidence.
+    pub(super) fn ask(mut self, session: &Session, trial: &str) -> Result<Evidence, String> {
+        for _ in 0..TRIES {
+            self.watched(session, trial, WATCH_MS, PAUSE)?;
+            if all_came(&self.evidence) {
+                break;
+            }
+        }
+        Ok(self.evidence)
+    }
+
+    /// Waits until the tunnel is down, and hands over as long as it is.
+    ///
+    /// # Errors
+    /// Why there is no evidence.
+    pub(super) fn while_down(mut self, session: &Session, trial: &str) -> Result<Evidence, String> {
+        session.wait_for_outage();
+        while session.is_down() {
+            if all_came(&self.evidence) {
+                // It came in; the sensor goes on to look whether it leaves.
+                self.hand_over(session.nonce());
+                sleep(PAUSE);
+            } else {
+                self.watched(session, trial, WATCH_DOWN_MS, PAUSE_DOWN)?;
+            }
+        }
+        Ok(self.evidence)
+    }
+
+    /// Hands all over some times while the agent watches what comes in.
+    fn watched(&mut self, session: &Session, trial: &str, watch_ms: u64, pause: Duration) -> Result<(), String> {
+        let to: BTreeSet<SocketAddr> = self.evidence.stimuli.iter().map(|stimulus| stimulus.to).collect();
         let watched = scope(|scope| {
-            let params = json!({ "watch_ms": WATCH_MS, "to": targets });
+            let params = json!({ "watch_ms": watch_ms, "to": to });
             let watcher = scope.spawn(move || run(session, trial, ARRIVALS, params));
             sleep(HEAD_START);
             for _ in 0..ROUNDS {
-                for stimulus in stimuli.iter_mut() {
-                    let to = for_family(stimulus.to.is_ipv6());
-                    let by = to.and_then(|neighbour| Some((neighbour, senders.get_mut(&neighbour.link)?)));
-                    if let Some((neighbour, sender)) = by {
-                        stimulus.fate = send(&mut **sender, neighbour, stimulus);
-                    }
-                }
-                sleep(PAUSE);
+                self.hand_over(session.nonce());
+                sleep(pause);
             }
             watcher.join()
         });
         let watched = watched.map_err(|_| "the thread that watches broke off".to_owned())??;
+        let evidence = &mut self.evidence;
         evidence.answers.extend(watched.answers);
         evidence.problems.extend(watched.problems);
         evidence.to_ms = evidence.to_ms.max(watched.to_ms);
-        if all_came(&evidence) {
-            break;
+        Ok(())
+    }
+
+    fn hand_over(&mut self, nonce: u32) {
+        let neighbours = &self.neighbours;
+        for stimulus in &mut self.evidence.stimuli {
+            let to = of_family(neighbours, stimulus.to.is_ipv6());
+            let by = to.and_then(|neighbour| Some((neighbour, self.senders.get_mut(&neighbour.link)?)));
+            if let Some((neighbour, sender)) = by {
+                stimulus.fate = send(&mut **sender, neighbour, stimulus, nonce);
+            }
         }
     }
-    Ok(evidence)
+}
+
+fn of_family(neighbours: &[Neighbour], v6: bool) -> Option<&Neighbour> {
+    neighbours.iter().find(|neighbour| neighbour.own.is_ipv6() == v6)
 }
 
 fn is_link_local(ip: IpAddr) -> bool {
@@ -205,8 +266,8 @@ fn open(link: &str) -> io::Result<Box<dyn DataLinkSender>> {
     }
 }
 
-fn send(sender: &mut dyn DataLinkSender, neighbour: &Neighbour, stimulus: &Stimulus) -> Fate {
-    let sent = frame(neighbour, own_mac(&neighbour.link), stimulus).and_then(|frame| {
+fn send(sender: &mut dyn DataLinkSender, neighbour: &Neighbour, stimulus: &Stimulus, nonce: u32) -> Fate {
+    let sent = frame(neighbour, own_mac(&neighbour.link), stimulus, nonce).and_then(|frame| {
         if lacks(Handicap::Stimuli) {
             return Ok(());
         }
@@ -224,19 +285,27 @@ fn own_mac(link: &str) -> MacAddr {
     text.trim().parse().unwrap_or(MacAddr::new(2, 0, 0, 0, 0, 1))
 }
 
-fn frame(neighbour: &Neighbour, own: MacAddr, stimulus: &Stimulus) -> io::Result<Vec<u8>> {
+fn frame(neighbour: &Neighbour, own: MacAddr, stimulus: &Stimulus, nonce: u32) -> io::Result<Vec<u8>> {
     const WINDOW: u16 = 64_240;
     let (from, port) = (source_port(stimulus.id), stimulus.to.port());
+    // A router on the way may change the port.
+    let marker = marker(nonce, stimulus.id);
+    let source = match stimulus.via {
+        Via::Source(other) => other,
+        _ => neighbour.own,
+    };
     let builder = PacketBuilder::ethernet2(own.into(), neighbour.mac.into());
-    let builder = match (neighbour.own, stimulus.to.ip()) {
-        (IpAddr::V4(own), IpAddr::V4(to)) => builder.ipv4(own.octets(), to.octets(), TTL),
-        (IpAddr::V6(own), IpAddr::V6(to)) => builder.ipv6(own.octets(), to.octets(), TTL),
+    let builder = match (source, stimulus.to.ip()) {
+        (IpAddr::V4(source), IpAddr::V4(to)) => builder.ipv4(source.octets(), to.octets(), TTL),
+        (IpAddr::V6(source), IpAddr::V6(to)) => builder.ipv6(source.octets(), to.octets(), TTL),
         _ => return Err(io::ErrorKind::InvalidInput.into()),
     };
     let mut octets = Vec::new();
     let written = match stimulus.proto {
-        Proto::Tcp => builder.tcp(from, port, stimulus.id, WINDOW).syn().write(&mut octets, &[]),
-        _ => builder.udp(from, port).write(&mut octets, b"leakcheck"),
+        Proto::Tcp => builder.tcp(from, port, sequence(nonce, stimulus.id), WINDOW).syn().write(&mut octets, &[]),
+        Proto::Icmp => builder.icmpv4_echo_request(from, 1).write(&mut octets, marker.as_bytes()),
+        Proto::Icmpv6 => builder.icmpv6_echo_request(from, 1).write(&mut octets, marker.as_bytes()),
+        _ => builder.udp(from, port).write(&mut octets, marker.as_bytes()),
     };
     written.map(|()| octets).map_err(io::Error::other)
 }
@@ -284,41 +353,45 @@ mod tests {
         assert_eq!(neighbour(&[], &[], ip), None);
     }
 
+    fn stimulus(proto: Proto, to: &str, via: Via) -> Stimulus {
+        Stimulus {
+            id: 7,
+            at_ms: 0.0,
+            proto,
+            to: to.parse().unwrap(),
+            via,
+            what: String::new(),
+            fate: Fate::Sent,
+            traced: false,
+        }
+    }
+
     #[test]
     fn a_packet_ends_behind_the_stack() {
         let mac = MacAddr::new(2, 0, 0, 0, 0, 9);
-        for (own, to) in [("172.18.0.1", "192.0.2.99:443"), ("fd18::1", "[2001:db8:99::9]:443")] {
+        for (own, other, host, icmp) in [
+            ("172.18.0.1", "172.18.0.77", "192.0.2.99", Proto::Icmp),
+            ("fd18::1", "fd18::77", "[2001:db8:99::9]", Proto::Icmpv6),
+        ] {
             let neighbour = Neighbour { link: "br0".to_owned(), mac, own: own.parse().unwrap() };
-            for proto in [Proto::Tcp, Proto::Udp] {
-                let stimulus = Stimulus {
-                    id: 7,
-                    at_ms: 0.0,
-                    proto,
-                    to: to.parse().unwrap(),
-                    via: Via::Default,
-                    what: String::new(),
-                    fate: Fate::Sent,
-                    traced: false,
-                };
-                let octets = frame(&neighbour, MacAddr::zero(), &stimulus).unwrap();
-                assert_eq!(octets[..6], [2, 0, 0, 0, 0, 9]);
-                let ether_type = u16::from_be_bytes([octets[12], octets[13]]);
-                let packet = Packet::decode(ether_type, &octets[14..]);
-                assert_eq!((packet.proto, packet.ttl, packet.dst), (proto, 2, stimulus.to));
-                assert_eq!(packet.src, SocketAddr::new(neighbour.own, 32775));
+            let other: IpAddr = other.parse().unwrap();
+            for (via, source) in [(Via::Default, neighbour.own), (Via::Source(other), other)] {
+                for proto in [Proto::Tcp, Proto::Udp, icmp] {
+                    let port = if proto == icmp { 0 } else { 443 };
+                    let stimulus = stimulus(proto, &format!("{host}:{port}"), via.clone());
+                    let octets = frame(&neighbour, MacAddr::zero(), &stimulus, 3).unwrap();
+                    assert_eq!(octets[..6], [2, 0, 0, 0, 0, 9]);
+                    let ether_type = u16::from_be_bytes([octets[12], octets[13]]);
+                    let packet = Packet::decode(ether_type, &octets[14..]);
+                    assert_eq!((packet.proto, packet.ttl, packet.dst), (proto, 2, stimulus.to));
+                    let from = if proto == icmp { 0 } else { 32775 };
+                    assert_eq!(packet.src, SocketAddr::new(source, from));
+                    assert!(proto == Proto::Tcp || packet.payload == b"lk0000000300000007");
+                    assert!(proto != icmp || packet.sequence >> 16 == 32775);
+                }
             }
-            let other = if own.contains(':') { "192.0.2.99:443" } else { "[2001:db8:99::9]:443" };
-            let stimulus = Stimulus {
-                id: 7,
-                at_ms: 0.0,
-                proto: Proto::Udp,
-                to: other.parse().unwrap(),
-                via: Via::Default,
-                what: String::new(),
-                fate: Fate::Sent,
-                traced: false,
-            };
-            assert!(frame(&neighbour, MacAddr::zero(), &stimulus).is_err());
+            let wrong = if own.contains(':') { "192.0.2.99:443" } else { "[2001:db8:99::9]:443" };
+            assert!(frame(&neighbour, MacAddr::zero(), &stimulus(Proto::Udp, wrong, Via::Default), 3).is_err());
         }
     }
 }

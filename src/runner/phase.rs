@@ -1,18 +1,20 @@
 //! One phase: the sensor is armed, every trial of it runs at once under libtest-mimic, the sensor is closed, and each trial gets its verdict.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, ColorSetting, Failed, Trial as TestTrial};
 
 use super::container::{Around, Operation, Reborn};
 use super::dependents;
-use super::forwarding;
+use super::forwarding::{self, Handing, Prepared};
 use super::inbound;
 use super::outside::Asker;
 use super::put_back::Notebook;
 use super::result;
-use super::session::Session;
+use super::session::{Session, Tunnel};
 use crate::agent::protocol::{Act, OutageOrder, Reply, Request};
 use crate::catalog::Trial;
 use crate::config::OutageMethod;
@@ -77,6 +79,9 @@ struct State {
     outage: Option<Arc<OutageEvidence>>,
     reborn: Option<Reborn>,
     problem: Option<String>,
+    /// What is to be handed to the stack while the tunnel is down, by the name of the asking, and what came of it.
+    handing: Vec<(String, Handing)>,
+    handed: HashMap<String, Result<Evidence, String>>,
     results: Vec<(usize, ProbeResult)>,
 }
 
@@ -228,6 +233,9 @@ impl Shared {
         if let Some(problem) = &self.state.lock().unwrap_or_else(PoisonError::into_inner).problem {
             return Err(problem.clone());
         }
+        if asking.probe.technique == technique::FORWARDING {
+            return self.forwarding(asking);
+        }
         if asking.phase == Phase::Outage || asking.probe.technique == technique::OUTAGE_SAMPLER {
             return Ok(None);
         }
@@ -249,9 +257,6 @@ impl Shared {
             let (home, near) = (&self.facts.home, &self.facts.uplink_nets);
             return inbound::ask(&self.session, &asking.name, home, &self.asker.open_ports, near).map(Some);
         }
-        if asking.probe.technique == technique::FORWARDING {
-            return forwarding::ask(&self.session, &asking.name, &self.facts.uplink_nets).map(Some);
-        }
         let params = serde_json::to_value(&asking.probe.params).map_err(|error| error.to_string())?;
         let request = Request::Run { trial: asking.name.clone(), technique: asking.probe.technique.clone(), params };
         match self.session.request(request)? {
@@ -263,6 +268,25 @@ impl Shared {
             }
             Reply::Failed { what, .. } => Err(what),
             other => Err(format!("the agent gave an answer that does not fit: {other:?}")),
+        }
+    }
+
+    /// What came of handing packets to the stack; in an outage that comes later, and is only prepared.
+    fn forwarding(&self, asking: &Asking) -> Result<Option<Evidence>, String> {
+        if let Asked::Outage(order) = &self.asked
+            && order.method.parse().is_ok_and(OutageMethod::starts_anew)
+        {
+            let why = "the stack's network ends with its container: nothing is left in it that could carry packets on";
+            return Ok(Some(Evidence::unasked(self.now_ms(&asking.name)?, why)));
+        }
+        match forwarding::prepare(&self.session, &asking.name, &self.facts.uplink_nets)? {
+            Prepared::Unasked(evidence) => Ok(Some(evidence)),
+            Prepared::Handing(handing) if asking.phase == Phase::Outage => {
+                let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+                state.handing.push((asking.name.clone(), handing));
+                Ok(None)
+            }
+            Prepared::Handing(handing) => handing.ask(&self.session, &asking.name).map(Some),
         }
     }
 
@@ -283,7 +307,9 @@ impl Shared {
             state = self.closed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         let (wire, outage, problem) = (state.wire.clone(), state.outage.clone(), state.problem.clone());
+        let handed = state.handed.remove(&asking.name);
         drop(state);
+        let evidence = handed.map_or(evidence, |handed| handed.map(Some));
         let evidence = match evidence {
             Ok(evidence) => evidence,
             Err(why) => return unasked(&why),
@@ -404,10 +430,34 @@ impl Shared {
         evidence
     }
 
+    /// An outage, in which packets are handed to the stack as long as the tunnel is down.
+    fn outage_and_packets(&self, order: &OutageOrder) -> Result<Reply, String> {
+        let handing = std::mem::take(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner).handing);
+        self.session.set_tunnel(Tunnel::StillUp);
+        thread::scope(|scope| {
+            let under_way: Vec<_> = handing
+                .into_iter()
+                .map(|(name, handing)| {
+                    let session = &self.session;
+                    (name.clone(), scope.spawn(move || handing.while_down(session, &name)))
+                })
+                .collect();
+            let outage = self.outage(order);
+            self.session.set_tunnel(Tunnel::Back);
+            let ended = under_way.into_iter().map(|(name, thread)| {
+                let broken = |_| Err("the thread that hands packets to the stack broke off".to_owned());
+                (name, thread.join().unwrap_or_else(broken))
+            });
+            let ended: Vec<_> = ended.collect();
+            self.state.lock().unwrap_or_else(PoisonError::into_inner).handed.extend(ended);
+            outage
+        })
+    }
+
     fn close(&self) {
         let outage = match &self.asked {
             Asked::Outage(order) if self.state.lock().unwrap_or_else(PoisonError::into_inner).problem.is_none() => {
-                Some(self.outage(order))
+                Some(self.outage_and_packets(order))
             }
             _ => None,
         };

@@ -1,7 +1,7 @@
 //! The runner's end of the wire to the agent: requests from any thread, answers matched by number, and an orderly end.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -40,6 +40,21 @@ pub(super) struct Session {
     operation: Arc<Mutex<Option<Arc<Operation>>>>,
     /// A signal asked for the end.
     interrupted: watch::Sender<bool>,
+    /// How far the outage is that is under way.
+    tunnel: Arc<watch::Sender<Tunnel>>,
+    /// By which the agent's sensor knows markers.
+    nonce: AtomicU32,
+}
+
+/// What an outage has come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tunnel {
+    /// The tunnel was not taken down yet.
+    StillUp,
+    /// It is down.
+    Down,
+    /// It is being put back, or there is no outage.
+    Back,
 }
 
 #[derive(Default)]
@@ -66,6 +81,8 @@ impl Session {
         });
         let answers = Arc::clone(&waiting);
         let operation: Arc<Mutex<Option<Arc<Operation>>>> = Arc::default();
+        let tunnel = Arc::new(watch::Sender::new(Tunnel::Back));
+        let told = Arc::clone(&tunnel);
         // Dropping the outbox itself has to end the agent, whoever is still at work for it.
         let (acting, acted) = (Arc::clone(&operation), outbox.downgrade());
         runtime.spawn(async move {
@@ -83,6 +100,9 @@ impl Session {
                                 let _ = outbox.send(Envelope { id: 0, body: Request::Acted(outcome) });
                             }
                         });
+                    }
+                    Ok(Some(Envelope { id: 0, body: Reply::Down(is) })) => {
+                        told.send_replace(if is { Tunnel::Down } else { Tunnel::Back });
                     }
                     Ok(Some(Envelope { id: 0, body: Reply::Note(text) })) => {
                         let _ = note.send(text);
@@ -112,7 +132,31 @@ impl Session {
             deadline,
             how,
             interrupted: watch::Sender::new(false),
+            tunnel,
+            nonce: AtomicU32::new(0),
         }
+    }
+
+    /// An outage is about to begin, or is over: what waits for the tunnel to go need not wait any more.
+    pub(super) fn set_tunnel(&self, tunnel: Tunnel) {
+        self.tunnel.send_replace(tunnel);
+    }
+
+    /// Waits as long as the tunnel of an outage is still up. Must not be called from a task of the runtime.
+    pub(super) fn wait_for_outage(&self) {
+        let mut tunnel = self.tunnel.subscribe();
+        // The sender is this session's own.
+        let _ = self.handle.block_on(tunnel.wait_for(|tunnel| *tunnel != Tunnel::StillUp));
+    }
+
+    /// Whether the tunnel is down in an outage.
+    pub(super) fn is_down(&self) -> bool {
+        *self.tunnel.borrow() == Tunnel::Down
+    }
+
+    /// By which the agent's sensor knows markers.
+    pub(super) fn nonce(&self) -> u32 {
+        self.nonce.load(Ordering::Relaxed)
     }
 
     /// The first request of all.
@@ -211,6 +255,9 @@ impl Session {
     }
 
     fn ask(&self, body: Request) -> Result<oneshot::Receiver<Reply>, String> {
+        if let Request::Start(setup) = &body {
+            self.nonce.store(setup.nonce, Ordering::Relaxed);
+        }
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = oneshot::channel();
         {

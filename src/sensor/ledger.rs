@@ -34,13 +34,23 @@ pub struct Entry {
 impl Entry {
     /// What stands in the payload of the stimulus, or as a label in the name that it asks for: 18 letters and digits in lower case.
     pub fn marker(&self) -> String {
-        format!("lk{:08x}{:08x}", self.nonce, self.id)
+        marker(self.nonce, self.id)
     }
 
     /// The sequence number of a crafted SYN.
     pub fn sequence(&self) -> u32 {
-        (self.nonce & 0xffff_0000) | (self.id & 0xffff)
+        sequence(self.nonce, self.id)
     }
+}
+
+/// See [`Entry::marker`], for those who send what another process has entered.
+pub fn marker(nonce: u32, id: u32) -> String {
+    format!("lk{nonce:08x}{id:08x}")
+}
+
+/// See [`Entry::sequence`].
+pub fn sequence(nonce: u32, id: u32) -> u32 {
+    (nonce & 0xffff_0000) | (id & 0xffff)
 }
 
 impl Ledger {

@@ -1,16 +1,25 @@
 //! Threat: a neighbour takes the stack as its router: what it sends leaves by the stack's uplink under its address, or by the tunnel.
 //! Procedure: stimuli for documentation addresses (RFC 5737, RFC 3849) are entered here; the runner, outside, hands them to the stack's hardware
-//! address with TTL 2, so that they end at the next hop. A packet socket here tells what came in; the sensor tells what was carried on.
+//! address with TTL 2, so that they end at the next hop. Some claim to come from other neighbours: any, and those that rules name. A packet
+//! socket here tells what came in; the sensor tells what was carried on.
 //! Limits: by one uplink, from the machine on which the runner is.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use serde_json::Value;
+use tokio::task::spawn_blocking;
 
+use super::uplink::is_public;
 use super::{Context, NoParams, Technique, Work, read};
 use crate::model::evidence::names::source_port;
-use crate::model::evidence::{Evidence, Fate, Proto, Stimulus, Via};
+use crate::model::evidence::{Evidence, Fate, Proto, Said, Stimulus, Via};
+use crate::model::firewall::{FirewallText, Of, Rule};
+use crate::net::firewall;
+use crate::net::route::Snapshot;
+use crate::sensor::allow::is_private;
 
 /// Its name.
 pub const FORWARDING: &str = "forwarding";
@@ -21,6 +30,13 @@ const NOBODY_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x99, 0, 0, 0, 0, 9);
 /// Ports that firewalls tell from others: DNS, the web, the torrent client's.
 const PORTS: [(Proto, u16); 5] =
     [(Proto::Udp, 53), (Proto::Udp, 443), (Proto::Udp, 6881), (Proto::Tcp, 443), (Proto::Tcp, 6881)];
+/// What other neighbours send; and one echo question.
+const FEW_PORTS: [(Proto, u16); 3] = [(Proto::Udp, 53), (Proto::Udp, 6881), (Proto::Tcp, 443)];
+/// Neighbours that are drawn from each network.
+const DRAWN: usize = 2;
+/// Neighbours that rules name, and rules of the firewall, of which more are not tried.
+const MAX_NAMED: usize = 8;
+const MAX_RULES: usize = 16;
 
 /// Enters what the runner sends. See the head of this file.
 pub struct Forwarding;
@@ -37,26 +53,243 @@ impl Technique for Forwarding {
     fn run<'a>(&'a self, cx: &'a Context, trial: Arc<str>, _params: Value) -> Work<'a> {
         Box::pin(async move {
             let mut evidence = Evidence { from_ms: cx.clock.now_ms(), ..Evidence::default() };
-            let addresses = cx.uplinks().flat_map(|link| link.addresses.iter().map(|net| net.addr()));
-            let v6 = addresses.into_iter().any(|ip| ip.is_ipv6() && !super::is_link_local(ip));
-            let nobody = [IpAddr::from(NOBODY)].into_iter().chain(v6.then_some(NOBODY_V6.into()));
-            for (ip, (proto, port)) in nobody.flat_map(|ip| PORTS.map(|port| (ip, port))) {
+            let nets = cx.uplinks().flat_map(|link| link.addresses.iter().copied());
+            let mut ground = Ground {
+                nets: nets.filter(|net| !super::is_link_local(net.addr())).collect(),
+                gateways: cx.gateways.clone(),
+                endpoint: cx.endpoint.as_ref().map(|endpoint| endpoint.address.ip()),
+                ..Ground::default()
+            };
+            match spawn_blocking(|| (Snapshot::take(), firewall::text(0.0))).await {
+                Ok((Ok(snapshot), text)) => {
+                    ground.sources = sources(&text, snapshot.rules.iter().filter_map(|rule| rule.from));
+                    ground.rules = text.through;
+                }
+                Ok((Err(error), _)) => evidence.problems.push(format!("rules could not be read: {error}")),
+                Err(error) => evidence.problems.push(format!("rules could not be read: {error}")),
+            }
+            let v6 = ground.nets.iter().any(|net| net.addr().is_ipv6());
+            let families = [false].into_iter().chain(v6.then_some(true));
+            for packet in families.flat_map(|v6| ground.packets(v6)) {
                 let entry = cx.ledger.enter(&trial);
-                let to = SocketAddr::new(ip, port);
-                cx.ledger.enter_flow(entry, proto, source_port(entry.id), to);
+                cx.ledger.enter_flow(entry, packet.proto, source_port(entry.id), packet.to);
                 evidence.stimuli.push(Stimulus {
                     id: entry.id,
                     at_ms: cx.clock.now_ms(),
-                    proto,
-                    to,
-                    via: Via::Default,
+                    proto: packet.proto,
+                    to: packet.to,
+                    via: packet.from.map_or(Via::Default, Via::Source),
                     what: "packet for the stack to carry on".to_owned(),
                     fate: Fate::NotSent { reason: "nobody outside has sent it".to_owned() },
                     traced: false,
                 });
             }
+            if ground.is_cut() {
+                let text = "rules name more neighbours, or let more packets through, than were tried".to_owned();
+                evidence.answers.push(cx.answer("rules", Said::Setting { text }));
+            }
             evidence.to_ms = cx.clock.now_ms();
             evidence
         })
+    }
+}
+
+/// Sources that rules of the firewall or of routing ask for.
+fn sources(text: &FirewallText, routing: impl Iterator<Item = IpNet>) -> BTreeSet<IpNet> {
+    let firewall = text.through.iter().flat_map(|rule| &rule.conditions).filter_map(|condition| match condition.of {
+        Of::From(net) => Some(net),
+        _ => None,
+    });
+    firewall.chain(routing).collect()
+}
+
+/// What has to be known to choose.
+#[derive(Default)]
+struct Ground {
+    /// The stack's addresses on its uplinks.
+    nets: Vec<IpNet>,
+    gateways: Vec<IpAddr>,
+    endpoint: Option<IpAddr>,
+    /// Sources that rules ask for.
+    sources: BTreeSet<IpNet>,
+    /// Rules of the firewall for what goes through.
+    rules: Vec<Rule>,
+}
+
+/// A packet for the stack to carry on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Packet {
+    /// `None`: the machine on which the runner is.
+    from: Option<IpAddr>,
+    proto: Proto,
+    to: SocketAddr,
+}
+
+impl Ground {
+    fn is_cut(&self) -> bool {
+        self.sources.len() > MAX_NAMED || self.rules.len() > MAX_RULES
+    }
+
+    fn packets(&self, v6: bool) -> Vec<Packet> {
+        let (nobody, echo) = if v6 { (NOBODY_V6.into(), Proto::Icmpv6) } else { (IpAddr::from(NOBODY), Proto::Icmp) };
+        // One of each, that no list holds.
+        let any = [Proto::Udp, Proto::Tcp].map(|proto| (proto, rand::random_range(1025..=u16::MAX)));
+        let own = PORTS.into_iter().chain(any).chain([(echo, 0)]);
+        let few = || FEW_PORTS.into_iter().chain([(echo, 0)]);
+        let to = |from, (proto, port)| Packet { from, proto, to: SocketAddr::new(nobody, port) };
+        let mut packets: Vec<Packet> = own.map(|what| to(None, what)).collect();
+        for other in self.others(v6) {
+            packets.extend(few().map(|what| to(Some(other), what)));
+        }
+        for rule in self.rules.iter().take(MAX_RULES) {
+            let Some(example) = self.example(rule, nobody, echo) else { continue };
+            if !packets.contains(&example) {
+                packets.push(example);
+            }
+        }
+        packets
+    }
+
+    /// Neighbours: some that are drawn, and one of each source that rules name.
+    fn others(&self, v6: bool) -> BTreeSet<IpAddr> {
+        let of_family = |net: &&IpNet| net.addr().is_ipv6() == v6;
+        let drawn = self.nets.iter().filter(of_family).flat_map(|net| [net; DRAWN]);
+        let named = self.sources.iter().filter(of_family).take(MAX_NAMED);
+        drawn.chain(named).filter_map(|net| self.host(net)).collect()
+    }
+
+    /// One of `net` that a neighbour may be, but is neither the stack nor its router. What answers it gets no further than the home.
+    fn host(&self, net: &IpNet) -> Option<IpAddr> {
+        const DRAWS: usize = 8;
+        let taken = |ip: &IpAddr| self.gateways.contains(ip) || self.nets.iter().any(|net| net.addr() == *ip);
+        let near = |ip: &IpAddr| {
+            self.nets.iter().any(|net| net.contains(ip)) || is_private(*ip) && !ip.is_loopback() && !ip.is_unspecified()
+        };
+        (0..DRAWS).map(|_| drawn(net)).find(|ip| near(ip) && !taken(ip) && !super::is_link_local(*ip))
+    }
+
+    /// A packet that the rule is about, where that is another one than those that are sent anyway.
+    fn example(&self, rule: &Rule, nobody: IpAddr, echo: Proto) -> Option<Packet> {
+        let (mut from, mut proto, mut host, mut port) = (None, None, nobody, None);
+        for condition in rule.conditions.iter().filter(|condition| !condition.not) {
+            match &condition.of {
+                Of::Version6(v6) if *v6 != nobody.is_ipv6() => return None,
+                Of::From(net) | Of::To(net) if net.addr().is_ipv6() != nobody.is_ipv6() => return None,
+                Of::From(net) => from = Some(self.host(net)?),
+                // What is for somebody near may be meant to go there.
+                Of::To(net) => {
+                    host = drawn(net);
+                    if !is_public(host) || self.endpoint == Some(host) {
+                        return None;
+                    }
+                }
+                Of::Protocol(6) => proto = Some(Proto::Tcp),
+                Of::Protocol(17) => proto = Some(Proto::Udp),
+                Of::Protocol(1 | 58) => proto = Some(echo),
+                Of::Protocol(_) | Of::FromPorts(..) => return None,
+                Of::ToPorts(low, _) => port = Some(*low),
+                _ => {}
+            }
+        }
+        let proto = proto.unwrap_or(Proto::Udp);
+        let port = if proto == echo { 0 } else { port.unwrap_or(443) };
+        Some(Packet { from, proto, to: SocketAddr::new(host, port) })
+    }
+}
+
+/// Any host of a network.
+fn drawn(net: &IpNet) -> IpAddr {
+    match net {
+        IpNet::V4(net) if net.prefix_len() >= 31 => net.network().into(),
+        IpNet::V4(net) => {
+            let (first, last) = (u32::from(net.network()) + 1, u32::from(net.broadcast()) - 1);
+            Ipv4Addr::from(rand::random_range(first..=last)).into()
+        }
+        IpNet::V6(net) => {
+            let host = rand::random::<u128>() & !u128::from(net.netmask());
+            Ipv6Addr::from(u128::from(net.network()) | host).into()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::firewall::{Condition, Does};
+
+    fn ground() -> Ground {
+        Ground {
+            nets: vec!["172.18.0.10/16".parse().unwrap(), "fd18::10/64".parse().unwrap()],
+            gateways: vec!["172.18.0.1".parse().unwrap()],
+            endpoint: Some("198.51.100.2".parse().unwrap()),
+            ..Ground::default()
+        }
+    }
+
+    fn accept(conditions: &[Of]) -> Rule {
+        let conditions = conditions.iter().map(|of| Condition { of: of.clone(), not: false }).collect();
+        Rule { conditions, does: Does::Accept }
+    }
+
+    fn net(text: &str) -> IpNet {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn drawn_neighbours_are_of_the_network_and_neither_the_stack_nor_its_router() {
+        for _ in 0..200 {
+            for (v6, near) in [(false, net("172.18.0.0/16")), (true, net("fd18::/64"))] {
+                let others = ground().others(v6);
+                assert!(!others.is_empty() && others.iter().all(|ip| near.contains(ip)), "{others:?}");
+            }
+        }
+        // Of a network of four addresses none is left.
+        let small = Ground {
+            nets: vec![net("172.18.0.2/30")],
+            gateways: vec!["172.18.0.1".parse().unwrap()],
+            ..Ground::default()
+        };
+        assert!(small.others(false).is_empty());
+    }
+
+    #[test]
+    fn neighbours_that_rules_name_are_played() {
+        let rules = vec![accept(&[Of::From(net("172.18.0.77/32"))])];
+        let text = FirewallText { through: rules.clone(), ..FirewallText::default() };
+        let routing = ["172.18.0.78/32", "172.18.0.10/32", "8.8.8.8/32", "10.42.0.0/24"].map(net);
+        let ground = Ground { sources: sources(&text, routing.into_iter()), rules, ..ground() };
+        let others = ground.others(false);
+        for named in ["172.18.0.77", "172.18.0.78"] {
+            assert!(others.contains(&named.parse().unwrap()), "{named}: {others:?}");
+        }
+        assert!(others.iter().any(|ip| net("10.42.0.0/24").contains(ip)), "{others:?}");
+        // Neither the stack itself nor somebody who would be answered on the internet.
+        for not in ["172.18.0.10", "8.8.8.8"] {
+            assert!(!others.contains(&not.parse().unwrap()), "{not}");
+        }
+        let from_77: Vec<Packet> = ground
+            .packets(false)
+            .into_iter()
+            .filter(|packet| packet.from == Some(IpAddr::from([172, 18, 0, 77])))
+            .collect();
+        assert!(
+            [Proto::Tcp, Proto::Udp, Proto::Icmp].iter().all(|of| from_77.iter().any(|packet| packet.proto == *of))
+        );
+    }
+
+    #[test]
+    fn rules_of_the_firewall_are_tried() {
+        let example = |conditions: &[Of]| ground().example(&accept(conditions), NOBODY.into(), Proto::Icmp);
+        let packet = |proto, to: &str| Some(Packet { from: None, proto, to: to.parse().unwrap() });
+        let port = example(&[Of::Protocol(6), Of::ToPorts(51_413, 51_420)]);
+        assert_eq!(port, packet(Proto::Tcp, "192.0.2.99:51413"));
+        assert_eq!(example(&[Of::To(net("8.8.8.8/32"))]), packet(Proto::Udp, "8.8.8.8:443"));
+        assert_eq!(example(&[Of::Protocol(1)]), packet(Proto::Icmp, "192.0.2.99:0"));
+        // To the home's network, to the VPN server, of the other family, from a port.
+        for not in
+            [Of::To(net("192.168.1.0/24")), Of::To(net("198.51.100.2/32")), Of::Version6(true), Of::FromPorts(1, 2)]
+        {
+            assert_eq!(example(std::slice::from_ref(&not)), None, "{not:?}");
+        }
     }
 }

@@ -34,6 +34,9 @@ const TORRENT: u16 = 6881;
 const DNS: u16 = 53;
 /// RFC 9293, section 3.1.
 const ACK: u8 = 0x10;
+/// Echo questions of ICMP (RFC 792) and ICMPv6 (RFC 4443).
+const ECHO: u8 = 8;
+const ECHO_V6: u8 = 128;
 /// More ports than this are not asked.
 const MAX_PORTS: usize = 24;
 /// More arrivals than this are not kept.
@@ -257,12 +260,17 @@ fn watch_one(clock: &Clock, params: &Watch, ether_type: u16) -> io::Result<Vec<A
             Err(error) => return Err(error),
         };
         let packet = Packet::decode(ether_type, buffer.get(..length).unwrap_or_default());
-        let begins = match packet.proto {
+        let (proto, mut from, to) = (packet.proto, packet.src, packet.dst);
+        let begins = match proto {
             Proto::Tcp => packet.flags & (SYN | ACK) == SYN,
             Proto::Udp => true,
+            // An echo question is told from others by its identifier.
+            Proto::Icmp | Proto::Icmpv6 => {
+                from.set_port((packet.sequence >> 16) as u16);
+                matches!(packet.icmp_type, Some(ECHO | ECHO_V6))
+            }
             _ => false,
         };
-        let (proto, from, to) = (packet.proto, packet.src, packet.dst);
         if begins && !lacks(Handicap::Arrivals) && params.to.contains(&to) && seen.insert((proto, from, to)) {
             let said = Said::Arrived { proto, from, to, published: false };
             answers.push(Answer { at_ms: clock.now_ms(), witness: format!("{proto} {to}"), said });

@@ -2,9 +2,9 @@
 //! Procedure: the kernel is asked by which link it would send, for both ends and the middle of every network that a route or rule names,
 //! and for one address of each /16 of the IPv4 space and of the global IPv6 space; again for each kind of packet that a rule tells from
 //! others. Where the answer is an uplink, marked packets with TTL 1 are sent there, to see whether the firewall holds them. The
-//! question for the uplink's own neighbours, whose answer has to be the uplink, is the control. Where the tunnel is WireGuard's, it is asked
-//! which of its peers gets what.
-//! Limits: as of now; rules by mark, source address or input link are left to other techniques.
+//! question for the uplink's own neighbours, whose answer has to be the uplink, is the control. Of rules by source or input link the kernel
+//! is asked by which link it would carry on what others send. Where the tunnel is WireGuard's, it is asked which of its peers gets what.
+//! Limits: as of now; rules by mark are left to other techniques, and whether the firewall holds what others send to `forwarding`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -23,10 +23,10 @@ use super::{Context, NoParams, Technique, Work, read};
 use crate::agent::sources::tunnel_peers;
 use crate::handicap::{Handicap, lacks};
 use crate::model::evidence::names::{
-    ROUTE_CONTROL, ROUTE_INSIDE, ROUTE_LEARNED, ROUTE_OPEN, ROUTE_PEERS, ROUTE_PUBLIC,
+    ROUTE_CONTROL, ROUTE_INSIDE, ROUTE_LEARNED, ROUTE_OPEN, ROUTE_OTHERS, ROUTE_PEERS, ROUTE_PUBLIC,
 };
 use crate::model::evidence::{Evidence, Link, Role, Said, Via};
-use crate::net::route::{self as net, Flow, Lookup, Object, Route, RouteError, Snapshot, Way};
+use crate::net::route::{self as net, Flow, Lookup, Object, Route, RouteError, Rule, Snapshot, Way};
 use crate::net::sysctl;
 
 /// What evidence calls how an uplink takes what others say of routes, where no neighbour can make any by it.
@@ -40,6 +40,9 @@ const BY_ADVERTISEMENT: u8 = 9;
 const LOCAL: u32 = 255;
 /// Addresses of one answer that are shown, and sent to.
 const EXAMPLES: usize = 6;
+/// Comes in by a link that has no address of its own (RFC 5737, RFC 3849).
+const SOMEBODY: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 77);
+const SOMEBODY_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x77, 0, 0, 0, 0, 7);
 /// More kinds of packet than this are not told apart: rules made by a machine.
 const MAX_FLOWS: usize = 24;
 /// Networks of a peer that are told, and peers.
@@ -144,6 +147,16 @@ fn look(ground: &Ground) -> Result<Findings, String> {
                 findings.said.extend(said);
                 findings.astray.extend((!astray.is_empty()).then_some((flow, astray)));
             }
+        }
+        let coarse: Vec<IpAddr> = edges.iter().chain(sweep.iter().step_by(16)).copied().collect();
+        let others = ground.others(&snapshot, v6);
+        if others.len() > MAX_FLOWS {
+            findings.problems.push("rules tell more packets of others apart than can be looked at".to_owned());
+        }
+        for (flow, rule) in others.into_iter().take(MAX_FLOWS) {
+            let ways = lookup.ask(&coarse, &flow).map_err(failed)?;
+            let said = ground.sort(ROUTE_OTHERS, &coarse, &ways, &flow, &snapshot).0;
+            findings.said.extend(said.into_iter().map(|(who, said)| (who, because(said, &rule.text))));
         }
         let inside = ground.inside(v6);
         let ways = lookup.ask(&inside, &Flow::default()).map_err(failed)?;
@@ -284,10 +297,20 @@ impl Ground {
                 astray.extend(&examples);
             }
             let name = link.map(|link| link.name.clone()).or_else(|| index.map(|index| format!("link {index}")));
-            let flow = describe(flow);
+            let flow = describe(flow, snapshot);
             said.push((who, Said::Routed { link: name, role, addresses: addresses_of, examples, flow, by }));
         }
         (said, astray)
+    }
+
+    /// What others may send through the stack, with the rule that tells it from the rest: for each source and input link that rules name.
+    fn others<'a>(&self, snapshot: &'a Snapshot, v6: bool) -> Vec<(Flow, &'a Rule)> {
+        let named = |rule: &&Rule| rule.ipv6 == v6 && (rule.from.is_some() || rule.incoming.is_some());
+        let carries =
+            |link: &&net::Link| self.role(link) == Some(Role::Uplink) && link.is_up() && carries_on(&link.name, v6);
+        let links: Vec<&net::Link> = snapshot.links.iter().filter(carries).collect();
+        let of_rule = |rule: &'a Rule| links.iter().filter_map(move |link| Some((other(snapshot, rule, link)?, rule)));
+        snapshot.rules.iter().filter(named).flat_map(of_rule).collect()
     }
 
     /// Routes by an uplink that came from a router advertisement or a redirect and lead to more than local addresses.
@@ -305,6 +328,57 @@ impl Ground {
             let far = route.gateway.is_some() && !self.local.iter().any(|net| net.contains(&route.destination));
             far.then(|| format!("{} by {how} on {}", route.destination, link.name))
         })
+    }
+}
+
+/// Whether the kernel carries on what comes in by that link. Over IPv4 its answers tell so too.
+fn carries_on(link: &str, v6: bool) -> bool {
+    let family = if v6 { "ipv6" } else { "ipv4" };
+    let on = |name: &str| sysctl::get(&format!("{family}/conf/{name}/forwarding")).is_ok_and(|value| value != "0");
+    on(link) || v6 && on("all")
+}
+
+/// What somebody else sends in by that link that the rule is about, if there is such.
+fn other(snapshot: &Snapshot, rule: &Rule, link: &net::Link) -> Option<Flow> {
+    let by = |address: &&net::Address| address.link == link.index && address.address.addr().is_ipv6() == rule.ipv6;
+    let own = |ip: &IpAddr| snapshot.addresses.iter().any(|address| address.address.addr() == *ip);
+    let named = rule.incoming.as_ref().is_none_or(|name| (*name == link.name) != rule.inverted);
+    let near: Vec<IpNet> = snapshot.addresses.iter().filter(by).map(|address| address.address).collect();
+    let from = match rule.from.filter(|_| !rule.inverted) {
+        Some(from) => other_host(&from, own)?,
+        None => {
+            let neighbour = near.iter().find_map(|net| other_host(net, own));
+            neighbour.unwrap_or(if rule.ipv6 { SOMEBODY_V6.into() } else { SOMEBODY.into() })
+        }
+    };
+    // Who is on one link comes in by no other.
+    let is_at = |address: &&net::Address| address.address.contains(&from);
+    let elsewhere = snapshot.addresses.iter().any(|address| is_at(&address) && address.link != link.index);
+    let here = near.iter().any(|net| net.contains(&from));
+    (named && (here || !elsewhere)).then(|| Flow {
+        protocol: rule.protocol,
+        from_port: rule.from_ports.filter(|_| rule.protocol.is_some()).map(|(low, _)| low),
+        to_port: rule.to_ports.filter(|_| rule.protocol.is_some()).map(|(low, _)| low),
+        mark: rule.mark.filter(|_| !rule.inverted),
+        user: None,
+        others: Some((from, link.index)),
+    })
+}
+
+/// A host of `net` that is not the stack itself.
+fn other_host(net: &IpNet, own: impl Fn(&IpAddr) -> bool) -> Option<IpAddr> {
+    let hosts = [middle(net), net.network()].into_iter().chain(net.hosts().take(4));
+    let network = |ip: &IpAddr| net.prefix_len() + 1 < net.max_prefix_len() && *ip == net.network();
+    hosts.into_iter().find(|ip| !own(ip) && !network(ip))
+}
+
+/// The same answer, of a rule instead of a route.
+fn because(said: Said, rule: &str) -> Said {
+    match said {
+        Said::Routed { link, role, addresses, examples, flow, .. } => {
+            Said::Routed { link, role, addresses, examples, flow, by: Some(format!("rule {rule}")) }
+        }
+        other => other,
     }
 }
 
@@ -377,8 +451,12 @@ fn flows(snapshot: &Snapshot, v6: bool) -> Vec<Flow> {
     flows.into_iter().take(MAX_FLOWS).collect()
 }
 
-fn describe(flow: &Flow) -> String {
+fn describe(flow: &Flow, snapshot: &Snapshot) -> String {
     let mut words = Vec::new();
+    if let Some((from, link)) = flow.others {
+        let name = snapshot.links.iter().find(|known| known.index == link).map(|link| link.name.as_str());
+        words.push(format!("what {from} sends in by {}", name.unwrap_or("a link")));
+    }
     if let Some(protocol) = flow.protocol {
         words.push(match i32::from(protocol) {
             libc::IPPROTO_TCP => "TCP".to_owned(),
@@ -477,8 +555,26 @@ mod tests {
 
     #[test]
     fn flows_are_told_in_words() {
-        assert_eq!(describe(&Flow::default()), "any packet");
+        let nothing = Snapshot { links: vec![], addresses: vec![], rules: vec![], routes: vec![] };
+        assert_eq!(describe(&Flow::default(), &nothing), "any packet");
         let flow = Flow { protocol: Some(17), to_port: Some(6881), ..Flow::default() };
-        assert_eq!(describe(&flow), "UDP to port 6881");
+        assert_eq!(describe(&flow, &nothing), "UDP to port 6881");
+        let others = Some(("172.18.0.77".parse().unwrap(), 1));
+        assert_eq!(
+            describe(&Flow { others, ..flow }, &nothing),
+            "what 172.18.0.77 sends in by a link UDP to port 6881"
+        );
+    }
+
+    #[test]
+    fn others_are_not_the_stack() {
+        let own = |ip: &IpAddr| *ip == IpAddr::from([172, 18, 0, 10]);
+        let other = |net: &str| other_host(&net.parse().unwrap(), own).map(|ip| ip.to_string());
+        assert_eq!(other("172.18.0.77/32").as_deref(), Some("172.18.0.77"));
+        // Gluetun's rule for its own answers.
+        assert_eq!(other("172.18.0.10/32"), None);
+        assert_eq!(other("172.18.0.8/30").as_deref(), Some("172.18.0.9"));
+        assert_eq!(other("172.18.0.0/16").as_deref(), Some("172.18.127.255"));
+        assert_eq!(other("fd18::/64").as_deref(), Some("fd18::7fff:ffff:ffff:ffff"));
     }
 }

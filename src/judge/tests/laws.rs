@@ -176,16 +176,13 @@ proptest! {
     fn nothing_passes_when_nobody_said_anything((name, situation) in passing()) {
         let by_sensor = [Expectation::NothingOnUplink, Expectation::ForcedDnsContained, Expectation::WireQuiet];
         let mut situation = situation;
-        match (&mut situation.evidence, &mut situation.outage) {
-            (_, Some(outage)) if situation.phase == Phase::Outage => {
-                (outage.resolved_before, outage.resolved_while_down) = Default::default();
-                outage.local.clear();
-            }
-            (Some(evidence), _) => {
-                evidence.answers.clear();
-                evidence.parts.iter_mut().for_each(|(_, part)| part.answers.clear());
-            }
-            _ => {}
+        if let Some(outage) = situation.outage.as_mut().filter(|_| situation.phase == Phase::Outage) {
+            (outage.resolved_before, outage.resolved_while_down) = Default::default();
+            outage.local.clear();
+        }
+        if let Some(evidence) = &mut situation.evidence {
+            evidence.answers.clear();
+            evidence.parts.iter_mut().for_each(|(_, part)| part.answers.clear());
         }
         // Nothing listens that could have been asked, by tables that are proven to tell: that is said before any question.
         let nobody = situation.expect == Expectation::NoStrangerAnswered

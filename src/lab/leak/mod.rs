@@ -244,6 +244,8 @@ pub enum Action {
         priority: u32,
         /// The table that it looks in.
         table: u32,
+        /// Only from that source.
+        from: Option<IpNet>,
         /// Only for that destination.
         to: Option<IpNet>,
         /// Only for that transport.

@@ -419,15 +419,16 @@ fn comment(index: usize) -> String {
 }
 
 fn rules(action: &Action, routing: Routing) -> Vec<RuleSpec> {
-    let Action::Rule { priority, table, to, proto, ports, from_ports, user, family } = action else {
+    let Action::Rule { priority, table, from, to, proto, ports, from_ports, user, family } = action else {
         return Vec::new();
     };
-    let families = to.map_or_else(|| firewall::families(*family), |net| vec![Family::of(net.addr())]);
+    let families = from.or(*to).map_or_else(|| firewall::families(*family), |net| vec![Family::of(net.addr())]);
     let number = |transport: Transport, family| firewall::protocol(transport, family);
     let table = if *table == MAIN { routing.way_out() } else { *table };
     families
         .into_iter()
         .map(|family| RuleSpec {
+            from: *from,
             to: *to,
             protocol: proto.map(|transport| number(transport, family)),
             ports: ports.map(|ports| (ports.0, ports.1)),

@@ -19,6 +19,8 @@ pub const ROUTE_INSIDE: &str = "the VPN's own addresses";
 pub const ROUTE_LEARNED: &str = "learned routes";
 /// How an uplink takes what others say of routes, where a neighbour can make some by it.
 pub const ROUTE_OPEN: &str = "routes by neighbours";
+/// The sweep of what others send through the stack.
+pub const ROUTE_OTHERS: &str = "public addresses, for others";
 /// Those whom the tunnel itself sends to.
 pub const ROUTE_PEERS: &str = "WireGuard's peers";
 

@@ -1,7 +1,6 @@
 //! Atomic changes: a batch is applied whole or not at all, and the step that the kernel refused is named.
 
 use super::{Chain, ChainKind, HookPoint, ListedRule, NftError, Policy, Rule, Ruleset, Table, expression, list, read};
-use crate::model::firewall as model;
 use crate::net::netlink::{Client, Message};
 use netlink_packet_core::{NLM_F_ACK, NetlinkSerializable};
 use netlink_packet_netfilter::nftables::{
@@ -225,7 +224,7 @@ impl Nft {
     ///
     /// # Errors
     /// When the kernel does not answer, or with what does not parse.
-    pub fn chains(&mut self) -> Result<(Vec<model::Chain>, Vec<model::Rule>), NftError> {
+    pub fn chains(&mut self) -> Result<read::Read, NftError> {
         read::chains(&mut self.0)
     }
 }

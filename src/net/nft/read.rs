@@ -15,6 +15,8 @@ use crate::model::firewall::{Backend, Chain, Condition, Does, Family, Hook, Of, 
 use crate::net::legacy;
 use crate::net::netlink::{Client, Message, NetlinkError, attributes};
 
+/// NF_INET_FORWARD.
+const FORWARD: u32 = 2;
 /// NF_INET_LOCAL_OUT.
 const LOCAL_OUT: u32 = 3;
 /// Rules that are read at most.
@@ -28,15 +30,31 @@ const VERDICT: u32 = 0;
 /// NFT_OBJECT_COUNTER.
 const NAMED_COUNTER: u32 = 1;
 
-/// The chains that filter, with their rules, and those that they may call; and the rules of all chains that send packets elsewhere.
-pub(super) fn chains(client: &mut Client) -> Result<(Vec<Chain>, Vec<Rule>), NftError> {
-    let (mut chains, mut diverting) = (Vec::new(), Vec::new());
+/// What was read.
+#[derive(Default)]
+pub struct Read {
+    /// The chains that filter, with the rules for the namespace's own packets, and those that they may call.
+    pub chains: Vec<Chain>,
+    /// The rules of all chains that send packets elsewhere.
+    pub diverting: Vec<Rule>,
+    /// The rules that may let pass what others send through the namespace, but for those of chains that only other chains call.
+    pub through: Vec<Rule>,
+}
+
+/// Reads all tables.
+pub(super) fn chains(client: &mut Client) -> Result<Read, NftError> {
+    let Read { mut chains, mut diverting, mut through } = Read::default();
+    let mut forward = Vec::new();
     for message in dump(client, GET_CHAIN, 0, &[])? {
         let Some(family) = message.payload.first().and_then(|number| family(*number)) else { continue };
-        chains.extend(chain(family, message.payload.get(HEADER..).unwrap_or_default()));
+        let body = message.payload.get(HEADER..).unwrap_or_default();
+        if hook(body) == Some(FORWARD) {
+            forward.push((family, word(body, 1), word(body, 3)));
+        }
+        chains.extend(chain(family, body));
     }
     let sets = Sets::read(client)?;
-    let (mut left, mut room, mut elsewhere) = (MAX_RULES, MAX_ROWS, MAX_ROWS);
+    let (mut left, mut room, mut elsewhere, mut others) = (MAX_RULES, MAX_ROWS, MAX_ROWS, MAX_ROWS);
     for message in dump(client, GET_RULE, 0, &[])? {
         let Some(number) = message.payload.first().copied() else { continue };
         let body = message.payload.get(HEADER..).unwrap_or_default();
@@ -48,6 +66,12 @@ pub(super) fn chains(client: &mut Client) -> Result<(Vec<Chain>, Vec<Rule>), Nft
             diverting.extend(rules(family, expressions, &sets.of(number, &table), &mut elsewhere));
         }
         let Some(family) = family(number) else { continue };
+        if through.len() < MAX_RULES
+            && forward.iter().any(|(of, own, called)| (*of, own, called) == (family, &table, &name))
+        {
+            let read = rules(family, expressions, &sets.of(number, &table), &mut others);
+            through.extend(read.into_iter().filter(Rule::may_accept));
+        }
         let chain =
             chains.iter_mut().find(|chain| (chain.family, &chain.table, &chain.name) == (family, &table, &name));
         let Some(chain) = chain.filter(|chain| chain.hook.as_ref().is_none_or(|hook| hook.output)) else { continue };
@@ -58,7 +82,12 @@ pub(super) fn chains(client: &mut Client) -> Result<(Vec<Chain>, Vec<Rule>), Nft
             chain.cut();
         }
     }
-    Ok((chains, diverting))
+    Ok(Read { chains, diverting, through })
+}
+
+/// The number of the hook of a base chain.
+fn hook(body: &[u8]) -> Option<u32> {
+    find(body, 4).and_then(|hook| number(hook, 1))
 }
 
 /// The number of the ruleset (NFT_MSG_GETGEN).

@@ -12,6 +12,8 @@ const RTM_GETROUTE: u16 = 26;
 /// `struct rtmsg` before the attributes.
 const HEADER: usize = 12;
 const RTA_DST: u16 = 1;
+const RTA_SRC: u16 = 2;
+const RTA_IIF: u16 = 3;
 const RTA_OIF: u16 = 4;
 const RTA_TABLE: u16 = 15;
 const RTA_MARK: u16 = 16;
@@ -37,6 +39,8 @@ pub struct Flow {
     pub mark: Option<u32>,
     /// Owner of the socket.
     pub user: Option<u32>,
+    /// Somebody else's, for the stack to carry on: whose, and the index of the link by which it comes in.
+    pub others: Option<(IpAddr, u32)>,
 }
 
 /// The kernel's answer.
@@ -95,21 +99,28 @@ fn failed(error: NetlinkError) -> RouteError {
     RouteError::Netlink("ask the kernel for routes".to_owned(), error)
 }
 
-/// No route, one that is unreachable, prohibited, or a black hole.
+/// No route, one that is unreachable, prohibited, or a black hole; nothing is carried on that comes in so, or its source is not taken there.
 fn says_no(error: &std::io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EACCES | libc::EINVAL))
+    const NO: [i32; 5] = [libc::ENETUNREACH, libc::EHOSTUNREACH, libc::EACCES, libc::EINVAL, libc::EXDEV];
+    error.raw_os_error().is_some_and(|errno| NO.contains(&errno))
 }
 
 fn question(to: IpAddr, flow: &Flow) -> Message {
     let mut payload = vec![0; HEADER];
-    let address = match to {
+    let octets = |ip: IpAddr| match ip {
         IpAddr::V4(v4) => v4.octets().to_vec(),
         IpAddr::V6(v6) => v6.octets().to_vec(),
     };
+    let address = octets(to);
     payload[0] = if to.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 } as u8;
     payload[1] = (address.len() * 8) as u8;
     payload[8..12].copy_from_slice(&RTM_F_LOOKUP_TABLE.to_ne_bytes());
     put_attribute(&mut payload, RTA_DST, &address);
+    if let Some((from, link)) = flow.others.filter(|(from, _)| from.is_ipv4() == to.is_ipv4()) {
+        payload[2] = (address.len() * 8) as u8;
+        put_attribute(&mut payload, RTA_SRC, &octets(from));
+        put_attribute(&mut payload, RTA_IIF, &link.to_ne_bytes());
+    }
     for (kind, value) in [(RTA_MARK, flow.mark), (RTA_UID, flow.user)] {
         if let Some(value) = value {
             put_attribute(&mut payload, kind, &value.to_ne_bytes());

@@ -197,6 +197,10 @@ pub struct Rule {
     pub mark: Option<u32>,
     /// The destinations that it looks for.
     pub to: Option<IpNet>,
+    /// The sources that it looks for.
+    pub from: Option<IpNet>,
+    /// The link by which what it looks for comes in.
+    pub incoming: Option<String>,
     /// The protocol that it looks for.
     pub protocol: Option<u8>,
     /// The source ports that it looks for, first and last.
@@ -205,6 +209,9 @@ pub struct Rule {
     pub to_ports: Option<(u16, u16)>,
     /// The users that it looks for, first and last.
     pub users: Option<(u32, u32)>,
+    /// It is about all packets but those.
+    #[serde(default)]
+    pub inverted: bool,
     /// The rule in the words of iproute2.
     pub text: String,
     #[serde(with = "hex")]
@@ -217,11 +224,15 @@ impl Rule {
         let header = &parsed.header;
         let (mut priority, mut table, mut words) = (0, u32::from(header.table), Vec::new());
         let (mut sought, mut to, mut proto, mut from_ports, mut to_ports) = (None, None, None, None, None);
+        let (mut from, mut incoming) = (None, None);
         for attribute in &parsed.attributes {
             match attribute {
                 RuleAttribute::Priority(value) => priority = *value,
                 RuleAttribute::Table(value) => table = *value,
-                RuleAttribute::Source(ip) => words.push(format!("from {ip}/{}", header.src_len)),
+                RuleAttribute::Source(ip) => {
+                    from = IpNet::new(*ip, header.src_len).ok();
+                    words.push(format!("from {ip}/{}", header.src_len));
+                }
                 RuleAttribute::Destination(ip) => {
                     to = IpNet::new(*ip, header.dst_len).ok();
                     words.push(format!("to {ip}/{}", header.dst_len));
@@ -230,7 +241,10 @@ impl Rule {
                     sought = Some(*mark);
                     words.push(format!("fwmark {mark:#x}"));
                 }
-                RuleAttribute::Iifname(name) => words.push(format!("iif {name}")),
+                RuleAttribute::Iifname(name) => {
+                    incoming = Some(name.clone());
+                    words.push(format!("iif {name}"));
+                }
                 RuleAttribute::Oifname(name) => words.push(format!("oif {name}")),
                 RuleAttribute::IpProtocol(protocol) => {
                     proto = Some(i32::from(*protocol) as u8);
@@ -247,7 +261,8 @@ impl Rule {
                 _ => {}
             }
         }
-        let not = if header.flags.bits() & FIB_RULE_INVERT == 0 { "" } else { "not " };
+        let inverted = header.flags.bits() & FIB_RULE_INVERT != 0;
+        let not = if inverted { "not " } else { "" };
         let text = format!("{priority}: {not}{} {:?} table {table}", words.join(" "), header.action);
         let ipv6 = header.family == AddressFamily::Inet6;
         // FRA_UID_RANGE, read here so that it does not matter what the parser calls it.
@@ -261,10 +276,13 @@ impl Rule {
             table,
             mark: sought,
             to,
+            from,
+            incoming,
             protocol: proto,
             from_ports,
             to_ports,
             users,
+            inverted,
             text,
             raw: message.payload,
         };

@@ -139,6 +139,8 @@ pub(super) const SIGNS: &[(&str, &[Sign])] = &[
     ("one-protocol-dns", &[Sign::Hole { to: "8.8.8.8:53", from: 0, within: 50, lasts: 10_000 }]),
     ("forward-accept", &[Sign::Forwards("tun0", "192.0.2.99:443")]),
     ("forward-accept-ipv6", &[Sign::Forwards("tun0", "[2001:db8:99::9]:443")]),
+    ("forward-neighbour", &[Sign::Forwards("eth0", "192.0.2.99:443")]),
+    ("forward-while-down", &[Sign::WhileDown(&Sign::Forwards("eth0", "192.0.2.99:443"))]),
     ("forward-direct", &[Sign::Forwards("eth0", "192.0.2.99:6881")]),
     ("forced-tcp", &[Sign::BoundTcp("8.8.8.8:53")]),
     ("forced-udp", &[Sign::BoundUdp("8.8.8.8:53"), Sign::BoundUdp("[2001:4860:4860::8888]:53")]),
