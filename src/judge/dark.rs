@@ -110,7 +110,7 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
     }
     for opened in &outage.opened {
         doubts.push(format!(
-            "in the outage the firewall accepted by {}: packets that it means may have passed by the uplink, and what was tried does not settle it",
+            "in the outage the firewall accepted, or sent elsewhere, by {}: packets that it means may have passed by the uplink, and what was tried does not settle it",
             opened.rule
         ));
     }

@@ -42,27 +42,41 @@ pub(super) fn explain(case: &Case<'_>, ruling: &Ruling) -> Vec<EvidenceLine> {
     lines
 }
 
-/// Rules that may let packets of the probe's family pass although none of those that were sent did: they are about packets that were not
-/// sent, of another length or TTL or user. Asked for by the probes of a whole family alone.
+/// Rules that may let packets of the probe's family pass, or send them elsewhere, although none of those that were sent did: they are about
+/// packets that were not sent, of another length or TTL or user. Asked for by the probes of a whole family alone.
 pub(super) fn untried(case: &Case<'_>) -> Option<String> {
     let facts = case.facts;
-    let v6 = match case.probe.params.get("family")?.as_str()? {
-        "ipv4" => false,
-        "ipv6" => true,
-        _ => return None,
-    };
+    let v6 = family(case)?;
     let servers: Vec<SocketAddr> = facts.endpoint.into_iter().collect();
-    let openings = |text: &FirewallText| text.openings(v6, &facts.uplinks, &facts.local, &servers);
-    let mut rules = facts.firewall.as_ref().map(openings).unwrap_or_default();
+    let unsettled = |text: &FirewallText| text.unsettled(v6, &facts.uplinks, &facts.local, &servers);
+    let mut rules = facts.firewall.as_ref().map(unsettled).unwrap_or_default();
     let opened = case.wire.map(|wire| wire.opened.as_slice()).unwrap_or_default();
-    let later: Vec<String> = opened.iter().filter(|opened| opened.v6 == v6).map(|opened| opened.rule.clone()).collect();
-    rules.extend(later.into_iter().filter(|rule| !rules.contains(rule)).collect::<Vec<_>>());
+    for later in opened.iter().filter(|opened| opened.v6 == v6) {
+        if !rules.contains(later) {
+            rules.push(later.clone());
+        }
+    }
+    let named = some_of(&rules.into_iter().map(|opened| opened.rule).collect::<Vec<_>>())?;
+    Some(format!(
+        "the firewall accepts, or sends elsewhere, by {named}: packets that it means may pass by the uplink, and what was tried does not settle it"
+    ))
+}
+
+/// Which family the probe is about, where it is about the whole of one: IPv6, or IPv4.
+fn family(case: &Case<'_>) -> Option<bool> {
+    match case.probe.params.get("family")?.as_str()? {
+        "ipv4" => Some(false),
+        "ipv6" => Some(true),
+        _ => None,
+    }
+}
+
+/// The first of these rules, and how many more there are; `None`: there are none.
+fn some_of(rules: &[String]) -> Option<String> {
     let more = rules.len().saturating_sub(MAX_PERHAPS);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     let named = rules.iter().take(MAX_PERHAPS).map(String::as_str).collect::<Vec<_>>().join(" and ");
-    (!rules.is_empty()).then(|| {
-        format!("the firewall accepts by {named}{more}: packets that it means may pass by the uplink, and what was tried does not settle it")
-    })
+    (!rules.is_empty()).then(|| format!("{named}{more}"))
 }
 
 fn leaked<'a>(case: &Case<'a>) -> Vec<&'a Sighting> {

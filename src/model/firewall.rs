@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::evidence::Proto;
+use super::evidence::{Opened, Proto};
 
 mod examples;
 mod openings;
@@ -48,6 +48,19 @@ pub enum Family {
     Ip6,
     /// Both.
     Inet,
+    /// All that passes a link.
+    Netdev,
+}
+
+impl Family {
+    /// Whether it sees packets of IPv6, or of IPv4.
+    fn sees(self, v6: bool) -> bool {
+        match self {
+            Family::Ip => !v6,
+            Family::Ip6 => v6,
+            Family::Inet | Family::Netdev => true,
+        }
+    }
 }
 
 /// All that was read.
@@ -57,9 +70,9 @@ pub struct FirewallText {
     pub read_ms: f64,
     /// Chains that filter, and those that they call.
     pub chains: Vec<Chain>,
-    /// Rules that send packets elsewhere than where they are for. Their conditions alone count, whatever calls their chains.
+    /// Chains of the tables in which rules send packets elsewhere than where they are for.
     #[serde(default)]
-    pub diverting: Vec<Rule>,
+    pub diverting: Vec<Chain>,
     /// Rules that let pass what others send through the namespace. Their conditions alone count, whatever calls their chains.
     #[serde(default)]
     pub through: Vec<Rule>,
@@ -172,6 +185,13 @@ pub enum Does {
     Goto(String),
     /// Goes back to the chain that called.
     Return,
+    /// Sends it, or a copy, elsewhere than where it is for.
+    Divert {
+        /// What does so, by its name.
+        by: String,
+        /// Also what belongs to a flow that was let begin.
+        begun: bool,
+    },
     /// Nothing that decides.
     Nothing,
 }
@@ -226,16 +246,15 @@ pub struct Opinion {
 impl FirewallText {
     /// The chains that are asked for such packets of the namespace's own, in order.
     pub fn asked(&self, v6: bool) -> Vec<&Chain> {
-        let of_family = |chain: &&Chain| chain.family == Family::Inet || (chain.family == Family::Ip6) == v6;
-        let mut found: Vec<&Chain> = self.chains.iter().filter(|chain| chain.is_output()).filter(of_family).collect();
+        let asked = |chain: &&Chain| chain.is_output() && chain.family.sees(v6);
+        let mut found: Vec<&Chain> = self.chains.iter().filter(asked).collect();
         found.sort_by_key(|chain| chain.hook.as_ref().map(|hook| hook.priority));
         found
     }
 
     /// How many rules and policies of `backend` drop what programs of the namespace send over IPv6, or IPv4.
     pub fn drops(&self, backend: Backend, v6: bool) -> usize {
-        let of_family = |chain: &&Chain| chain.family == Family::Inet || (chain.family == Family::Ip6) == v6;
-        let chains = self.chains.iter().filter(|chain| chain.backend == backend).filter(of_family);
+        let chains = self.chains.iter().filter(|chain| chain.backend == backend && chain.family.sees(v6));
         let out = chains.filter(|chain| chain.hook.as_ref().is_none_or(|hook| hook.output));
         out.map(|chain| {
             let policy = usize::from(chain.hook.as_ref().is_some_and(|hook| hook.drops));
@@ -269,8 +288,22 @@ impl FirewallText {
     /// Packets that these openings may let pass, some of each (see [`FirewallText::openings`]), and some that rules send elsewhere.
     pub fn examples(&self, v6: bool, uplinks: &[String], local: &[IpNet], servers: &[SocketAddr]) -> Vec<Example> {
         let mut openings = openings::of(self, v6, uplinks, local, servers);
-        openings.extend(openings::diverted(self, v6, local));
+        openings.extend(openings::diverted(self, v6, local).into_iter().map(|diversion| diversion.opening));
         examples::of(openings)
+    }
+
+    /// Rules that the examples do not settle: openings, and those that may send elsewhere what none of the examples is for sure.
+    pub fn unsettled(&self, v6: bool, uplinks: &[String], local: &[IpNet], servers: &[SocketAddr]) -> Vec<Opened> {
+        let diverted = openings::diverted(self, v6, local).into_iter().filter(|diversion| !diversion.sure);
+        let all = openings::of(self, v6, uplinks, local, servers).into_iter().chain(diverted.map(|one| one.opening));
+        let mut found: Vec<Opened> = Vec::new();
+        for opening in all {
+            let opened = Opened { v6, rule: opening.name };
+            if !found.contains(&opened) {
+                found.push(opened);
+            }
+        }
+        found
     }
 
     /// The single public addresses and ports that a rule lets programs of the namespace reach by one of `uplinks`: as a firewall that has

@@ -251,7 +251,10 @@ fn milestones(evidence: &OutageEvidence, trace: &Trace, since: impl Fn(f64) -> f
     event(evidence.last_in_tunnel_ms, "the last packet in the tunnel before it is told to come back".to_owned());
     event(trace.first_after_mark_ms.map(since), "the first packet in the tunnel again".to_owned());
     for opened in &evidence.opened {
-        event(Some(opened.at_ms), format!("the firewall lets packets pass by {}", opened.rule));
+        event(
+            Some(opened.at_ms),
+            format!("the firewall lets packets pass, or sends them elsewhere, by {}", opened.rule),
+        );
     }
     for change in &evidence.nameservers {
         let named: Vec<String> = change.now.iter().map(ToString::to_string).collect();

@@ -37,12 +37,10 @@ impl Now {
         servers: &[SocketAddr],
     ) -> Self {
         let families = || [false, true].into_iter();
-        let names =
-            |v6: bool| text.openings(v6, uplinks, local, servers).into_iter().map(move |rule| Opened { v6, rule });
         Now {
             generation,
             legacy: text.chains.iter().any(|chain| chain.backend == Backend::Legacy),
-            opened: families().flat_map(names).collect(),
+            opened: families().flat_map(|v6| text.unsettled(v6, uplinks, local, servers)).collect(),
             examples: families().flat_map(|v6| text.examples(v6, uplinks, local, servers)).collect(),
         }
     }
@@ -81,12 +79,12 @@ impl Openings {
         true
     }
 
-    /// What lets pass now.
+    /// What lets pass now, and what sends elsewhere packets that cannot be tried.
     pub fn now(&self) -> Vec<Opened> {
         self.lock().opened.clone()
     }
 
-    /// What lets pass now and did not at the start.
+    /// What of that was not so at the start.
     pub fn since_start(&self) -> Vec<Opened> {
         self.now().into_iter().filter(|opened| !self.at_start.contains(opened)).collect()
     }

@@ -27,7 +27,10 @@ pub(super) fn aim(volley: &mut Volley, cx: &Context, v6: bool, rounds: usize) {
 /// Adds packets for each of these, of one family, by `ways`, in each of `rounds` rounds.
 pub fn aim_at<'a>(volley: &mut Volley, examples: impl Iterator<Item = &'a Example>, ways: &[Via], rounds: usize) {
     for example in examples {
-        for via in ways.iter().filter(|via| comes_from(example, via)) {
+        // An address that is on no uplink may be the tunnel's, and else the kernel refuses it.
+        let own = Via::Source(example.src.ip());
+        let more = (!example.src.ip().is_unspecified() && !ways.contains(&own)).then_some(&own);
+        for via in ways.iter().filter(|via| comes_from(example, via)).chain(more) {
             let guise = Guise {
                 via: via.clone(),
                 mark: example.mark,

@@ -90,7 +90,7 @@ impl Leak {
     #[must_use]
     pub fn needs_users(&self) -> bool {
         self.actions().any(|action| match action {
-            Action::Allow(packets) | Action::Forbid(packets) => packets.user.is_some(),
+            Action::Allow(packets) | Action::Forbid(packets) | Action::Divert { packets, .. } => packets.user.is_some(),
             Action::Rule { user, .. } => user.is_some(),
             _ => false,
         })
@@ -220,6 +220,13 @@ pub enum Action {
     Allow(Packets),
     /// Puts a DROP at the head of a chain of the stack's firewall.
     Forbid(Packets),
+    /// Sends elsewhere what programs of the stack send: in a table of its own, translated as it leaves.
+    Divert {
+        /// Which packets.
+        packets: Packets,
+        /// Where to, on the same port.
+        to: IpAddr,
+    },
     /// Puts the sealed stack's rules and policies into the filter tables of iptables-legacy too.
     Legacy {
         /// Of which family.

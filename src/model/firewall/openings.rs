@@ -39,6 +39,14 @@ pub(super) struct Opening {
     pub(super) trials: Vec<Trial>,
 }
 
+/// A rule that may send elsewhere what is for somebody far away.
+#[derive(Debug)]
+pub(super) struct Diversion {
+    pub(super) opening: Opening,
+    /// One of the packets that are told it means for sure, so that it shows what becomes of them.
+    pub(super) sure: bool,
+}
+
 /// The ways to all rules by which packets may pass.
 struct Ways<'a> {
     text: &'a FirewallText,
@@ -145,16 +153,73 @@ pub(super) fn of(
     found
 }
 
-/// What rules may send elsewhere of that which is for somebody far away.
-pub(super) fn diverted(text: &FirewallText, v6: bool, local: &[IpNet]) -> Vec<Opening> {
-    let near = near(local);
-    let of = |rule: &Rule| {
-        let conditions: Vec<&Condition> = rule.conditions.iter().collect();
-        let mut trials = packets::of(&conditions, v6, &near);
-        trials.truncate(MAX_EXAMPLES);
-        (!trials.is_empty()).then(|| Opening { name: rule.to_string(), trials })
-    };
-    text.diverting.iter().take(MAX_DIVERTING).filter_map(of).collect()
+/// What rules may send elsewhere of that which is for somebody far away. They are looked for as openings are, in chains of which the end,
+/// and every other rule that decides, is that nothing is sent elsewhere.
+pub(super) fn diverted(text: &FirewallText, v6: bool, local: &[IpNet]) -> Vec<Diversion> {
+    let text = FirewallText { chains: text.diverting.iter().map(ending).collect(), ..FirewallText::default() };
+    let (links, near) = (links_named(&text), near(local));
+    let mut ways = Ways { text: &text, found: Vec::new(), drops: Vec::new(), calls: 0, seen: Vec::new(), cut: false };
+    let mut found: Vec<Diversion> = Vec::new();
+    let mut reached: Vec<&Rule> = Vec::new();
+    for chain in text.asked(v6) {
+        ways.seen.clear();
+        ways.drops.clear();
+        ways.collect(chain, Vec::new(), 0);
+        let left = MAX_ALL_TRIALS;
+        let mut search =
+            Search { text: &text, asked: vec![chain], v6, uplinks: &links, near: near.clone(), servers: &[], left };
+        // What ends there before it comes to the rule may be told from the rest by users, classes and lengths too.
+        let returns = ways.found.iter().filter(|way| !diverts(way.rule));
+        let ends: Vec<&Condition> = ways.drops.iter().chain(returns).flat_map(|way| &way.conditions).copied().collect();
+        for Way { chain, rule, conditions } in ways.found.drain(..).filter(|way| diverts(way.rule)) {
+            reached.push(rule);
+            found.extend(search.diversion(chain, rule, &conditions, &ends, found.len() >= MAX_DIVERTING));
+        }
+    }
+    // What no packet of the namespace's own comes to, as far as is known: its conditions alone count.
+    for chain in text.chains.iter().filter(|chain| chain.family.sees(v6)) {
+        let others =
+            chain.rules.iter().filter(|rule| diverts(rule) && !reached.iter().any(|one| std::ptr::eq(*one, *rule)));
+        for rule in others {
+            let conditions: Vec<&Condition> = rule.conditions.iter().collect();
+            let mut trials = packets::of(&conditions, v6, &near);
+            trials.truncate(MAX_EXAMPLES);
+            if !trials.is_empty() && found.len() < MAX_DIVERTING {
+                let opening = Opening { name: chain.name_of(rule), trials };
+                found.push(Diversion { opening, sure: !ways.cut });
+            }
+        }
+    }
+    found
+}
+
+/// The chain as one that nothing passes but what is sent elsewhere.
+fn ending(chain: &Chain) -> Chain {
+    let mut chain = chain.clone();
+    for rule in chain.rules.iter_mut().filter(|rule| rule.does == Does::Accept) {
+        rule.does = Does::Drop;
+    }
+    if let Some(hook) = &mut chain.hook {
+        hook.drops = true;
+    }
+    chain
+}
+
+/// Names of links that rules ask for, and of one that none does. What leaves by the loopback is for nobody far away.
+fn links_named(text: &FirewallText) -> Vec<String> {
+    let conditions = text.chains.iter().flat_map(|chain| &chain.rules).flat_map(|rule| &rule.conditions);
+    let named = conditions.filter_map(|condition| match &condition.of {
+        Of::Link(name) if name != "lo" => Some(name.trim_end_matches('+').to_owned()),
+        _ => None,
+    });
+    let mut links: Vec<String> = named.chain([String::new()]).collect();
+    links.sort();
+    links.dedup();
+    links
+}
+
+fn diverts(rule: &Rule) -> bool {
+    matches!(rule.does, Does::Divert { .. })
 }
 
 /// Networks that nobody far away is in.
@@ -173,6 +238,37 @@ impl<'a> Search<'a> {
         };
         !way.conditions.iter().any(invalid)
             && self.uplinks.iter().any(|link| trials.iter().any(|trial| by(trial, link)))
+    }
+
+    /// Whether, and with which packets, one comes to a rule that diverts. `unsaid`: packets of too many were told before.
+    fn diversion(
+        &mut self,
+        chain: &Chain,
+        rule: &Rule,
+        conditions: &[&Condition],
+        ends: &[&Condition],
+        unsaid: bool,
+    ) -> Option<Diversion> {
+        let begun = matches!(rule.does, Does::Divert { begun: true, .. });
+        let is_told = |condition: &&&Condition| !(begun && matches!(condition.of, Of::State(_)));
+        let asked: Vec<&Condition> = conditions.iter().filter(is_told).copied().collect();
+        let starts = packets::of(&asked, self.v6, &self.near);
+        let more: Vec<&Condition> = conditions.iter().chain(ends).copied().collect();
+        let comes = |says: &[Said<'_>]| says.iter().any(|said| said.by_it);
+        let is_any = !starts.is_empty();
+        let mut trials = self.passing(starts, &asked, &more, Some(rule), &comes);
+        // Where there was no time to try, nothing is known.
+        let untried = is_any && self.left == 0;
+        if trials.is_empty() && !untried {
+            return None;
+        }
+        let is_sure = |trial: &Trial| trial.is_meant_by(conditions);
+        trials.sort_by_key(|trial| !is_sure(trial));
+        let sure = !unsaid && trials.first().is_some_and(is_sure);
+        if unsaid {
+            trials.clear();
+        }
+        Some(Diversion { opening: Opening { name: chain.name_of(rule), trials }, sure })
     }
 
     /// The policy by which packets pass all chains, of those that drop some: the first one's.
@@ -256,7 +352,7 @@ impl<'a> Search<'a> {
 }
 
 fn may_let_pass(rule: &Rule) -> bool {
-    matches!(rule.does, Does::Accept | Does::Return | Does::Goto(_))
+    matches!(rule.does, Does::Accept | Does::Return | Does::Goto(_)) || diverts(rule)
 }
 
 /// Whether it is about the host, port and transport of one of these alone.

@@ -39,6 +39,8 @@ const STATES: [u32; 3] = [8, 1, super::UNTRACKED];
 const USUAL_PORT: u16 = 40_000;
 /// SYN, and what begins no connection: SYN ACK, ACK, PSH ACK, FIN ACK, RST, RST ACK, FIN, URG ACK, none.
 const FLAGS: [u8; 10] = [0x02, 0x12, 0x10, 0x18, 0x11, 0x04, 0x14, 0x01, 0x30, 0];
+/// As long packets can be made as they are wanted, on any way.
+const MADE_LENGTHS: std::ops::RangeInclusive<u32> = 100..=1280;
 /// As long as usual packets are.
 const USUAL_LENGTH: u32 = 128;
 
@@ -70,6 +72,33 @@ impl Trial {
         conditions
             .iter()
             .all(|condition| matches!(condition.of, Of::Link(_)) || condition.holds(&packet) != Some(false))
+    }
+
+    /// Whether all these hold of the packet that is sent for this one, whatever the kernel and its sender choose. Of links others decide.
+    pub(super) fn is_meant_by(&self, conditions: &[&Condition]) -> bool {
+        let echo = if self.dst.is_ipv6() { 128 } else { 8 };
+        let besides = Besides { state: Some(STATES[0]), icmp_type: Some(echo), ..self.besides };
+        let sent = Trial { besides, ..*self };
+        let packet = sent.by("");
+        let holds = |condition: &&Condition| match &condition.of {
+            Of::Link(_) => true,
+            // Of a network the own address would have to be known.
+            Of::From(net) if condition.not || net.prefix_len() < net.max_prefix_len() => false,
+            // Any is sent, which may be another one.
+            Of::ToPorts(..) if self.dst.port() == 0 => false,
+            Of::FromPorts(..) if self.src.port() == 0 => false,
+            _ => condition.holds(&packet) == Some(true),
+        };
+        let is_segment = self.proto == Proto::Tcp && self.besides.flags != Some(FLAGS[0]);
+        let made = match (self.proto, self.besides.length) {
+            (_, None) => true,
+            (Proto::Udp, Some(length)) => self.src.port() == 0 && MADE_LENGTHS.contains(&length),
+            (Proto::Icmp | Proto::Icmpv6, Some(length)) => MADE_LENGTHS.contains(&length),
+            _ => false,
+        };
+        // What is made by hand from the header on has no class.
+        let by_hand = is_segment || self.besides.length.is_some();
+        made && !(by_hand && self.besides.class.is_some()) && conditions.iter().all(holds)
     }
 
     /// The same of which this condition, which holds, does not: with the next values that are outside of it.

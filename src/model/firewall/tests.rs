@@ -2,6 +2,7 @@
 
 use super::*;
 
+mod diversions;
 mod policies;
 
 fn of(of: Of) -> Condition {

@@ -29,7 +29,7 @@ pub(super) struct Walk<'a, 'p> {
     doubted: Option<&'p Rule>,
     /// What became of it in the chains that were walked through; `None`: in those that are being walked through now.
     known: BTreeMap<usize, Option<Outcome>>,
-    /// Rules that drop it, and those that call them: all of them hold.
+    /// Rules that drop it or go back with it, and those that call them: all of them hold.
     stopping: Vec<&'a Rule>,
 }
 
@@ -121,7 +121,11 @@ impl<'a, 'p> Walk<'a, 'p> {
                 Does::Accept => Outcome { decided: Some((true, place)), ..Outcome::default() },
                 Does::Drop => Outcome { decided: Some((false, place)), ..Outcome::default() },
                 Does::Return => Outcome::default(),
-                Does::Nothing => continue,
+                // Whether one is come to is asked of each by itself.
+                Does::Divert { .. } if self.doubted == Some(rule) => {
+                    Outcome { decided: Some((true, place)), ..Outcome::default() }
+                }
+                Does::Divert { .. } | Does::Nothing => continue,
             };
             let mut back = called.back;
             outcome.perhaps.extend(called.perhaps);
@@ -159,6 +163,9 @@ impl<'a, 'p> Walk<'a, 'p> {
                 None => {}
             }
             if leaves && sure {
+                if undecided {
+                    self.stopping.push(rule);
+                }
                 comes_back |= undecided;
                 undecided = false;
                 outcome.back.append(&mut here);

@@ -34,6 +34,7 @@ impl fmt::Display for Family {
             Family::Ip => "ip",
             Family::Ip6 => "ip6",
             Family::Inet => "inet",
+            Family::Netdev => "netdev",
         })
     }
 }
@@ -67,6 +68,7 @@ impl fmt::Display for Rule {
             Does::Jump(chain) => write!(f, "jump {chain}"),
             Does::Goto(chain) => write!(f, "goto {chain}"),
             Does::Return => f.write_str("return"),
+            Does::Divert { by, .. } => f.write_str(by),
             Does::Nothing => f.write_str("continue"),
         }
     }

@@ -111,7 +111,7 @@ fn around(family: Family, info: &[u8]) -> Option<IpNet> {
     let size = match family {
         Family::Ip => 4,
         Family::Ip6 => 16,
-        Family::Inet => return None,
+        Family::Inet | Family::Netdev => return None,
     };
     let (low, high) = (address(info.get(32..32 + size)?)?, address(info.get(48..48 + size)?)?);
     let whole = IpNet::from(low).prefix_len();

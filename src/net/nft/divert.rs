@@ -1,25 +1,55 @@
 //! Rules that send packets elsewhere than where they are for: translation of destinations, redirection, and what netdev chains forward and
-//! copy. What they are about is asked of nobody else, so it is worth a try.
+//! copy. What they are about is asked of nobody else, so it has to be tried.
 
 use super::read::{find, number, word};
-use crate::net::netlink::attributes;
+use crate::model::firewall::Does;
+use crate::net::netlink::{attributes, put_attribute};
 
 /// NFT_NAT_DNAT.
 const DESTINATION: u32 = 1;
-/// The same as targets of iptables.
-const TARGETS: [&str; 5] = ["DNAT", "REDIRECT", "NETMAP", "TEE", "TPROXY"];
+/// Targets of iptables that translate, of which flows that were let begin are not asked.
+const TRANSLATE: [&str; 3] = ["DNAT", "REDIRECT", "NETMAP"];
+/// And those that are asked of each packet.
+const EACH: [&str; 2] = ["TEE", "TPROXY"];
 
-/// Whether a rule of these expressions is one.
-pub(super) fn diverts(expressions: &[u8]) -> bool {
-    attributes(expressions).any(|(_, element)| {
-        let data = find(element, 2).unwrap_or_default();
-        match word(element, 1).as_str() {
-            "fwd" | "dup" | "redir" | "tproxy" => true,
-            "nat" => number(data, 1) == Some(DESTINATION),
-            "target" => TARGETS.contains(&word(data, 1).as_str()),
-            _ => false,
+/// What a rule of these expressions sends elsewhere by, the first where there are several, and the expressions before it: what they ask for
+/// it is about.
+pub(super) fn diversion(expressions: &[u8]) -> Option<(Vec<u8>, Does)> {
+    let mut before = Vec::new();
+    for (kind, element) in attributes(expressions) {
+        if let Some(does) = diverts(element) {
+            return Some((before, does));
         }
-    })
+        put_attribute(&mut before, kind, element);
+    }
+    None
+}
+
+fn diverts(element: &[u8]) -> Option<Does> {
+    let data = find(element, 2).unwrap_or_default();
+    let name = word(element, 1);
+    let does = |by: &str, begun: bool| Some(Does::Divert { by: by.to_owned(), begun });
+    match name.as_str() {
+        "fwd" | "dup" | "tproxy" => does(&name, true),
+        "redir" => does("redirect", false),
+        "nat" if number(data, 1) == Some(DESTINATION) => does("dnat", false),
+        "payload" if writes_destination(data) => does("daddr set", true),
+        "target" => {
+            let target = word(data, 1);
+            let begun = EACH.contains(&target.as_str());
+            (begun || TRANSLATE.contains(&target.as_str()))
+                .then(|| Does::Divert { by: format!("target {target}"), begun })
+        }
+        _ => None,
+    }
+}
+
+/// Whether the destination's address is written over (NFTA_PAYLOAD_SREG), in the header of IPv4 or of IPv6.
+fn writes_destination(data: &[u8]) -> bool {
+    const NETWORK: u32 = 1;
+    const SOURCE_REGISTER: u16 = 5;
+    let at = number(data, 3).unwrap_or_default();
+    find(data, SOURCE_REGISTER).is_some() && number(data, 2) == Some(NETWORK) && (at == 16 || at >= 24)
 }
 
 #[cfg(test)]
@@ -44,7 +74,7 @@ mod tests {
             expression("nat", 1, &DESTINATION.to_be_bytes()),
             expression("target", 1, b"DNAT\0"),
         ] {
-            assert!(diverts(&expression));
+            assert!(diversion(&expression).is_some());
         }
         for expression in [
             expression("nat", 1, &[0; 4]),
@@ -52,7 +82,7 @@ mod tests {
             expression("target", 1, b"MARK\0"),
             expression("counter", 1, &[0; 8]),
         ] {
-            assert!(!diverts(&expression));
+            assert!(diversion(&expression).is_none());
         }
     }
 }

@@ -4,7 +4,7 @@
 //! Numbers are those of include/uapi/linux/netfilter/nf_tables.h.
 
 use super::NftError;
-use super::divert::diverts;
+use super::divert::diversion;
 use super::held::{
     GREATER_OR_EQUAL, Headers, Held, LESS_OR_EQUAL, NOT_EQUAL, Registers, between, bounds, compared, covered, unknown,
 };
@@ -19,6 +19,10 @@ use crate::net::netlink::{Client, Message, NetlinkError, attributes};
 const FORWARD: u32 = 2;
 /// NF_INET_LOCAL_OUT.
 const LOCAL_OUT: u32 = 3;
+/// NF_INET_POST_ROUTING.
+const POST_ROUTING: u32 = 4;
+/// NF_NETDEV_EGRESS.
+const EGRESS: u32 = 1;
 /// Rules that are read at most.
 const MAX_RULES: usize = 2000;
 /// Rules at most that all these become besides, for the elements of the sets that they look things up in.
@@ -35,8 +39,8 @@ const NAMED_COUNTER: u32 = 1;
 pub struct Read {
     /// The chains that filter, with the rules for the namespace's own packets, and those that they may call.
     pub chains: Vec<Chain>,
-    /// The rules of all chains that send packets elsewhere.
-    pub diverting: Vec<Rule>,
+    /// All chains of the tables in which rules send packets elsewhere.
+    pub diverting: Vec<Chain>,
     /// The rules that may let pass what others send through the namespace, but for those of chains that only other chains call.
     pub through: Vec<Rule>,
 }
@@ -46,25 +50,24 @@ pub(super) fn chains(client: &mut Client) -> Result<Read, NftError> {
     let Read { mut chains, mut diverting, mut through } = Read::default();
     let mut forward = Vec::new();
     for message in dump(client, GET_CHAIN, 0, &[])? {
-        let Some(family) = message.payload.first().and_then(|number| family(*number)) else { continue };
+        let Some(number) = message.payload.first().copied() else { continue };
         let body = message.payload.get(HEADER..).unwrap_or_default();
+        diverting.extend(any_chain(number, body));
+        let Some(family) = family(number) else { continue };
         if hook(body) == Some(FORWARD) {
             forward.push((family, word(body, 1), word(body, 3)));
         }
         chains.extend(chain(family, body));
     }
     let sets = Sets::read(client)?;
-    let (mut left, mut room, mut elsewhere, mut others) = (MAX_RULES, MAX_ROWS, MAX_ROWS, MAX_ROWS);
-    for message in dump(client, GET_RULE, 0, &[])? {
+    let (mut left, mut room, mut others) = (MAX_RULES, MAX_ROWS, MAX_ROWS);
+    let listed = dump(client, GET_RULE, 0, &[])?;
+    fill(&mut diverting, &listed, &sets);
+    for message in listed {
         let Some(number) = message.payload.first().copied() else { continue };
         let body = message.payload.get(HEADER..).unwrap_or_default();
         let (table, name) = (word(body, 1), word(body, 2));
         let expressions = find(body, 4).unwrap_or_default();
-        if diverting.len() < MAX_RULES && diverts(expressions) {
-            // Chains of netdev see packets of all families.
-            let family = family(number).unwrap_or(Family::Inet);
-            diverting.extend(rules(family, expressions, &sets.of(number, &table), &mut elsewhere));
-        }
         let Some(family) = family(number) else { continue };
         if through.len() < MAX_RULES
             && forward.iter().any(|(of, own, called)| (*of, own, called) == (family, &table, &name))
@@ -90,6 +93,45 @@ fn hook(body: &[u8]) -> Option<u32> {
     find(body, 4).and_then(|hook| number(hook, 1))
 }
 
+/// Puts into chains of any kind the rules that decide, where a rule of their table sends packets elsewhere; other chains are left out.
+fn fill(chains: &mut Vec<Chain>, listed: &[Message], sets: &Sets) {
+    let place = |message: &Message| {
+        let number = message.payload.first().copied()?;
+        let body = message.payload.get(HEADER..).unwrap_or_default();
+        Some((number, word(body, 1), word(body, 2), find(body, 4).unwrap_or_default().to_vec()))
+    };
+    let all: Vec<(u8, String, String, Vec<u8>)> = listed.iter().filter_map(place).collect();
+    let mut tables: Vec<(Family, String)> = Vec::new();
+    for (number, table, _, expressions) in &all {
+        let table = (any_family(*number), table.clone());
+        if !tables.contains(&table) && diversion(expressions).is_some() {
+            tables.push(table);
+        }
+    }
+    chains.retain(|chain| tables.contains(&(chain.family, chain.table.clone())));
+    let (mut left, mut room) = (MAX_RULES, MAX_ROWS);
+    for (number, table, name, expressions) in &all {
+        let family = any_family(*number);
+        let of = |chain: &&mut Chain| (chain.family, &chain.table, &chain.name) == (family, table, name);
+        let Some(chain) = chains.iter_mut().find(of) else { continue };
+        if left == 0 {
+            let of = Of::Other("as a rule says that was not read".to_owned());
+            let does = Does::Divert { by: "elsewhere".to_owned(), begun: true };
+            chain.rules.push(Rule { conditions: vec![Condition { of, not: false }], does });
+            break;
+        }
+        left -= 1;
+        let sets = sets.of(*number, table);
+        match diversion(expressions) {
+            Some((before, does)) => {
+                let about = rules(family, &before, &sets, &mut room);
+                chain.rules.extend(about.into_iter().map(|rule| Rule { does: does.clone(), ..rule }));
+            }
+            None => chain.rules.extend(rules(family, expressions, &sets, &mut room)),
+        }
+    }
+}
+
 /// The number of the ruleset (NFT_MSG_GETGEN).
 pub(super) fn generation(client: &mut Client) -> Result<u32, NetlinkError> {
     let mut told = Ok(None);
@@ -109,6 +151,24 @@ fn family(number: u8) -> Option<Family> {
     }
 }
 
+/// Chains of links, of bridges too, see packets of all families.
+fn any_family(number: u8) -> Family {
+    family(number).unwrap_or(Family::Netdev)
+}
+
+/// A chain of any kind. Of what the namespace's own programs send the kernel asks it on their way out: from them, to a link, or by a link.
+fn any_chain(number: u8, body: &[u8]) -> Option<Chain> {
+    let of_link = i32::from(number) == libc::NFPROTO_NETDEV;
+    if i32::from(number) == libc::NFPROTO_ARP {
+        return None;
+    }
+    let mut chain = named_chain(any_family(number), body);
+    if let (Some(hook), Some(at)) = (&mut chain.hook, find(body, 4).and_then(|hook| self::number(hook, 1))) {
+        hook.output = if of_link { at == EGRESS } else { matches!(at, LOCAL_OUT | POST_ROUTING) };
+    }
+    Some(chain)
+}
+
 pub(super) fn find(body: &[u8], wanted: u16) -> Option<&[u8]> {
     attributes(body).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
 }
@@ -124,26 +184,27 @@ pub(super) fn number(body: &[u8], kind: u16) -> Option<u32> {
 
 /// `None` for chains that translate addresses: they let everything pass.
 fn chain(family: Family, body: &[u8]) -> Option<Chain> {
+    (word(body, 7) != "nat").then(|| named_chain(family, body))
+}
+
+fn named_chain(family: Family, body: &[u8]) -> Chain {
     let hook = find(body, 4).map(|hook| Hook {
         output: number(hook, 1) == Some(LOCAL_OUT),
         priority: number(hook, 2).unwrap_or_default().cast_signed(),
         drops: number(body, 5) == Some(0),
     });
-    let chain = Chain {
-        backend: Backend::Nftables,
-        family,
-        table: word(body, 1),
-        name: word(body, 3),
-        hook,
-        rules: Vec::new(),
-    };
-    (word(body, 7) != "nat").then_some(chain)
+    let (table, name) = (word(body, 1), word(body, 3));
+    Chain { backend: Backend::Nftables, family, table, name, hook, rules: Vec::new() }
 }
 
 /// What a rule comes to: one rule, or one for each element of the set that it looks something up in, of which `room` are left.
 fn rules(family: Family, expressions: &[u8], sets: &dyn Lookup, room: &mut usize) -> Vec<Rule> {
     let mut held = Registers::default();
-    let mut headers = Headers::of((family != Family::Inet).then_some(family == Family::Ip6));
+    let mut headers = Headers::of(match family {
+        Family::Ip => Some(false),
+        Family::Ip6 => Some(true),
+        Family::Inet | Family::Netdev => None,
+    });
     let mut rules = vec![Rule { conditions: Vec::new(), does: Does::Nothing }];
     // What a verdict map has decided nothing after it changes.
     let mut decides = false;
@@ -320,7 +381,7 @@ pub(super) fn understand(octets: &[u8]) {
     let (elements, body) = rest.split_at(rest.len().min(head.first().copied().unwrap_or_default().into()));
     let sets = Sets::of_one(elements, head.get(1).copied().unwrap_or_default());
     for (number, family) in [(1, Family::Inet), (2, Family::Ip), (10, Family::Ip6)] {
-        let _ = (chain(family, body), diverts(body), super::list::describe(body, &[], true));
+        let _ = (chain(family, body), any_chain(number, body), diversion(body), super::list::describe(body, &[], true));
         let mut room = MAX_ROWS;
         let _ = rules(family, body, &sets.of(number, ""), &mut room);
     }

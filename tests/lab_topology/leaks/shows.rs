@@ -43,6 +43,22 @@ pub(super) fn shows(lab: &Lab, sign: &Sign) -> Result<bool> {
             };
             of(class)? && !of(0)?
         }
+        Sign::DivertedUser(id, to, at) => {
+            let of = |id: u32| on_wire(UDP, at.parse()?, || send_as(lab, id, Some("eth0"), to, |_| Ok(())));
+            of(*id)? && !of(0)?
+        }
+        Sign::DivertedClass(class, to, at) => {
+            let (class, to) = (u32::from(*class), *to);
+            let of = |class: u32| {
+                on_wire(UDP, at.parse()?, || {
+                    bound(lab, to, move |socket| {
+                        socket.bind_device(Some(b"eth0"))?;
+                        socket.set_tos_v4(class)
+                    })
+                })
+            };
+            of(class)? && !of(0)?
+        }
         Sign::RecordsRoute(to) => {
             // Room for one address (RFC 791), and the end of the options.
             const RECORD_ROUTE: [u8; 8] = [7, 7, 4, 0, 0, 0, 0, 0];

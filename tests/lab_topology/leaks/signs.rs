@@ -60,6 +60,10 @@ pub(super) enum Sign {
     FromAddress(&'static str, &'static str),
     /// A datagram of that user's, bound to the uplink, gets out.
     User(u32, &'static str),
+    /// A datagram of that user's to there, bound to the uplink, gets out to another place, and one of root's does not.
+    DivertedUser(u32, &'static str, &'static str),
+    /// A datagram of that class to there, bound to the uplink, gets out to another place, and one of no class does not.
+    DivertedClass(u8, &'static str, &'static str),
     /// A datagram of that user's that nothing binds leaves by the uplink.
     UserUnbound(u32, &'static str),
     /// The stack's own server there does not answer the home.
@@ -242,6 +246,8 @@ pub(super) const SIGNS: &[(&str, &[Sign])] = &[
     ),
     ("two-resolver-and-mark", &[Sign::IspAsks(None, "example.com"), Sign::MarkedBound(0xca6c, "8.8.8.8:9")]),
     ("user-ipv6", &[Sign::User(1000, "[2001:4860:4860::8888]:9")]),
+    ("diverted-class", &[Sign::DivertedClass(0xb4, "8.8.8.8:27015", "172.18.0.1:27015")]),
+    ("diverted-user", &[Sign::DivertedUser(1000, "8.8.8.8:53", "172.18.0.1:53")]),
     ("user-dns", &[Sign::User(1000, "8.8.8.8:53")]),
     ("tunnel-address", &[Sign::WhileDown(&Sign::FromAddress("10.64.0.2", "8.8.8.8:9"))]),
     ("user-while-down", &[Sign::WhileDown(&Sign::User(1000, "8.8.8.8:9"))]),

@@ -2,8 +2,9 @@
 
 use super::Firewall;
 use crate::lab::leak::{ChainName, FamilyName, Packets, PolicyName, Transport};
-use crate::net::nft::{Batch, Match, Nft, NftError, Policy, Rule, TableFamily, Verdict};
+use crate::net::nft::{Batch, Chain, HookPoint, Match, Nft, NftError, Policy, Rule, Table, TableFamily, Verdict};
 use crate::net::route::Family;
+use std::net::IpAddr;
 
 /// The families that a name stands for.
 pub(in crate::lab::stack) fn families(name: FamilyName) -> Vec<Family> {
@@ -65,61 +66,89 @@ pub(in crate::lab::stack) fn insert(
 ) -> Result<(), NftError> {
     let mut batch = Batch::new();
     for family in families_of(packets) {
-        let mut rule = Rule::new(verdict).counted().comment(comment);
-        if style.table(family).family == TableFamily::Inet {
-            rule = rule.when(Match::Version(family));
-        }
-        if let Some(link) = &packets.link {
-            rule = rule.when(match packets.chain {
-                ChainName::Input => Match::Input(link.clone()),
-                ChainName::Forward | ChainName::Output => Match::Output(link.clone()),
-            });
-        }
-        if let Some(net) = packets.from {
-            rule = rule.when(Match::Source(net));
-        }
-        if let Some(net) = packets.to {
-            rule = rule.when(Match::Destination(net));
-        }
-        if let Some(number) = packets.proto.map(|transport| protocol(transport, family)).or(packets.number) {
-            rule = rule.when(Match::Protocol(number));
-        }
-        if let Some(ports) = packets.from_ports {
-            rule = rule.when(Match::SourcePorts(ports.0, ports.1));
-        }
-        if let Some(ports) = packets.ports {
-            rule = rule.when(Match::DestinationPorts(ports.0, ports.1));
-        }
-        if let Some(mark) = packets.mark {
-            rule = rule.when(Match::Mark(mark));
-        }
-        if let Some(user) = packets.user {
-            rule = rule.when(Match::User(user));
-        }
-        if let Some(kind) = packets.icmp_type {
-            rule = rule.when(Match::IcmpType(kind));
-        }
-        if let Some(class) = packets.class {
-            rule = rule.when(Match::Class(class));
-        }
-        if packets.later_fragments {
-            rule = rule.when(Match::LaterFragment);
-        }
-        if let Some(option) = packets.option {
-            rule = rule.when(Match::Option(option));
-        }
-        if let Some(flags) = packets.flags {
-            rule = rule.when(Match::TcpFlags { of: flags.of, set: flags.set, not: flags.not });
-        }
-        if let Some(least) = packets.longer {
-            rule = rule.when(Match::Length(least, u16::MAX.into()));
-        }
-        if let Some(number) = packets.one_in {
-            rule = rule.when(Match::OneIn(number));
-        }
+        let rule = about(packets, family, style.table(family).family, verdict).comment(comment);
         batch.insert_rule(&style.table(family), style.chain(packets.chain), &rule);
     }
     nft.commit(batch)
+}
+
+/// Sends `packets` to another address, in a table of that name.
+pub(in crate::lab::stack) fn divert(nft: &mut Nft, packets: &Packets, to: IpAddr, name: &str) -> Result<(), NftError> {
+    let (table, chain) = (table_of(to, name), Chain::destination_nat("output", HookPoint::Output));
+    let mut batch = Batch::new();
+    batch.add_table(&table);
+    batch.add_chain(&table, &chain);
+    let rule = about(packets, Family::of(to), table.family, Verdict::DestinationNat(to));
+    batch.append_rule(&table, &chain.name, &rule);
+    nft.commit(batch)
+}
+
+/// Removes what [`divert`] made.
+pub(in crate::lab::stack) fn divert_no_more(nft: &mut Nft, to: IpAddr, name: &str) -> Result<(), NftError> {
+    let mut batch = Batch::new();
+    batch.delete_table(&table_of(to, name));
+    nft.commit(batch)
+}
+
+fn table_of(to: IpAddr, name: &str) -> Table {
+    Table::new(if to.is_ipv6() { TableFamily::Ip6 } else { TableFamily::Ip }, name)
+}
+
+/// A rule for packets of that family, in a table of that one or of both.
+fn about(packets: &Packets, family: Family, table: TableFamily, verdict: Verdict) -> Rule {
+    let mut rule = Rule::new(verdict).counted();
+    if table == TableFamily::Inet {
+        rule = rule.when(Match::Version(family));
+    }
+    if let Some(link) = &packets.link {
+        rule = rule.when(match packets.chain {
+            ChainName::Input => Match::Input(link.clone()),
+            ChainName::Forward | ChainName::Output => Match::Output(link.clone()),
+        });
+    }
+    if let Some(net) = packets.from {
+        rule = rule.when(Match::Source(net));
+    }
+    if let Some(net) = packets.to {
+        rule = rule.when(Match::Destination(net));
+    }
+    if let Some(number) = packets.proto.map(|transport| protocol(transport, family)).or(packets.number) {
+        rule = rule.when(Match::Protocol(number));
+    }
+    if let Some(ports) = packets.from_ports {
+        rule = rule.when(Match::SourcePorts(ports.0, ports.1));
+    }
+    if let Some(ports) = packets.ports {
+        rule = rule.when(Match::DestinationPorts(ports.0, ports.1));
+    }
+    if let Some(mark) = packets.mark {
+        rule = rule.when(Match::Mark(mark));
+    }
+    if let Some(user) = packets.user {
+        rule = rule.when(Match::User(user));
+    }
+    if let Some(kind) = packets.icmp_type {
+        rule = rule.when(Match::IcmpType(kind));
+    }
+    if let Some(class) = packets.class {
+        rule = rule.when(Match::Class(class));
+    }
+    if packets.later_fragments {
+        rule = rule.when(Match::LaterFragment);
+    }
+    if let Some(option) = packets.option {
+        rule = rule.when(Match::Option(option));
+    }
+    if let Some(flags) = packets.flags {
+        rule = rule.when(Match::TcpFlags { of: flags.of, set: flags.set, not: flags.not });
+    }
+    if let Some(least) = packets.longer {
+        rule = rule.when(Match::Length(least, u16::MAX.into()));
+    }
+    if let Some(number) = packets.one_in {
+        rule = rule.when(Match::OneIn(number));
+    }
+    rule
 }
 
 /// Removes what [`insert`] put there.

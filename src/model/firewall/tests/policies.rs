@@ -186,19 +186,3 @@ fn examples_are_of_all_openings_and_not_too_many() {
 fn tried_all(rules: Vec<Rule>) -> Vec<Example> {
     text(rules).examples(false, &["eth0".to_owned(), "eth1".to_owned()], &[], &[])
 }
-
-#[test]
-fn what_rules_send_elsewhere_is_worth_a_try_and_no_opening() {
-    let elsewhere = |to: &str| accept(vec![Of::Protocol(6), Of::To(net(to)), Of::ToPorts(80, 80), other("nat")]);
-    let sealed = text(vec![drop_if(vec![])]);
-    let text = FirewallText { diverting: vec![elsewhere("45.33.7.9/32"), elsewhere("192.168.1.7/32")], ..sealed };
-    let (links, local) = (["eth0".to_owned()], [net(LAN)]);
-    assert_eq!(text.openings(false, &links, &local, &[]), Vec::<String>::new());
-    let to: Vec<String> = text
-        .examples(false, &links, &local, &[])
-        .iter()
-        .map(|example| format!("{} {}", example.proto, example.dst))
-        .collect();
-    assert_eq!(to, ["tcp 45.33.7.9:80"]);
-    assert!(text.examples(true, &links, &local, &[]).is_empty());
-}
