@@ -20,6 +20,7 @@ fn rests_on(handicap: Handicap) -> &'static [&'static str] {
             "dns-forced",
             "dns-local-names",
             "dns-local-resolver",
+            "flows-ipv6",
             "forward-accept",
             "ipv6",
             "kill-switch",
@@ -35,6 +36,7 @@ fn rests_on(handicap: Handicap) -> &'static [&'static str] {
         Handicap::Controls | Handicap::Sensor => &[""],
         Handicap::Tunnel => &[
             "dns-forced",
+            "flows-ipv6",
             "ipv6",
             "kill-switch",
             "uplink",
@@ -54,6 +56,7 @@ fn rests_on(handicap: Handicap) -> &'static [&'static str] {
             "exit-dht",
             "exit-tracker",
             "exit-udp",
+            "flows-ipv6",
             "forward-accept/outage",
             "kill-switch",
             "local-reachable/outage",
@@ -67,7 +70,7 @@ fn rests_on(handicap: Handicap) -> &'static [&'static str] {
         Handicap::Sockets => &["inbound-torrent", "kill-switch", "wire-quiet"],
         Handicap::Routes | Handicap::Lookups => &["routes"],
         // Elsewhere the tunnel's link goes, and what goes into it tells that it is dark.
-        Handicap::Counter => &["kill-switch/outage/endpoint-block"],
+        Handicap::Counter => &["flows-ipv6/outage/endpoint-block", "kill-switch/outage/endpoint-block"],
         Handicap::Names => &["kill-switch"],
         // It is there to explain, and to choose more to try: what it does not show is tried all the same.
         Handicap::Firewall => &[],

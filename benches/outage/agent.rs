@@ -96,6 +96,7 @@ impl Agent {
             window_ms: window.as_millis() as u64,
             recovery_ms: 20_000,
             trial: TRIAL.to_owned(),
+            flows_v6: None,
             home: vec![plan::ip(plan::HOME), plan::ip(plan::STACK_GUA)],
         };
         let evidence = match self.ask(Request::Outage(order), |note| told(note.ends_with("is down")))? {

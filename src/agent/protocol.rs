@@ -17,7 +17,7 @@ use crate::sensor::allow::AllowList;
 use crate::technique::{DependentFile, User};
 
 /// Version of this protocol. The agent is the same binary, so the two differ only when a stale image is used.
-pub const PROTOCOL: u32 = 6;
+pub const PROTOCOL: u32 = 7;
 /// A longer frame is a broken stream.
 const MAX_FRAME: u32 = 64 << 20;
 
@@ -310,6 +310,8 @@ pub struct OutageOrder {
     pub recovery_ms: u64,
     /// The trial whose stimuli the samples are.
     pub trial: String,
+    /// The trial whose stimuli flows over IPv6 are; without one none is opened.
+    pub flows_v6: Option<String>,
     /// Addresses of the home line: a witness that sees one of these proves no tunnel.
     pub home: Vec<IpAddr>,
 }

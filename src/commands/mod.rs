@@ -59,6 +59,9 @@ fn check_use(probe: &Probe, params: &serde_json::Value) -> Result<(), String> {
         None if probe.technique == technique::OUTAGE_SAMPLER && probe.phases != [Phase::Outage] => {
             Err(format!("`{}` watches outages, so `phases` has to be [\"outage\"]", probe.technique))
         }
+        None if probe.technique == technique::FLOWS_V6 && probe.phases != [Phase::Outage] => {
+            Err(format!("`{}` takes part in outages, so `phases` has to be [\"outage\"]", probe.technique))
+        }
         None if probe.technique == technique::BOOT && probe.phases != [Phase::Outage] => {
             Err(format!("`{}` listens to outages, so `phases` has to be [\"outage\"]", probe.technique))
         }

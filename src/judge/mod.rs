@@ -10,6 +10,7 @@ mod exit;
 mod firewall;
 #[cfg(test)]
 mod fixture;
+mod flows;
 mod forwarding;
 mod gateway;
 mod inbound;
@@ -125,6 +126,7 @@ pub fn judge(case: &Case<'_>) -> Ruling {
         Expectation::NoRawPower => capabilities::judge(case),
         Expectation::NoPortMapper => gateway::judge(case),
         Expectation::GoesDark => dark::judge(case),
+        Expectation::FlowsStay => flows::judge(case),
         Expectation::SealedFromStart => boot::judge(case),
         Expectation::DependentsJoined => dependents::judge(case),
         Expectation::LocalReachable => local::judge(case),

@@ -68,6 +68,8 @@ pub enum Expectation {
     NoPortMapper,
     /// Nothing leaves by an uplink and nothing resolves while the tunnel is down, and the tunnel comes back.
     GoesDark,
+    /// No flow over IPv6 that was open in the tunnel moves to an uplink when it goes; with the tunnel's own address it is a hardening finding.
+    FlowsStay,
     /// Nothing leaves past the tunnel from before the container's start until recovery is proven.
     SealedFromStart,
     /// Every container that was meant to share the stack's network is in its namespace.

@@ -12,6 +12,7 @@ mod dark;
 mod early;
 mod endpoint_block;
 mod flow;
+mod flows_v6;
 mod hands;
 mod health;
 mod journal;

@@ -13,11 +13,11 @@
 //! known flow out by whatever route is left: that is so on every such stack, and no kill switch of this kind can help it. A connection that
 //! is silent is deaf as well, or the kernel would answer by itself to what the far side still says.
 //!
-//! Over IPv4 alone: of a flow over IPv6 the kernel does not check that its source address is still there.
+//! Those of one family at a time: of a flow over IPv6 the kernel does not check that its source address is still there, see `flows_v6.rs`.
 
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -28,7 +28,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use nix::net::if_::if_nametoindex;
 use reqwest::Url;
-use socket2::{SockFilter, Socket};
+use socket2::{SockFilter, SockRef, Socket};
 use tokio::net::TcpSocket;
 use tokio::time::{sleep, timeout};
 
@@ -45,7 +45,7 @@ const START: Duration = Duration::from_millis(300);
 /// Time after which a datagram is sent again.
 const ASK_AGAIN: Duration = Duration::from_millis(400);
 /// Far sides that are tried of each sort.
-const TRIES: usize = 2;
+pub(super) const TRIES: usize = 2;
 /// How long after a change of the tunnel's link they stay silent.
 const SETTLED: Duration = Duration::from_millis(400);
 /// Time between two packets of a flow.
@@ -91,15 +91,20 @@ enum Open {
 
 impl StandingFlows {
     /// Opens one of each protocol by the link `tunnel`, as far as a far side answers.
-    pub(super) async fn open(cx: &Context, trial: &Arc<str>, tunnel: &str) -> io::Result<Self> {
+    pub(super) async fn open(cx: &Context, trial: &Arc<str>, tunnel: &str, v6: bool) -> io::Result<Self> {
         let mut notes = Vec::new();
-        let (links, tcp, udp) = tokio::join!(cx.links_now(), open_tcp(cx, trial), open_udp(cx, trial));
+        let (links, tcp, udp) = tokio::join!(cx.links_now(), open_tcp(cx, trial, v6), open_udp(cx, trial, v6));
         let of_tunnel = links.iter().filter(|link| link.name == tunnel).flat_map(|link| &link.addresses);
         let own: Vec<IpAddr> = of_tunnel.map(|net| net.addr()).collect();
         let mut flows = Vec::new();
+        let open_ms = cx.clock.now_ms();
         for (proto, opened) in [("TCP", tcp), ("UDP", udp)] {
+            let proto = if v6 { format!("{proto} and IPv6") } else { proto.to_owned() };
             match opened {
-                Ok(flow) if own.contains(&flow.record.from.ip()) => flows.push(flow),
+                Ok(mut flow) if own.contains(&flow.record.from.ip()) => {
+                    flow.record.open_ms = open_ms;
+                    flows.push(flow);
+                }
                 Ok(flow) => notes.push(format!(
                     "no flow over {proto} could be opened before the outage: it came from {} and so not by {tunnel}",
                     flow.record.from.ip()
@@ -235,9 +240,19 @@ impl Flow {
     fn reach_far(&self) {
         if let Open::Tcp(socket) = &self.open {
             // One that cannot be told is not told.
-            let _ = socket.set_ttl_v4(DEFAULT_TTL);
+            let _ = set_hops(socket.into(), self.record.to, DEFAULT_TTL);
         }
     }
+}
+
+/// How far what a socket sends gets.
+fn set_hops(socket: SockRef<'_>, to: SocketAddr, hops: u32) -> io::Result<()> {
+    if to.is_ipv4() { socket.set_ttl_v4(hops) } else { socket.set_unicast_hops_v6(hops) }
+}
+
+/// Any address of the family of `to`.
+fn any(to: SocketAddr) -> SocketAddr {
+    if to.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() }
 }
 
 /// Has the kernel send one window probe: a segment without data that the far side answers at once (RFC 9293, 3.8.6.1).
@@ -280,16 +295,16 @@ fn segments_out(socket: &Socket) -> io::Result<u32> {
 }
 
 /// A connection to the far side that takes one first: web witnesses, and public resolvers beside them.
-async fn open_tcp(cx: &Context, trial: &Arc<str>) -> Result<Flow, String> {
+async fn open_tcp(cx: &Context, trial: &Arc<str>, v6: bool) -> Result<Flow, String> {
     let web = cx.setup.echo_http.iter().filter_map(|url| Url::parse(url).ok()).take(TRIES).map(|url| {
         Box::pin(async move {
             let host = url.host_str().ok_or("a witness without a host")?;
             let port = url.port_or_known_default().ok_or_else(|| format!("{host}: no port is known"))?;
-            let to = SocketAddr::new(resolved(cx, host).await?, port);
+            let to = SocketAddr::new(resolved(cx, host, v6).await?, port);
             connect(cx, trial, to).await.map_err(|error| format!("{to}: {error}"))
         }) as Attempt<'_>
     });
-    let resolvers = forced(cx).take(TRIES).map(|ip| {
+    let resolvers = forced(cx, v6).take(TRIES).map(|ip| {
         let to = SocketAddr::new(ip, DNS);
         Box::pin(async move { connect(cx, trial, to).await.map_err(|error| format!("{to}: {error}")) }) as Attempt<'_>
     });
@@ -298,32 +313,32 @@ async fn open_tcp(cx: &Context, trial: &Arc<str>) -> Result<Flow, String> {
 
 async fn connect(cx: &Context, trial: &Arc<str>, to: SocketAddr) -> io::Result<Flow> {
     let entry = cx.ledger.enter(trial);
-    let socket = TcpSocket::new_v4()?;
+    let socket = if to.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     // Reset when it ends, also with this process: nothing is left that would be sent again later.
     socket.set_zero_linger()?;
-    socket.bind((Ipv4Addr::UNSPECIFIED, 0).into())?;
+    socket.bind(any(to))?;
     // Its port has to be known before its first packet leaves, so that the sensor knows the flow.
     cx.ledger.enter_flow(entry, Proto::Tcp, socket.local_addr()?.port(), to);
     let stream = socket.connect(to).await?;
     let from = stream.local_addr()?;
     let socket = Socket::from(stream.into_std()?);
-    socket.set_ttl_v4(1)?;
+    set_hops((&socket).into(), to, 1)?;
     segments_out(&socket)?;
     probe(&socket).map_err(|error| io::Error::new(error.kind(), format!("it cannot be made to speak: {error}")))?;
     Ok(flow(entry, Proto::Tcp, from, to, Open::Tcp(socket)))
 }
 
 /// Datagrams to the far side that answers first: STUN servers, and public resolvers beside them.
-async fn open_udp(cx: &Context, trial: &Arc<str>) -> Result<Flow, String> {
+async fn open_udp(cx: &Context, trial: &Arc<str>, v6: bool) -> Result<Flow, String> {
     let stun = cx.setup.echo_stun.iter().take(TRIES).map(|(host, port)| {
         Box::pin(async move {
-            let to = SocketAddr::new(resolved(cx, host).await?, *port);
+            let to = SocketAddr::new(resolved(cx, host, v6).await?, *port);
             let id = rand::random();
             let read = |octets: &[u8]| stun::response(octets, &id).is_some();
             exchange(cx, trial, to, |_| stun::request(&id), read).await.map_err(|error| format!("{host}: {error}"))
         }) as Attempt<'_>
     });
-    let resolvers = forced(cx).take(TRIES).map(|ip| {
+    let resolvers = forced(cx, v6).take(TRIES).map(|ip| {
         Box::pin(async move {
             let ask = |entry: &Entry| question(entry, &cx.setup.canary, ip);
             // An answer (QR set) to what was just asked is all that matters.
@@ -344,7 +359,7 @@ async fn exchange(
 ) -> io::Result<Flow> {
     let entry = cx.ledger.enter(trial);
     let payload = ask(&entry);
-    let socket = tokio::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await?;
+    let socket = tokio::net::UdpSocket::bind(any(to)).await?;
     cx.ledger.enter_flow(entry, Proto::Udp, socket.local_addr()?.port(), to);
     socket.connect(to).await?;
     let from = socket.local_addr()?;
@@ -358,7 +373,7 @@ async fn exchange(
             tokio::select! {
                 length = socket.recv(&mut octets) => if answers(&octets[..length?]) {
                     let socket = socket.into_std()?;
-                    socket.set_ttl(1)?;
+                    set_hops((&socket).into(), to, 1)?;
                     return Ok(flow(entry, Proto::Udp, from, to, Open::Udp(socket, payload)));
                 },
                 () = &mut again => break,
@@ -390,25 +405,26 @@ async fn first<'a>(attempts: impl Iterator<Item = Attempt<'a>>) -> Result<Flow, 
 }
 
 fn flow(entry: Entry, proto: Proto, from: SocketAddr, to: SocketAddr, open: Open) -> Flow {
-    let record = StandingFlow { stimulus: entry.id, proto, from, to, asked: 0, refused: 0, refusal: None };
+    let record =
+        StandingFlow { stimulus: entry.id, proto, from, to, open_ms: 0.0, asked: 0, refused: 0, refusal: None };
     Flow { record, open }
 }
 
 /// The address of a witness past the local subnets.
-async fn resolved(cx: &Context, host: &str) -> Result<IpAddr, String> {
+async fn resolved(cx: &Context, host: &str, v6: bool) -> Result<IpAddr, String> {
     let (servers, _) = nameservers(&cx.setup.resolv_conf);
     let found = addresses(&servers, host).await.map_err(|error| format!("{host}: {error}"))?;
-    far(cx, found).ok_or_else(|| format!("{host} has no address past the local subnets"))
+    far(cx, found, v6).ok_or_else(|| format!("{host} has no address past the local subnets"))
 }
 
-fn forced(cx: &Context) -> impl Iterator<Item = IpAddr> + '_ {
-    cx.setup.forced.iter().filter_map(|ip| far(cx, [*ip]))
+pub(super) fn forced(cx: &Context, v6: bool) -> impl Iterator<Item = IpAddr> + '_ {
+    cx.setup.forced.iter().filter_map(move |ip| far(cx, [*ip], v6))
 }
 
 /// The first address that is reached by the tunnel, as far as the local subnets tell.
-fn far(cx: &Context, found: impl IntoIterator<Item = IpAddr>) -> Option<IpAddr> {
+pub(super) fn far(cx: &Context, found: impl IntoIterator<Item = IpAddr>, v6: bool) -> Option<IpAddr> {
     let near = |ip: &IpAddr| ip.is_loopback() || cx.local.iter().any(|net| net.contains(ip));
-    found.into_iter().find(|ip| ip.is_ipv4() && !near(ip))
+    found.into_iter().find(|ip| ip.is_ipv6() == v6 && !near(ip))
 }
 
 #[cfg(test)]
@@ -424,7 +440,8 @@ mod tests {
         let near = UdpSocket::bind("127.0.0.1:0").unwrap();
         near.connect(far.local_addr().unwrap()).unwrap();
         let (from, to) = (near.local_addr().unwrap(), far.local_addr().unwrap());
-        let record = StandingFlow { stimulus: 1, proto: Proto::Udp, from, to, asked: 0, refused: 0, refusal: None };
+        let (open_ms, refusal) = (0.0, None);
+        let record = StandingFlow { stimulus: 1, proto: Proto::Udp, from, to, open_ms, asked: 0, refused: 0, refusal };
         let flow = Flow { record, open: Open::Udp(near, b"still here".to_vec()) };
         let link = Link::new("lo");
         let shared = Shared { flows: vec![flow], speaking: false, deaf: false, down: false, stop: false, link };
@@ -485,7 +502,8 @@ mod tests {
         let near = Socket::from(std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap());
         let (far, from) = listener.accept().unwrap();
         let to = listener.local_addr().unwrap();
-        let record = StandingFlow { stimulus: 1, proto: Proto::Tcp, from, to, asked: 0, refused: 0, refusal: None };
+        let (open_ms, refusal) = (0.0, None);
+        let record = StandingFlow { stimulus: 1, proto: Proto::Tcp, from, to, open_ms, asked: 0, refused: 0, refusal };
         let flow = Flow { record, open: Open::Tcp(near) };
         let segments = || match &flow.open {
             Open::Tcp(near) => segments_out(near).unwrap(),

@@ -7,6 +7,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::dark::Tunnel;
 use super::flow::Flow;
+use super::flows_v6::FlowsOverV6;
 use super::health;
 use super::method::DarkBy;
 use super::nameservers::{NameserverWatch, Seen};
@@ -40,6 +41,8 @@ pub(super) struct Watches {
     pub(super) sampler: Sampler,
     /// Flows that were there before, where the method lets them take part.
     pub(super) standing: Option<StandingFlows>,
+    /// Those over IPv6, where somebody asked for them.
+    flows_v6: Option<FlowsOverV6>,
     flow: Option<Flow>,
     timeline: Timeline,
     nameservers: NameserverWatch,
@@ -79,7 +82,8 @@ impl Watches {
         let sampler =
             Sampler::start(cx, trial, &sensor.uplinks()).map_err(|error| not("the sampler started", error))?;
         let mut notes = sampler.notes.clone();
-        sensor.begin_trace();
+        let of_flows_v6: Option<Arc<str>> = order.flows_v6.as_deref().map(Arc::from);
+        sensor.begin_trace(of_flows_v6.clone());
         let alone_from = cx.clock.now_ms();
         let carried = async {
             while sensor.trace().last_in_tunnel_ms.is_none() {
@@ -102,16 +106,27 @@ impl Watches {
         let samples_answered = flow.as_ref().is_some_and(|flow| flow.seen().last_ms > Some(alone_from));
         // Last of all: a far side that hears nothing for long ends its connection.
         let keeps_flows = order.method.parse().is_ok_and(OutageMethod::keeps_flows);
-        let standing = match tunnel.filter(|_| keeps_flows) {
-            Some(tunnel) => StandingFlows::open(cx, trial, &tunnel.name).await.map(Some),
-            None => Ok(None),
+        let (standing, flows_v6) = match tunnel.filter(|_| keeps_flows) {
+            Some(tunnel) => {
+                let v6 = async {
+                    match &of_flows_v6 {
+                        Some(trial) => Some(FlowsOverV6::open(cx, trial, &tunnel.name).await),
+                        None => None,
+                    }
+                };
+                let (standing, v6) = tokio::join!(StandingFlows::open(cx, trial, &tunnel.name, false), v6);
+                (standing.map(Some), v6)
+            }
+            None => (Ok(None), None),
         };
         let standing = standing.map_err(|error| format!("flows could not be opened: {error}"))?;
         if let Some(standing) = &standing {
             notes.extend(standing.notes.iter().cloned());
             standing.speak(false);
+            flows_v6.iter().for_each(|v6| v6.speak(false));
             sleep(LEAD).await;
             standing.silence();
+            flows_v6.iter().for_each(FlowsOverV6::silence);
         }
         sampler.begin();
         Ok(Self {
@@ -119,6 +134,7 @@ impl Watches {
             resolved_before,
             sampler,
             standing,
+            flows_v6,
             flow,
             timeline,
             nameservers,
@@ -156,6 +172,11 @@ impl Watches {
             Some(standing) => standing.silence(),
             None => {}
         }
+        match &self.flows_v6 {
+            Some(flows) if speak => flows.speak(down),
+            Some(flows) => flows.silence(),
+            None => {}
+        }
     }
 
     /// Ends all of it and puts what came of it into `evidence`, of which `from_ms` and `up_ms` are known. `events` are those that were noted
@@ -171,8 +192,9 @@ impl Watches {
         evidence.resolved_before = self.resolved_before;
         let since = |at: f64| at - start;
         sleep(REST).await;
+        let is_back = evidence.recovered_ms.is_some() && !evidence.ended_early;
+        evidence.flows_v6 = self.flows_v6.map(|flows| flows.finish(is_back && !sensor.trace().apart_left));
         if let Some(standing) = self.standing {
-            let is_back = evidence.recovered_ms.is_some() && !evidence.ended_early;
             evidence.flows = standing.finish(is_back && sensor.trace().holes.is_empty());
             if evidence.flows.is_empty() {
                 let why = standing_notes(&self.notes);
@@ -260,7 +282,7 @@ fn milestones(evidence: &OutageEvidence, trace: &Trace, since: impl Fn(f64) -> f
         let named: Vec<String> = change.now.iter().map(ToString::to_string).collect();
         event(Some(change.at_ms), format!("{} names {}", change.file, named.join(", ")));
     }
-    for flow in &evidence.flows {
+    for flow in evidence.flows.iter().chain(evidence.flows_v6.iter().flat_map(|v6| &v6.flows)) {
         let (from, to) = (end(flow.from), end(flow.to));
         event(Some(0.0), format!("a flow over {} is open from {from} to {to}", flow.proto));
     }

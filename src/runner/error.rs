@@ -18,6 +18,11 @@ pub enum RunError {
         "choose the probes: what was chosen is asked when the VPN container is started again, and no outage does that"
     )]
     NoStart,
+    /// Probes of flows were chosen, and no outage that leaves flows what they need.
+    #[error(
+        "choose the probes: what was chosen watches flows that are open before, and no outage of these leaves them be"
+    )]
+    NoFlows,
     /// The target.
     #[error("get into the stack")]
     Target(#[from] TargetError),
@@ -99,6 +104,7 @@ impl RunError {
             }
             RunError::Journal(error) => Some(error.help()),
             RunError::NoStart => Some("add --outage kill or --outage restart".to_owned()),
+            RunError::NoFlows => Some("add --outage vpn-stop or --outage endpoint-block".to_owned()),
             RunError::NotPutBack { help, .. } => Some(help.clone().unwrap_or_else(|| {
                 "restart the VPN container, then what depends on it; a new namespace has nothing of the old state"
                     .to_owned()

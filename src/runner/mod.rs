@@ -103,12 +103,16 @@ impl Options<'_> {
         let methods: Vec<&str> = methods.iter().map(String::as_str).collect();
         self.catalog.check_techniques(&technique::names())?;
         let mut trials = self.catalog.select(&methods, self.selection)?;
-        // Where no container is started there is no start to listen to.
-        let starts = |trial: &Trial<'_>| {
-            trial.method.as_deref().is_none_or(|method| method.parse().is_ok_and(OutageMethod::starts_anew))
+        let is_by = |trial: &Trial<'_>, fits: fn(OutageMethod) -> bool| {
+            trial.method.as_deref().is_none_or(|method| method.parse().is_ok_and(fits))
         };
-        trials.retain(|trial| trial.probe.technique != technique::BOOT || starts(trial));
-        if trials.is_empty() { Err(RunError::NoStart) } else { Ok(trials) }
+        // Where no container is started there is no start to listen to.
+        trials.retain(|trial| trial.probe.technique != technique::BOOT || is_by(trial, OutageMethod::starts_anew));
+        if trials.is_empty() {
+            return Err(RunError::NoStart);
+        }
+        trials.retain(|trial| trial.probe.technique != technique::FLOWS_V6 || is_by(trial, OutageMethod::keeps_flows));
+        if trials.is_empty() { Err(RunError::NoFlows) } else { Ok(trials) }
     }
 }
 
@@ -289,13 +293,15 @@ fn audit(
         }
         let window = options.config.outage.window;
         options.progress.outage(method, window);
-        let owner = down.iter().find(|trial| trial.probe.technique == technique::OUTAGE_SAMPLER);
+        let of_technique = |name: &str| down.iter().find(|trial| trial.probe.technique == name);
+        let owner = of_technique(technique::OUTAGE_SAMPLER);
         let order = OutageOrder {
             method: method.clone(),
             window_ms: window.as_millis() as u64,
             recovery_ms: options.config.outage.recovery_timeout.as_millis() as u64,
             home: facts.home.clone(),
             trial: owner.map_or_else(|| format!("{}{method}", judge::UNWATCHED_OUTAGE), |trial| trial.name()),
+            flows_v6: of_technique(technique::FLOWS_V6).map(|trial| trial.name()),
         };
         results.extend(phases.run(&format!("outage {method}"), &down, Asked::Outage(order)));
         let Some(outage) = phases.outage.take() else { continue };
@@ -527,7 +533,12 @@ fn outage_report(outage: &OutageEvidence, took: Duration) -> Outage {
         first_refusal_ms: outage.first_refusal_ms,
         last_in_tunnel_ms: outage.last_in_tunnel_ms,
         tunnel_back_ms: outage.tunnel_back_ms,
-        flows: outage.flows.iter().map(|flow| format!("{} to {}", flow.proto, judge::end(flow.to))).collect(),
+        flows: outage
+            .flows
+            .iter()
+            .chain(outage.flows_v6.iter().flat_map(|v6| &v6.flows))
+            .map(|flow| format!("{} to {}", flow.proto, judge::end(flow.to)))
+            .collect(),
         local: outage.local.clone(),
         events: outage
             .events

@@ -183,9 +183,9 @@ impl Sensor {
         self.shared.lock().record.allow().endpoints.clone()
     }
 
-    /// Begins a trace: forgets holes and marks.
-    pub fn begin_trace(&self) {
-        self.shared.lock().trace = Trace::default();
+    /// Begins a trace: forgets holes and marks. See [`Trace::apart_from`].
+    pub fn begin_trace(&self, apart_from: Option<Arc<str>>) {
+        self.shared.lock().trace = Trace::apart_from(apart_from);
     }
 
     /// From here on packets in the tunnel count as "after".
@@ -385,8 +385,8 @@ impl Shared {
             length: frame.length,
         };
         let taken = state.record.take(&seen, &packet, &mut owner)?;
-        if owner.is_some() {
-            state.trace.take(at_ms, taken.class, &packet);
+        if let Some((trial, _)) = &owner {
+            state.trace.take(at_ms, taken.class, &packet, trial);
         }
         taken.question
     }

@@ -212,6 +212,9 @@ pub const DEPENDENTS: &str = "dependents";
 /// The technique of probes of a container's start, which an outage listens to that starts it.
 pub const BOOT: &str = "boot";
 
+/// The technique of probes of flows over IPv6 that are older than an outage, which it opens for them.
+pub const FLOWS_V6: &str = "outage-flows-ipv6";
+
 /// The technique of this name.
 pub fn find(name: &str) -> Option<&'static dyn Technique> {
     TECHNIQUES.iter().copied().find(|technique| technique.name() == name)
@@ -219,7 +222,11 @@ pub fn find(name: &str) -> Option<&'static dyn Technique> {
 
 /// The names that a probe file may give as its technique.
 pub fn names() -> Vec<&'static str> {
-    TECHNIQUES.iter().map(|technique| technique.name()).chain([OUTAGE_SAMPLER, SERVED, DEPENDENTS, BOOT]).collect()
+    TECHNIQUES
+        .iter()
+        .map(|technique| technique.name())
+        .chain([OUTAGE_SAMPLER, SERVED, DEPENDENTS, BOOT, FLOWS_V6])
+        .collect()
 }
 
 /// Reads parameters, for [`Technique::check`] and [`Technique::run`].

@@ -91,6 +91,7 @@ fn every_match_and_verdict(_: PrivateDir) -> Result<()> {
         ("mark", vec![Match::Mark(0)], true),
         ("mark off", vec![Match::Mark(1)], false),
         ("not mark", vec![Match::NotMark(1)], true),
+        ("not from its link", vec![Match::NotFromItsLink], false),
         ("user", vec![Match::User(0)], true),
         ("user off", vec![Match::User(1)], false),
         ("length", vec![Match::Length(100, 300)], true),

@@ -215,7 +215,7 @@ fn bind(socket: &Socket, link: &str) -> std::io::Result<()> {
     if outcome == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
 }
 
-/// Only what comes from the stack's own addresses.
+/// Only what comes from addresses of the stack, those in the tunnel too.
 fn decode(packet: &[u8]) -> Option<Seen> {
     let sliced = etherparse::SlicedPacket::from_ip(packet).ok()?;
     let (source, destination, protocol): (IpAddr, IpAddr, u8) = match sliced.net? {
@@ -228,7 +228,8 @@ fn decode(packet: &[u8]) -> Option<Seen> {
         _ => return None,
     };
     let own: [IpAddr; 3] = ["172.18.0.10".parse().ok()?, "2001:db8:18::10".parse().ok()?, "fd18::10".parse().ok()?];
-    if !own.contains(&source) && !source.to_string().starts_with("10.64.") {
+    let of_tunnel = ["10.64.", "fc00:bbbb:"].iter().any(|start| source.to_string().starts_with(start));
+    if !own.contains(&source) && !of_tunnel {
         return None;
     }
     let port = match sliced.transport {

@@ -43,6 +43,7 @@ fn watches_its_own(situation: &Situation) -> bool {
         Expectation::NothingOnUplink
             | Expectation::ForcedDnsContained
             | Expectation::GoesDark
+            | Expectation::FlowsStay
             | Expectation::ResolverIsVpn
             | Expectation::NoStaleResolver
     )
@@ -166,6 +167,11 @@ proptest! {
                 outage.samples[place].sent = 0;
                 outage.samples[place].refused = 0;
             }
+            (_, Some(outage)) if situation.expect == Expectation::FlowsStay => {
+                let flows = &mut outage.flows_v6.as_mut().unwrap().flows;
+                let place = which.index(flows.len());
+                if all { flows.clear() } else { flows[place].asked = 0 }
+            }
             _ => return Ok(()),
         }
         prop_assert_eq!(situation.judge().verdict, Verdict::Inconclusive, "{}", name);
@@ -174,7 +180,8 @@ proptest! {
     /// What asks others rests on what they say, and where silence is the finding, on a control that was heard.
     #[test]
     fn nothing_passes_when_nobody_said_anything((name, situation) in passing()) {
-        let by_sensor = [Expectation::NothingOnUplink, Expectation::ForcedDnsContained, Expectation::WireQuiet];
+        use Expectation::{FlowsStay, ForcedDnsContained, NothingOnUplink, WireQuiet};
+        let by_sensor = [NothingOnUplink, ForcedDnsContained, WireQuiet, FlowsStay];
         let mut situation = situation;
         if let Some(outage) = situation.outage.as_mut().filter(|_| situation.phase == Phase::Outage) {
             (outage.resolved_before, outage.resolved_while_down) = Default::default();
@@ -317,6 +324,9 @@ proptest! {
             shuffle(&mut outage.resolved_while_down, &mut turn);
             shuffle(&mut outage.local, &mut turn);
             shuffle(&mut outage.holes, &mut turn);
+            if let Some(v6) = &mut outage.flows_v6 {
+                shuffle(&mut v6.flows, &mut turn);
+            }
         }
         prop_assert_eq!(situation.judge().verdict, before, "{}", name);
     }

@@ -301,6 +301,8 @@ pub enum Action {
         /// Their place in the order.
         priority: u32,
     },
+    /// Gluetun's firewall has no rules but its own: nobody has written a `/iptables/post-rules.txt`.
+    NoPostRules {},
     /// No tunnel is ever started, and so no rule leads to one.
     NoTunnel {},
     /// The stack's resolv.conf names these.

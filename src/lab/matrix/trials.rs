@@ -26,7 +26,7 @@ const SEALED: &[(&str, &str, &[&str])] = &[
 const BROKEN_UNDER: [&str; 4] = ["under-load", "lossy", "slow", "chatter"];
 const TRIED_UNDER: [&str; 4] = ["udp-direct", "one-in-twenty", "forced-udp", "hole"];
 /// Probes that turn red in an outage, or after it.
-const OF_OUTAGES: [&str; 2] = ["kill-switch", "local-reachable"];
+const OF_OUTAGES: [&str; 3] = ["flows-ipv6", "kill-switch", "local-reachable"];
 /// Probes that ask a container engine, of which the lab has none.
 const OF_CONTAINERS: [&str; 2] = ["dependents-joined", "boot"];
 /// Long enough for the leaks that come two seconds after the tunnel's death.

@@ -186,6 +186,7 @@ fn entry(shape: &Shape, conditions: &[Match], target: &[u8]) -> io::Result<Vec<u
                     _ => return Err(untranslated(condition)),
                 });
             }
+            Match::NotFromItsLink => matches.extend(part("addrtype", 1, &not_from_its_link(), 8)),
             Match::State(states) => matches.extend(part("conntrack", 3, &conntrack(*states as u16), CONNTRACK)),
             other => return Err(untranslated(other)),
         }
@@ -194,6 +195,15 @@ fn entry(shape: &Shape, conditions: &[Match], target: &[u8]) -> io::Result<Vec<u
     put(shape.target, &(start as u16).to_ne_bytes());
     put(shape.target + 2, &((start + target.len()) as u16).to_ne_bytes());
     Ok([octets, matches, target.to_vec()].concat())
+}
+
+/// `struct xt_addrtype_info_v1`: kinds of sources, of destinations, and flags.
+fn not_from_its_link() -> Vec<u8> {
+    const LOCAL: u16 = 1 << libc::RTN_LOCAL;
+    const NOT_THE_SOURCE: u32 = 1;
+    const ON_OUTPUT_LINK: u32 = 8;
+    let kinds = [LOCAL.to_ne_bytes(), [0; 2]].concat();
+    [kinds, (NOT_THE_SOURCE | ON_OUTPUT_LINK).to_ne_bytes().to_vec()].concat()
 }
 
 /// `struct xt_conntrack_mtinfo3`, and where in it the flags of what counts and the states are.

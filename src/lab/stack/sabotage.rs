@@ -290,8 +290,9 @@ impl Hand {
                 self.settings.push((name.clone(), before.trim().to_owned()));
                 set(name, value)?;
             }
-            // Done where the tunnel, the servers, the provider, the wires, the programs or the containers are started.
-            Action::NoTunnel {}
+            // Done where the firewall, the tunnel, the servers, the provider, the wires, the programs or the containers are started.
+            Action::NoPostRules {}
+            | Action::NoTunnel {}
             | Action::Outbound { .. }
             | Action::PortMapper { .. }
             | Action::TorrentClient { .. }
@@ -346,6 +347,7 @@ impl Hand {
             }
             Action::Unrule { .. }
             | Action::Legacy { .. }
+            | Action::NoPostRules {}
             | Action::NoTunnel {}
             | Action::Outbound { .. }
             | Action::PortMapper { .. }

@@ -47,6 +47,9 @@ pub struct OutageEvidence {
     /// Flows that were opened through the tunnel before it went.
     #[serde(default)]
     pub flows: Vec<StandingFlow>,
+    /// The same over IPv6, where somebody asked for them.
+    #[serde(default)]
+    pub flows_v6: Option<FlowsV6>,
     /// Changes of the nameservers that programs of the stack are told to ask.
     #[serde(default)]
     pub nameservers: Vec<NameserverChange>,
@@ -165,12 +168,26 @@ pub struct StandingFlow {
     pub from: SocketAddr,
     /// Its far end.
     pub to: SocketAddr,
+    /// From then on all that it sends was asked for, milliseconds since the start of the run.
+    #[serde(default)]
+    pub open_ms: f64,
     /// Packets that were asked for while the tunnel was down, and those that the kernel refused.
     pub asked: u64,
     /// See `asked`.
     pub refused: u64,
     /// Name of the first refusal's errno.
     pub refusal: Option<String>,
+}
+
+/// What came of flows over IPv6, of which a probe of its own answers for all packets.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct FlowsV6 {
+    /// Those that were opened.
+    pub flows: Vec<StandingFlow>,
+    /// Why there is nothing from which one could be opened, or to which.
+    pub absent: Option<String>,
+    /// Why one of them is missing.
+    pub problems: Vec<String>,
 }
 
 /// One change of a resolv.conf.

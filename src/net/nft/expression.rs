@@ -52,12 +52,13 @@ fn matching(family: TableFamily, condition: &Match, out: &mut Vec<Expressions>) 
             out.extend([meta(MetaKey::Nfproto), compare(Operator::Equal, vec![number as u8])]);
         }
         Match::NotToItself => {
-            const ADDRESS_TYPE: u32 = 3;
             const OF_DESTINATION: u32 = 2;
-            let fields = [(1, R1.into()), (2, ADDRESS_TYPE), (3, OF_DESTINATION)];
-            out.push(other("fib", fields.map(|(kind, value)| number(kind, value)).to_vec()));
-            let local = u32::from(libc::RTN_LOCAL);
-            out.push(compare(Operator::NotEqual, local.to_ne_bytes().to_vec()));
+            not_local(OF_DESTINATION, out);
+        }
+        Match::NotFromItsLink => {
+            const OF_SOURCE: u32 = 1;
+            const ON_OUTPUT_LINK: u32 = 16;
+            not_local(OF_SOURCE | ON_OUTPUT_LINK, out);
         }
         Match::In { fields, set } => lookup(fields, set, false, out),
         Match::Decided { fields, map } => lookup(fields, map, true, out),
@@ -124,6 +125,15 @@ fn matching(family: TableFamily, condition: &Match, out: &mut Vec<Expressions>) 
             out.push(compare(Operator::LessThanEqual, high.to_be_bytes().to_vec()));
         }
     }
+}
+
+/// That an address is none of this host's own; `whose` are flags of the kernel's `fib` expression.
+fn not_local(whose: u32, out: &mut Vec<Expressions>) {
+    const ADDRESS_TYPE: u32 = 3;
+    let fields = [(1, R1.into()), (2, ADDRESS_TYPE), (3, whose)];
+    out.push(other("fib", fields.map(|(kind, value)| number(kind, value)).to_vec()));
+    let local = u32::from(libc::RTN_LOCAL);
+    out.push(compare(Operator::NotEqual, local.to_ne_bytes().to_vec()));
 }
 
 /// Loads the fields of a key into registers that follow one another, and looks that up.

@@ -187,6 +187,8 @@ pub enum Match {
     Version(Family),
     /// To none of this host's own addresses.
     NotToItself,
+    /// From none of the addresses of the link that it leaves by; for the output hook.
+    NotFromItsLink,
     /// In the named set.
     In {
         /// Of which its key is made.

@@ -74,7 +74,7 @@ pub(super) fn flow<T: Send>(
     meanwhile: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<()> {
     in_stack(lab, move || -> Result<()> {
-        let socket = UdpSocket::bind("0.0.0.0:0")?;
+        let socket = UdpSocket::bind(if to.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" })?;
         socket.set_read_timeout(Some(Duration::from_secs(5)))?;
         socket.connect(to)?;
         socket.send(&question)?;

@@ -242,6 +242,17 @@ pub(super) fn shows(lab: &Lab, sign: &Sign) -> Result<bool> {
                 Ok(owner)
             })
         })?,
+        Sign::FlowWhileDown(to) => {
+            let (stack, runtime) = (lab.stack().clone(), tokio::runtime::Builder::new_current_thread().build()?);
+            let seen = on_wire(UDP, to.parse()?, || {
+                flow(lab, to, question("example.com"), move || {
+                    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+                    Ok(runtime.block_on(stack.stop())?)
+                })
+            })?;
+            runtime.block_on(lab.stack().start())?;
+            seen
+        }
         Sign::FlowAfterwards(to) => {
             // RFC 8489: a binding request without attributes.
             let request = [&[0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42][..], &[7; 12]].concat();

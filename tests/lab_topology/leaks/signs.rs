@@ -99,6 +99,8 @@ pub(super) enum Sign {
     FlowWhileSilent(&'static str),
     /// After the tunnel was down and is back, a flow to that STUN server that was open before goes on in clear.
     FlowAfterwards(&'static str),
+    /// While the tunnel is down a flow to that resolver that was open before goes on in clear.
+    FlowWhileDown(&'static str),
     /// While the server is blocked and the tunnel is not told, one of many datagrams bound to the uplink gets out to there.
     BoundWhileSilent(&'static str),
     /// When the tunnel has just come back, a datagram bound to the uplink gets out to there.
@@ -139,6 +141,8 @@ pub(super) const SIGNS: &[(&str, &[Sign])] = &[
     ),
     ("dns-rewritten", &[Sign::ResolvConfWhileDown("8.8.8.8")]),
     ("flow-moves", &[Sign::FlowWhileSilent("8.8.8.8:53")]),
+    ("flow-moves-ipv6", &[Sign::FlowWhileDown("[2001:4860:4860::8888]:53")]),
+    ("flow-direct-ipv6", &[Sign::UnboundUdp("[2001:4860:4864:5:8000::1]:19302")]),
     ("flow-moves-late", &[Sign::FlowAfterwards("74.125.250.129:19302")]),
     ("hole-dns", &[Sign::Hole { to: "8.8.8.8:53", from: 950, within: 1400, lasts: 250 }]),
     ("hole-v6", &[Sign::Hole { to: "[2001:db8:99::9]:9", from: 950, within: 1400, lasts: 250 }]),

@@ -4,7 +4,7 @@ use super::super::{StackError, legacy};
 use super::change::policy_of;
 use super::{Allowed, Firewall, accept, families, neighbourhood, to_endpoint};
 use crate::lab::leak::{FamilyName, PolicyName};
-use crate::net::nft::{Batch, Chain, HookPoint, Match, Nft, Policy, Rule, state};
+use crate::net::nft::{Batch, Chain, HookPoint, Match, Nft, Policy, Rule, Verdict, state};
 use crate::net::route::Family;
 use std::net::IpAddr;
 
@@ -80,9 +80,22 @@ fn input(family: Family, allowed: &Allowed<'_>) -> Vec<Rule> {
     rules
 }
 
+/// What a stock Gluetun lacks, and whoever wants it sealed puts into `/iptables/post-rules.txt`: known connections leave by an uplink only
+/// from its own addresses. Over IPv6 nothing else keeps those of the tunnel in when it is gone.
+///
+/// ```text
+/// ip6tables -I OUTPUT -o eth0 -m conntrack --ctstate RELATED,ESTABLISHED -m addrtype ! --src-type LOCAL --limit-iface-out -j DROP
+/// ```
+fn post_rules(family: Family, allowed: &Allowed<'_>) -> Vec<Rule> {
+    let links = allowed.uplinks.iter().filter(|_| family == Family::V6).map(|uplink| uplink.link.clone());
+    let rule = |link| Rule::new(Verdict::Drop).when(Match::Output(link)).when(known()).when(Match::NotFromItsLink);
+    links.map(rule).collect()
+}
+
 /// `stateful`: what belongs to a known connection passes before all else.
 fn output(family: Family, allowed: &Allowed<'_>, stateful: bool) -> Vec<Rule> {
-    let mut rules = vec![accept().when(Match::Output("lo".to_owned()))];
+    let mut rules = if stateful && allowed.post_rules { post_rules(family, allowed) } else { Vec::new() };
+    rules.push(accept().when(Match::Output("lo".to_owned())));
     if stateful {
         rules.push(accept().when(known()));
     }

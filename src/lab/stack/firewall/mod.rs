@@ -10,7 +10,7 @@ pub(super) use change::{divert, divert_no_more, families, insert, remove, set_po
 pub(super) use gluetun::seal_legacy;
 
 use super::{GluetunConfig, StackError, Uplink};
-use crate::lab::leak::ChainName;
+use crate::lab::leak::{Action, ChainName, Leak};
 use crate::net::nft::{Batch, Match, Nft, NftError, Rule, Table, TableFamily, Verdict};
 use crate::net::route::Family;
 use ipnet::IpNet;
@@ -80,6 +80,8 @@ pub(super) struct Allowed<'a> {
     pub transport: u8,
     pub outbound: &'a [IpNet],
     pub input_ports: &'a [u16],
+    /// Whether its owner has added rules of his own to Gluetun's.
+    pub post_rules: bool,
 }
 
 impl<'a> Allowed<'a> {
@@ -92,6 +94,7 @@ impl<'a> Allowed<'a> {
             transport: config.protocol.transport(),
             outbound: &config.outbound,
             input_ports: &config.input_ports,
+            post_rules: !config.leak.iter().flat_map(Leak::actions).any(|action| *action == Action::NoPostRules {}),
         }
     }
 
