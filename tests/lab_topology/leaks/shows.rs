@@ -71,7 +71,7 @@ pub(super) fn shows(lab: &Lab, sign: &Sign) -> Result<bool> {
                 let sent = socket.send_to(b"marked", to);
                 netlink.delete_link(name)?;
                 Ok(sent.is_ok())
-            })?
+            })??
         }
         Sign::RecordsRoute(to) => {
             // Room for one address (RFC 791), and the end of the options.
