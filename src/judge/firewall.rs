@@ -62,19 +62,6 @@ pub(super) fn untried(case: &Case<'_>) -> Option<String> {
     ))
 }
 
-/// Rules that will let packets of the probe's family pass by a link as soon as there is one of that name: a second network, a telephone, a
-/// bridge. Asked for by the probes of a whole family alone, where the tunnel is known by which links are others.
-pub(super) fn for_absent_links(case: &Case<'_>) -> Option<(String, Vec<EvidenceLine>)> {
-    let facts = case.facts;
-    let (v6, firewall) = (family(case)?, facts.firewall.as_ref()?);
-    let there: Vec<String> = facts.uplinks.iter().chain([facts.tunnel.as_ref()?]).cloned().collect();
-    let rules = firewall.openings_by_absent_links(v6, &there, &facts.local);
-    let said =
-        |rule: &String| line(firewall.read_ms, format!("the firewall accepts by {rule}"), json!({ "firewall": true }));
-    let lines = rules.iter().take(MAX_PACKETS).map(said).collect();
-    Some((some_of(&rules)?, lines))
-}
-
 /// Which family the probe is about, where it is about the whole of one: IPv6, or IPv4.
 fn family(case: &Case<'_>) -> Option<bool> {
     match case.probe.params.get("family")?.as_str()? {

@@ -285,30 +285,6 @@ impl FirewallText {
         openings::of(self, v6, uplinks, local, servers).into_iter().map(|opening| opening.name).collect()
     }
 
-    /// Rules that would let pass what nobody may send past the tunnel, by links that are not there: others than these, by name.
-    pub fn openings_by_absent_links(&self, v6: bool, there: &[String], local: &[IpNet]) -> Vec<String> {
-        let fits = |name: &str, link: &str| name.strip_suffix('+').map_or(name == link, |head| link.starts_with(head));
-        let conditions = self.asked(v6).into_iter().flat_map(|chain| &chain.rules).flat_map(|rule| &rule.conditions);
-        let mut absent: Vec<String> = Vec::new();
-        for condition in conditions.chain(self.called_conditions()) {
-            // A name that a link has now is of that link.
-            if let Of::Link(name) = &condition.of
-                && !there.iter().map(String::as_str).chain(["lo"]).any(|link| fits(name, link))
-            {
-                absent.push(name.trim_end_matches('+').to_owned());
-            }
-        }
-        absent.sort();
-        absent.dedup();
-        self.openings(v6, &absent, local, &[])
-    }
-
-    /// What rules ask for in chains that others call.
-    fn called_conditions(&self) -> impl Iterator<Item = &Condition> {
-        let called = self.chains.iter().filter(|chain| chain.hook.is_none());
-        called.flat_map(|chain| &chain.rules).flat_map(|rule| &rule.conditions)
-    }
-
     /// Packets that these openings may let pass, some of each (see [`FirewallText::openings`]), and some that rules send elsewhere.
     pub fn examples(&self, v6: bool, uplinks: &[String], local: &[IpNet], servers: &[SocketAddr]) -> Vec<Example> {
         let mut openings = openings::of(self, v6, uplinks, local, servers);

@@ -325,28 +325,3 @@ fn chains_that_are_called_from_everywhere_are_walked_through_once() {
     chains.push(("chain 12", vec![ttl.clone()]));
     assert_eq!(openings_of(true, chains), named(&ttl));
 }
-
-#[test]
-fn what_a_link_that_is_not_there_may_carry_is_told() {
-    let text = |drops: bool, rules: Vec<Rule>| {
-        let chain = chain("OUTPUT", Some(Hook { output: true, priority: 0, drops }), rules);
-        FirewallText { chains: vec![chain], ..FirewallText::default() }
-    };
-    let there = ["eth0".to_owned(), "tun0".to_owned()];
-    let absent =
-        |rules: Vec<Rule>| words(text(true, rules).openings_by_absent_links(false, &there, &[net("10.0.0.0/8")]));
-    let wwan = || accept(vec![link("wwan+")]);
-    assert_eq!(absent(vec![wwan()]), named(&wwan()));
-    assert_eq!(absent(vec![accept(vec![link("tun1"), Of::Protocol(17)])]).len(), 1);
-    for sealed in [
-        accept(vec![link("lo")]),
-        accept(vec![link("tun0")]),
-        accept(vec![link("tun+")]),
-        accept(vec![link("eth1"), Of::To(net("10.2.0.0/16"))]),
-        accept(vec![link("eth1"), Of::State(6)]),
-        drop(vec![link("wwan0")]),
-    ] {
-        assert_eq!(absent(vec![sealed.clone()]), Vec::<String>::new(), "{sealed}");
-    }
-    assert!(absent(vec![drop(vec![]), wwan()]).is_empty(), "nothing comes so far");
-}

@@ -15,7 +15,7 @@ use super::stimuli::{
 use super::{TCP, UDP};
 use anyhow::{Result, ensure};
 use leakcheck::lab::Lab;
-use leakcheck::net::route::{Rtnetlink, Snapshot};
+use leakcheck::net::route::Snapshot;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -58,20 +58,6 @@ pub(super) fn shows(lab: &Lab, sign: &Sign) -> Result<bool> {
                 })
             };
             of(class)? && !of(0)?
-        }
-        Sign::LetOutBy(link, to) => {
-            let (name, to): (&'static str, SocketAddr) = (link, to.parse()?);
-            in_stack(lab, move || -> Result<bool> {
-                let mut netlink = Rtnetlink::open()?;
-                netlink.add_bridge(name)?;
-                netlink.set_link(name, true)?;
-                netlink.add_address(name, "192.0.2.200/24".parse()?)?;
-                let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
-                socket2::SockRef::from(&socket).bind_device(Some(name.as_bytes()))?;
-                let sent = socket.send_to(b"marked", to);
-                netlink.delete_link(name)?;
-                Ok(sent.is_ok())
-            })??
         }
         Sign::RecordsRoute(to) => {
             // Room for one address (RFC 791), and the end of the options.

@@ -64,8 +64,6 @@ pub(super) enum Sign {
     DivertedUser(u32, &'static str, &'static str),
     /// A datagram of that class to there, bound to the uplink, gets out to another place, and one of no class does not.
     DivertedClass(u8, &'static str, &'static str),
-    /// As soon as there is a link of that name, datagrams bound to it are let out to there.
-    LetOutBy(&'static str, &'static str),
     /// A datagram of that user's that nothing binds leaves by the uplink.
     UserUnbound(u32, &'static str),
     /// The stack's own server there does not answer the home.
@@ -252,7 +250,6 @@ pub(super) const SIGNS: &[(&str, &[Sign])] = &[
     ),
     ("two-resolver-and-mark", &[Sign::IspAsks(None, "example.com"), Sign::MarkedBound(0xca6c, "8.8.8.8:9")]),
     ("user-ipv6", &[Sign::User(1000, "[2001:4860:4860::8888]:9")]),
-    ("absent-link", &[Sign::LetOutBy("wwan0", "8.8.8.8:9")]),
     ("diverted-class", &[Sign::DivertedClass(0xb4, "8.8.8.8:27015", "172.18.0.1:27015")]),
     ("diverted-user", &[Sign::DivertedUser(1000, "8.8.8.8:53", "172.18.0.1:53")]),
     ("user-dns", &[Sign::User(1000, "8.8.8.8:53")]),
