@@ -29,7 +29,7 @@ fn main() -> ExitCode {
     trials.push(Trial::test("nobody-at-the-first-address", nobody_is_there).with_ignored_flag(ignored));
     let mut arguments = Arguments::from_args();
     // Trials mostly wait for an outage to pass; more than these keep two processors from carrying the tunnels.
-    arguments.test_threads.get_or_insert(3);
+    arguments.test_threads.get_or_insert(2);
     let conclusion = libtest_mimic::run(&arguments, trials);
     if arguments.list || conclusion.has_failed() || conclusion.num_filtered_out + conclusion.num_ignored > 0 {
         return conclusion.exit_code();
@@ -43,30 +43,11 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether the matrix that was just seen has no hole, and the one in the repository has its rows and columns. `LEAKCHECK_BLESS=1` writes that
-/// anew.
+/// Whether the matrix that was just seen has no hole.
 fn whole(matrix: &Matrix) -> Result<(), String> {
     let catalog = Catalog::builtin().map_err(|error| error.to_string())?;
     let holes = matrix.holes(&catalog);
-    if !holes.is_empty() {
-        return Err(format!("the matrix has holes:\n{}", holes.join("\n")));
-    }
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("reports/matrix.md");
-    let now = matrix.markdown(&catalog);
-    if std::env::var_os("LEAKCHECK_BLESS").is_some() {
-        return fs::write(&path, now).map_err(|error| format!("{}: {error}", path.display()));
-    }
-    let kept = fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-    if outline(&kept) == outline(&now) {
-        return Ok(());
-    }
-    Err("reports/matrix.md has other rows or columns: LEAKCHECK_BLESS=1 cargo test --test lab_matrix".to_owned())
-}
-
-/// Headings, columns and the names of rows; what beside the named probes turns red may differ from run to run.
-fn outline(matrix: &str) -> Vec<&str> {
-    let lines = matrix.lines().filter(|line| line.starts_with(['#', '|']));
-    lines.map(|line| if line.starts_with("| **") { line.split(" | ").next().unwrap_or(line) } else { line }).collect()
+    if holes.is_empty() { Ok(()) } else { Err(format!("the matrix has holes:\n{}", holes.join("\n"))) }
 }
 
 /// `leaks.pcapng` is there if something leaked, and holds what did: a probe may have to ask the router, and that is no leak by itself.

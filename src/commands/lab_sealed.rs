@@ -19,7 +19,7 @@ const FAILED: u8 = 1;
 /// Nothing was accused, and some audits came to no verdict.
 const INCONCLUSIVE: u8 = 3;
 /// As many at a time if nothing else is said.
-const AT_ONCE: usize = 3;
+const AT_ONCE: usize = 2;
 /// How long the tunnel stays down.
 const WINDOW: &str = "1s";
 

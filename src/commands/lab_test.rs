@@ -17,7 +17,7 @@ const FAILED: u8 = 1;
 /// Something could not be run here.
 const INCONCLUSIVE: u8 = 3;
 /// As many at a time if nothing else is said: trials mostly wait for an outage to pass.
-const AT_ONCE: usize = 3;
+const AT_ONCE: usize = 2;
 
 /// Runs the trials, prints the matrix, and writes it when all were run. Gives the exit status: 1 when a trial failed or the matrix has a
 /// hole, 3 when something could not be run here.
