@@ -191,13 +191,18 @@ impl Wire {
     }
 
     /// Everything that left for an address outside the home, WireGuard to the endpoint left out.
-    pub fn finish(mut self) -> Result<Vec<Seen>> {
+    pub fn finish(self) -> Result<Vec<Seen>> {
+        let mut seen = self.all()?;
+        seen.retain(|packet| !local(packet.destination) && (packet.destination, packet.port) != SERVER);
+        Ok(seen)
+    }
+
+    /// Everything that left.
+    pub fn all(mut self) -> Result<Vec<Seen>> {
         std::thread::sleep(Duration::from_millis(60));
         self.stop.store(true, Ordering::Relaxed);
         let Some(thread) = self.thread.take() else { bail!("finished twice") };
-        let mut seen = thread.join().map_err(|_| anyhow::anyhow!("the wire's thread panicked"))??;
-        seen.retain(|packet| !local(packet.destination) && (packet.destination, packet.port) != SERVER);
-        Ok(seen)
+        Ok(thread.join().map_err(|_| anyhow::anyhow!("the wire's thread panicked"))??)
     }
 }
 

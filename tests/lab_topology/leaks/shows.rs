@@ -314,5 +314,5 @@ fn on_wire(protocol: u8, to: SocketAddr, stimulus: impl FnOnce() -> Result<()>) 
     let wire = Wire::listen()?;
     stimulus()?;
     let hit = |packet: &Seen| packet.protocol == protocol && packet.destination == to.ip() && packet.port == to.port();
-    Ok(wire.finish()?.iter().any(hit))
+    Ok(wire.all()?.iter().any(hit))
 }
