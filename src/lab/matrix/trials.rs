@@ -31,7 +31,7 @@ const OF_OUTAGES: [&str; 3] = ["flows-ipv6", "kill-switch", "local-reachable"];
 const OF_CONTAINERS: [&str; 2] = ["dependents-joined", "boot"];
 /// Long enough for the leaks that come two seconds after the tunnel's death.
 const WINDOW: &str = "2500ms";
-/// Long enough where no leak comes late.
+/// Long enough for what a condition makes of an outage.
 const SHORT_WINDOW: &str = "1s";
 /// What a reason for coming to no verdict must not say: it would be a fault of the checker's, and no circumstance of the stack's.
 const FAULTS: [&str; 4] = ["internal error", "panicked", "brought no evidence back", "record of this phase is missing"];
@@ -179,7 +179,7 @@ impl Bench {
     }
 
     fn sealed(&self, id: &str, title: &str, args: &[&str]) -> Result<(), Failed> {
-        let (status, report) = self.audit(SHORT_WINDOW, args)?;
+        let (status, report) = self.audit(WINDOW, args)?;
         self.enter(Row::sealed(id, title, &report));
         if status == Some(PASSED) && report.exit_status == 0 {
             return Ok(());
