@@ -5,6 +5,7 @@
 //! unprivileged user namespace, held by threads of the one process and by children that it has, and ends with it.
 
 pub mod advertisement;
+mod around;
 mod chatter;
 pub mod compose;
 pub mod condition;
