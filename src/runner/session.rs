@@ -336,9 +336,11 @@ impl Session {
     }
 
     fn gone(&self, why: &str) -> String {
-        let process = self.process.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut process = self.process.lock().unwrap_or_else(PoisonError::into_inner);
+        // One that was killed says nothing: the kernel when memory ran out, its keeper when it stood still in an outage.
+        let how = process.as_mut().and_then(AgentHandle::ill_end).map(|how| format!(" ({how})")).unwrap_or_default();
         let tail = process.as_ref().map(AgentHandle::stderr_tail).unwrap_or_default();
-        if tail.trim().is_empty() { why.to_owned() } else { format!("{why}: {}", tail.trim()) }
+        if tail.trim().is_empty() { format!("{why}{how}") } else { format!("{why}{how}: {}", tail.trim()) }
     }
 }
 

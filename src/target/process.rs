@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::process::ExitStatus;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::process::Child;
@@ -19,6 +19,9 @@ const TAIL: usize = 4096;
 
 /// Patience for the rest of the output once the agent has ended.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// Patience for the end of a process whose streams are closed.
+const LAST_BREATH: Duration = Duration::from_millis(200);
 
 /// Stream to the agent. Dropping it tells the agent to end.
 pub type AgentInput = Pin<Box<dyn AsyncWrite + Send>>;
@@ -91,6 +94,19 @@ impl AgentHandle {
     /// The last of what the agent said on standard error, without control characters.
     pub fn stderr_tail(&self) -> String {
         self.stderr.text()
+    }
+
+    /// How an agent that hung up by itself ended, when it is a child of ours and did not end well. Its process is gone a moment after its streams.
+    pub fn ill_end(&mut self) -> Option<String> {
+        let Behind::Child(child) = &mut self.behind else { return None };
+        let until = Instant::now() + LAST_BREATH;
+        loop {
+            match child.try_wait() {
+                Ok(Some(status)) => return (!status.success()).then(|| describe(status)),
+                Ok(None) if Instant::now() < until => std::thread::sleep(Duration::from_millis(5)),
+                _ => return None,
+            }
+        }
     }
 
     /// Id of the agent's container, when it is one.
