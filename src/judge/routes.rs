@@ -8,7 +8,8 @@ use serde_json::json;
 
 use super::{Case, Ruling, law, line, sighting_line};
 use crate::model::evidence::names::{
-    ROUTE_CONTROL, ROUTE_INSIDE, ROUTE_LEARNED, ROUTE_OPEN, ROUTE_OTHERS, ROUTE_PEERS, ROUTE_PUBLIC,
+    ROUTE_CONTROL, ROUTE_CONTROL_ALONE, ROUTE_INSIDE, ROUTE_LEARNED, ROUTE_OPEN, ROUTE_OTHERS, ROUTE_PEERS,
+    ROUTE_PUBLIC,
 };
 use crate::model::evidence::{Answer, Class, Fate, Role, Said};
 use crate::model::report::EvidenceLine;
@@ -51,8 +52,13 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
     let mut doubts = law::sensor_doubts(case);
     doubts.extend(evidence.problems.clone());
     let of = |who: &'static str| evidence.answers.iter().filter(move |answer| answer.witness == who);
-    if of(ROUTE_CONTROL).next().is_none() || !of(ROUTE_CONTROL).all(is_by_uplink) {
-        doubts.push("the kernel does not say of the uplink's own neighbours that they are on the uplink".to_owned());
+    let (control, is_right, meant): (_, fn(&Answer) -> bool, _) = if case.facts.uplinks.is_empty() {
+        (ROUTE_CONTROL_ALONE, is_by_loopback, "the namespace's own addresses that they are on its loopback link")
+    } else {
+        (ROUTE_CONTROL, is_by_uplink, "the uplink's own neighbours that they are on the uplink")
+    };
+    if of(control).next().is_none() || !of(control).all(is_right) {
+        doubts.push(format!("the kernel does not say of {meant}"));
     }
     let asked: u64 = of(ROUTE_PUBLIC).map(number).sum();
     if asked == 0 {
@@ -154,6 +160,10 @@ fn has_role(answer: &Answer, wanted: Role) -> bool {
 
 fn is_by_uplink(answer: &Answer) -> bool {
     has_role(answer, Role::Uplink)
+}
+
+fn is_by_loopback(answer: &Answer) -> bool {
+    matches!(&answer.said, Said::Routed { link: Some(link), role: None, .. } if link == "lo")
 }
 
 fn number(answer: &Answer) -> u64 {

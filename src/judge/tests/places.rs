@@ -56,7 +56,8 @@ fn quiet() -> PhaseWire {
 }
 
 fn rule(expect: Expectation, evidence: &Evidence, wire: &PhaseWire) -> Ruling {
-    let facts = Facts { home: vec!["203.0.113.10".parse().unwrap()], ..Facts::default() };
+    let (home, uplinks) = (vec!["203.0.113.10".parse().unwrap()], vec!["eth0".to_owned()]);
+    let facts = Facts { home, uplinks, ..Facts::default() };
     let probe = probe(expect);
     let (evidence, wire) = (Some(evidence), Some(wire));
     judge(&Case { probe: &probe, trial: TRIAL, phase: Phase::Up, evidence, wire, outage: None, facts: &facts })

@@ -13,6 +13,8 @@ pub const FROM_OUTSIDE: &str = "from outside ";
 pub const ROUTE_PUBLIC: &str = "public addresses";
 /// The control of that sweep.
 pub const ROUTE_CONTROL: &str = "the uplink's own neighbours";
+/// The same where there is no uplink.
+pub const ROUTE_CONTROL_ALONE: &str = "the namespace itself";
 /// The addresses that exist in the tunnel only.
 pub const ROUTE_INSIDE: &str = "the VPN's own addresses";
 /// Routes that somebody on the network made.
