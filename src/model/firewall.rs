@@ -306,6 +306,15 @@ impl FirewallText {
         found
     }
 
+    /// The networks to which rules let something go, of those that are asked for the namespace's own packets.
+    pub fn accepted(&self) -> impl Iterator<Item = IpNet> + '_ {
+        let rules = self.chains.iter().flat_map(|chain| &chain.rules).filter(|rule| rule.may_accept());
+        rules.flat_map(|rule| &rule.conditions).filter_map(|condition| match condition.of {
+            Of::To(net) if !condition.not => Some(net),
+            _ => None,
+        })
+    }
+
     /// The single public addresses and ports that a rule lets programs of the namespace reach by one of `uplinks`: as a firewall that has
     /// to let the VPN out names its server. Others may be named so too.
     pub fn endpoints(&self, uplinks: &[&str]) -> Vec<SocketAddr> {

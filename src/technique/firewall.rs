@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use crate::model::evidence::Opened;
 use crate::model::firewall::{Backend, Example, FirewallText};
 use crate::net::firewall;
+use crate::sensor::allow::is_private_net;
 
 /// See the head of this file.
 #[derive(Default)]
@@ -26,6 +27,8 @@ struct Now {
     legacy: bool,
     opened: Vec<Opened>,
     examples: Vec<Example>,
+    /// Private networks that are not local, to which rules let something go.
+    private: Vec<IpNet>,
 }
 
 impl Now {
@@ -42,8 +45,13 @@ impl Now {
             legacy: text.chains.iter().any(|chain| chain.backend == Backend::Legacy),
             opened: families().flat_map(|v6| text.unsettled(v6, uplinks, local, servers)).collect(),
             examples: families().flat_map(|v6| text.examples(v6, uplinks, local, servers)).collect(),
+            private: text.accepted().filter(|net| is_private_net(net) && !covered(net, local)).collect(),
         }
     }
+}
+
+fn covered(net: &IpNet, local: &[IpNet]) -> bool {
+    local.iter().any(|all| all.contains(net))
 }
 
 impl Openings {
@@ -92,6 +100,11 @@ impl Openings {
     /// Packets that what is open now may let pass, and some that rules send elsewhere.
     pub fn examples(&self) -> Vec<Example> {
         self.lock().examples.clone()
+    }
+
+    /// Private networks to which rules let something go, and which are not local.
+    pub fn private(&self) -> Vec<IpNet> {
+        self.lock().private.clone()
     }
 
     fn lock(&self) -> MutexGuard<'_, Now> {

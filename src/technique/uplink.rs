@@ -71,6 +71,8 @@ const GROUPS6: [(&str, u16); 5] =
 /// A port of the VPN server that is none of the tunnel's.
 const OTHER_PORT: u16 = 40_002;
 const DNS: u16 = 53;
+/// Networks that rules name and that are asked for resolvers.
+const MAX_NAMED: usize = 16;
 
 /// See the head of this file.
 pub struct Uplink;
@@ -178,7 +180,10 @@ async fn send_all(cx: &Context, trial: Arc<str>, params: &Params, evidence: &mut
                 as_users(&mut volley, &ways, &corners, &found);
             }
             Spread::Multicast => groups(&mut volley, &ways, v6),
-            Spread::Shapes => shapes(&mut volley, &ways, &corners, &cx.local, cx.setup.nonce),
+            Spread::Shapes => {
+                let private = private(v6, &cx.local, &cx.openings.private(), cx.setup.nonce);
+                shapes(&mut volley, &ways, &corners, &private);
+            }
         }
     }
     let mut volley = Some(volley);
@@ -387,7 +392,7 @@ fn groups(volley: &mut Volley, ways: &[Via], v6: bool) {
 
 /// Packets that differ from others by their looks: class, length, flags, type, fragments, options, ports all over. And such as go to private
 /// space past the subnets that are local, where an ISP has its resolvers.
-fn shapes(volley: &mut Volley, ways: &[Via], to: &Arc<[IpAddr]>, local: &[IpNet], nonce: u32) {
+fn shapes(volley: &mut Volley, ways: &[Via], to: &Arc<[IpAddr]>, private: &Arc<[IpAddr]>) {
     let v6 = to.first().is_some_and(IpAddr::is_ipv6);
     let port = FEW_PORTS[1];
     let few = first(to, 2);
@@ -417,9 +422,8 @@ fn shapes(volley: &mut Volley, ways: &[Via], to: &Arc<[IpAddr]>, local: &[IpNet]
                 volley.aim(Shot::Echo, &guise, to, rounds);
             }
         }
-        let private = private(v6, local, nonce);
-        volley.aim(Shot::Datagram(DNS), &guise, &private, 2);
-        volley.aim(Shot::Syn(DNS), &guise, &private, 2);
+        volley.aim(Shot::Datagram(DNS), &guise, private, 2);
+        volley.aim(Shot::Syn(DNS), &guise, private, 2);
         if let Via::Device(_) = via {
             volley.aim(Shot::Datagram(port), &guise, &first(to, 1), usize::MAX);
             let swept: Arc<[IpAddr]> = vec![to[0]; craft::SWEEP].into();
@@ -430,19 +434,25 @@ fn shapes(volley: &mut Volley, ways: &[Via], to: &Arc<[IpAddr]>, local: &[IpNet]
     }
 }
 
-/// Where carriers and ISPs have resolvers of their own, and no local subnet is (RFC 1918, RFC 6598).
-fn private(v6: bool, local: &[IpNet], nonce: u32) -> Arc<[IpAddr]> {
-    if v6 {
-        return Arc::default();
-    }
+/// Where carriers, ISPs and their routers have resolvers of their own, and no local subnet is (RFC 1918, RFC 6598, RFC 4193); also in the networks
+/// `named` by rules that accept.
+fn private(v6: bool, local: &[IpNet], named: &[IpNet], nonce: u32) -> Arc<[IpAddr]> {
     let mut random = StdRng::seed_from_u64(u64::from(nonce));
-    let mut all: Vec<IpAddr> = [[10, 0, 0, 1], [10, 0, 0, 53], [100, 64, 0, 1], [100, 100, 100, 100], [172, 16, 0, 1]]
-        .map(IpAddr::from)
-        .to_vec();
-    for _ in 0..4 {
-        let [a, b, c]: [u8; 3] = random.random();
-        all.push([10, a, b, c].into());
-        all.push([100, 64 | a & 63, b, c].into());
+    let mut all: Vec<IpAddr> = Vec::new();
+    for net in named.iter().filter(|net| net.addr().is_ipv6() == v6).take(MAX_NAMED) {
+        all.extend(net.hosts().take(2));
+        all.push(net.broadcast());
+    }
+    if !v6 {
+        let usual =
+            [[10, 0, 0, 1], [10, 0, 0, 53], [100, 64, 0, 1], [100, 100, 100, 100], [172, 16, 0, 1], [192, 168, 0, 1]];
+        all.extend(usual.map(IpAddr::from));
+        for _ in 0..4 {
+            let [a, b, c]: [u8; 3] = random.random();
+            all.push([10, a, b, c].into());
+            all.push([100, 64 | a & 63, b, c].into());
+            all.push([192, 168, b, c].into());
+        }
     }
     all.retain(|ip| !local.iter().any(|net| net.contains(ip)));
     all.into()

@@ -51,6 +51,9 @@ pub struct Leak {
     pub changes: Vec<Change>,
 }
 
+/// Probes that turn red in an outage, or after it.
+const OF_OUTAGES: [&str; 3] = ["flows-ipv6", "kill-switch", "local-reachable"];
+
 impl Leak {
     /// Reads a fixture.
     ///
@@ -90,7 +93,10 @@ impl Leak {
     #[must_use]
     pub fn needs_users(&self) -> bool {
         self.actions().any(|action| match action {
-            Action::Allow(packets) | Action::Forbid(packets) | Action::Divert { packets, .. } => packets.user.is_some(),
+            Action::Allow(packets)
+            | Action::Forbid(packets)
+            | Action::Divert { packets, .. }
+            | Action::Remark { packets, .. } => packets.user.is_some(),
             Action::Rule { user, .. } => user.is_some(),
             _ => false,
         })
@@ -106,6 +112,13 @@ impl Leak {
     #[must_use]
     pub fn needs_outage(&self) -> bool {
         self.changes.iter().any(|change| change.when != Moment::Start)
+    }
+
+    /// Whether an audit without outages finds it.
+    #[must_use]
+    pub fn shows_while_up(&self) -> bool {
+        let mut found_by = self.red.iter().chain(&self.amber);
+        !self.needs_outage() && !found_by.any(|id| OF_OUTAGES.contains(&id.as_str()))
     }
 
     /// Whether only a stack of containers can be broken so.
@@ -226,6 +239,13 @@ pub enum Action {
         packets: Packets,
         /// Where to, on the same port.
         to: IpAddr,
+    },
+    /// Gives another mark to what programs of the stack send, when the filters have let it pass, so that routes are asked again.
+    Remark {
+        /// Which packets.
+        packets: Packets,
+        /// Which mark.
+        mark: u32,
     },
     /// Puts the sealed stack's rules and policies into the filter tables of iptables-legacy too.
     Legacy {

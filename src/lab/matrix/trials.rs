@@ -25,8 +25,6 @@ const SEALED: &[(&str, &str, &[&str])] = &[
 /// Conditions under which leaks are looked for too, and which leaks.
 const BROKEN_UNDER: [&str; 4] = ["under-load", "lossy", "slow", "chatter"];
 const TRIED_UNDER: [&str; 4] = ["udp-direct", "one-in-twenty", "forced-udp", "hole"];
-/// Probes that turn red in an outage, or after it.
-const OF_OUTAGES: [&str; 3] = ["flows-ipv6", "kill-switch", "local-reachable"];
 /// Probes that ask a container engine, of which the lab has none.
 const OF_CONTAINERS: [&str; 2] = ["dependents-joined", "boot"];
 /// Long enough for the leaks that come two seconds after the tunnel's death.
@@ -226,8 +224,7 @@ impl Bench {
     fn look_for(&self, leak: &Leak, window: &str, more: &[&str]) -> Result<(Option<i32>, Report), Failed> {
         // What shows while the tunnel is up needs no outage, which is most of the time of a run.
         let mut args = vec!["--leak", leak.id.as_str()];
-        let of_outages = leak.red.iter().chain(&leak.amber).any(|id| OF_OUTAGES.contains(&id.as_str()));
-        if !of_outages && !leak.needs_outage() {
+        if leak.shows_while_up() {
             args.push("--quick");
         }
         args.extend(more);

@@ -266,6 +266,9 @@ impl Hand {
             Action::Forbid(packets) => {
                 firewall::insert(&mut self.nft, self.config.firewall, packets, Verdict::Drop, &comment(index))?
             }
+            Action::Remark { packets, mark } => {
+                firewall::remark(&mut self.nft, packets, *mark, &self.config.uplink, &comment(index))?;
+            }
             Action::Divert { packets, to } => firewall::divert(&mut self.nft, packets, *to, &comment(index))?,
             Action::Legacy { family, policy } => {
                 let allowed = firewall::Allowed::of(&self.config, &self.uplinks);
@@ -326,6 +329,7 @@ impl Hand {
             Action::Allow(packets) | Action::Forbid(packets) => {
                 firewall::remove(&mut self.nft, self.config.firewall, packets, &comment(index))?;
             }
+            Action::Remark { .. } => firewall::remark_no_more(&mut self.nft, &comment(index))?,
             Action::Divert { to, .. } => firewall::divert_no_more(&mut self.nft, *to, &comment(index))?,
             Action::Route { to, link, table } => self.netlink.delete_route(&self.route(*to, link, *table))?,
             Action::Rule { .. } => {

@@ -46,10 +46,16 @@ fn diverts(element: &[u8]) -> Option<Does> {
 
 /// Whether the destination's address is written over (NFTA_PAYLOAD_SREG), in the header of IPv4 or of IPv6.
 fn writes_destination(data: &[u8]) -> bool {
+    written(data).is_some_and(|(from, to)| from < 20 && to > 16 || to > 24)
+}
+
+/// Which octets of the network header an expression `payload` writes over, the first and the one after the last.
+pub(super) fn written(data: &[u8]) -> Option<(u32, u32)> {
     const NETWORK: u32 = 1;
     const SOURCE_REGISTER: u16 = 5;
-    let at = number(data, 3).unwrap_or_default();
-    find(data, SOURCE_REGISTER).is_some() && number(data, 2) == Some(NETWORK) && (at == 16 || at >= 24)
+    find(data, SOURCE_REGISTER).filter(|_| number(data, 2) == Some(NETWORK))?;
+    let from = number(data, 3)?;
+    Some((from, from.saturating_add(number(data, 4)?)))
 }
 
 #[cfg(test)]

@@ -222,6 +222,12 @@ fn verdict(verdict: Verdict, out: &mut Vec<Expressions>) {
             let fields = [(1, side), (2, protocol as u32), (3, R1.into()), (4, R1.into())];
             out.push(other("nat", fields.map(|(kind, value)| number(kind, value)).to_vec()));
         }
+        Verdict::SetMark(mark) => {
+            const MARK: u32 = 3;
+            let value = Immediate::Data(DataAttribute::Value(mark.to_ne_bytes().to_vec()));
+            out.push(Expressions::Immediate(vec![Immediate::DestinationRegister(R1), value]));
+            out.push(other("meta", vec![number(2, MARK), number(3, R1.into())]));
+        }
         Verdict::Count => {}
     }
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
 const SUBSYSTEM: u16 = 10 << 8;
-const GET_TABLE: u16 = SUBSYSTEM | 1;
+pub(super) const GET_TABLE: u16 = SUBSYSTEM | 1;
 pub(super) const GET_CHAIN: u16 = SUBSYSTEM | 4;
 pub(super) const GET_RULE: u16 = SUBSYSTEM | 7;
 pub(super) const GET_SET: u16 = SUBSYSTEM | 10;

@@ -12,6 +12,7 @@ mod named;
 mod read;
 mod sets;
 mod source;
+mod steer;
 
 pub use batch::{Batch, Nft};
 pub use list::{ListedRule, Ruleset};
@@ -154,6 +155,13 @@ impl Chain {
         Self { name: name.to_owned(), kind: ChainKind::Nat, hook, priority: -100, policy: Policy::Accept }
     }
 
+    /// A chain for what this namespace sends itself, after the filters; where it changes the mark, the kernel asks its routes again.
+    #[must_use]
+    pub fn late_route(name: &str) -> Self {
+        let (kind, hook) = (ChainKind::Route, HookPoint::Output);
+        Self { name: name.to_owned(), kind, hook, priority: 100, policy: Policy::Accept }
+    }
+
     /// A source NAT chain.
     #[must_use]
     pub fn source_nat(name: &str) -> Self {
@@ -259,6 +267,8 @@ pub enum Verdict {
     SourceNat(IpAddr),
     /// Replace the destination by this address.
     DestinationNat(IpAddr),
+    /// Give it that mark, and go on.
+    SetMark(u32),
     /// Nothing: the rule only counts.
     Count,
 }

@@ -8,9 +8,10 @@ use super::divert::diversion;
 use super::held::{
     GREATER_OR_EQUAL, Headers, Held, LESS_OR_EQUAL, NOT_EQUAL, Registers, between, bounds, compared, covered, unknown,
 };
-use super::list::{GET_CHAIN, GET_GENERATION, GET_RULE, HEADER, dump, text};
+use super::list::{GET_CHAIN, GET_GENERATION, GET_RULE, GET_TABLE, HEADER, dump, text};
 use super::sets::{Lookup, Row, Sets, none_of};
 use super::source::{extension, meta, routed, swapped, tracked};
+use super::steer::Steering;
 use crate::model::firewall::{Backend, Chain, Condition, Does, Family, Hook, Of, Rule};
 use crate::net::legacy;
 use crate::net::netlink::{Client, Message, NetlinkError, attributes};
@@ -48,11 +49,18 @@ pub struct Read {
 /// Reads all tables.
 pub(super) fn chains(client: &mut Client) -> Result<Read, NftError> {
     let Read { mut chains, mut diverting, mut through } = Read::default();
-    let mut forward = Vec::new();
+    let (mut forward, mut steering) = (Vec::new(), Vec::new());
+    let asleep = dormant(client)?;
     for message in dump(client, GET_CHAIN, 0, &[])? {
         let Some(number) = message.payload.first().copied() else { continue };
         let body = message.payload.get(HEADER..).unwrap_or_default();
+        if asleep.contains(&(number, word(body, 1))) {
+            continue;
+        }
         diverting.extend(any_chain(number, body));
+        if word(body, 7) == "route" && hook(body) == Some(LOCAL_OUT) {
+            steering.push((any_family(number), word(body, 1), word(body, 3)));
+        }
         let Some(family) = family(number) else { continue };
         if hook(body) == Some(FORWARD) {
             forward.push((family, word(body, 1), word(body, 3)));
@@ -62,7 +70,7 @@ pub(super) fn chains(client: &mut Client) -> Result<Read, NftError> {
     let sets = Sets::read(client)?;
     let (mut left, mut room, mut others) = (MAX_RULES, MAX_ROWS, MAX_ROWS);
     let listed = dump(client, GET_RULE, 0, &[])?;
-    fill(&mut diverting, &listed, &sets);
+    fill(&mut diverting, &listed, &sets, &steering);
     for message in listed {
         let Some(number) = message.payload.first().copied() else { continue };
         let body = message.payload.get(HEADER..).unwrap_or_default();
@@ -93,8 +101,30 @@ fn hook(body: &[u8]) -> Option<u32> {
     find(body, 4).and_then(|hook| number(hook, 1))
 }
 
-/// Puts into chains of any kind the rules that decide, where a rule of their table sends packets elsewhere; other chains are left out.
-fn fill(chains: &mut Vec<Chain>, listed: &[Message], sets: &Sets) {
+/// Tables whose chains the kernel does not ask (NFT_TABLE_F_DORMANT): their family and name.
+fn dormant(client: &mut Client) -> Result<Vec<(u8, String)>, NftError> {
+    const DORMANT: u32 = 1;
+    let tables = dump(client, GET_TABLE, 0, &[])?.into_iter().filter_map(|message| {
+        let number = message.payload.first().copied()?;
+        let body = message.payload.get(HEADER..).unwrap_or_default();
+        (self::number(body, 2).unwrap_or_default() & DORMANT != 0).then(|| (number, word(body, 1)))
+    });
+    Ok(tables.collect())
+}
+
+/// Puts into chains of any kind the rules that decide, where a rule of their table sends packets elsewhere; other chains are left out. `steering`:
+/// the chains after which routes are asked again.
+fn fill(chains: &mut Vec<Chain>, listed: &[Message], sets: &Sets, steering: &[(Family, String, String)]) {
+    let routing = (!steering.is_empty()).then(Steering::read);
+    // Only such a chain steers, and what it may call.
+    let elsewhere = |family: Family, table: &str, chain: Option<&Chain>, expressions: &[u8]| {
+        let is_one = |(of, own, name): &(Family, String, String)| {
+            let base = chain.filter(|chain| chain.hook.is_some());
+            (*of, own.as_str()) == (family, table) && base.is_none_or(|chain| chain.name == *name)
+        };
+        let steers = || routing.as_ref().filter(|_| steering.iter().any(is_one))?.steered(expressions);
+        diversion(expressions).or_else(steers)
+    };
     let place = |message: &Message| {
         let number = message.payload.first().copied()?;
         let body = message.payload.get(HEADER..).unwrap_or_default();
@@ -103,9 +133,9 @@ fn fill(chains: &mut Vec<Chain>, listed: &[Message], sets: &Sets) {
     let all: Vec<(u8, String, String, Vec<u8>)> = listed.iter().filter_map(place).collect();
     let mut tables: Vec<(Family, String)> = Vec::new();
     for (number, table, _, expressions) in &all {
-        let table = (any_family(*number), table.clone());
-        if !tables.contains(&table) && diversion(expressions).is_some() {
-            tables.push(table);
+        let of = (any_family(*number), table.clone());
+        if !tables.contains(&of) && elsewhere(of.0, table, None, expressions).is_some() {
+            tables.push(of);
         }
     }
     chains.retain(|chain| tables.contains(&(chain.family, chain.table.clone())));
@@ -122,7 +152,7 @@ fn fill(chains: &mut Vec<Chain>, listed: &[Message], sets: &Sets) {
         }
         left -= 1;
         let sets = sets.of(*number, table);
-        match diversion(expressions) {
+        match elsewhere(family, table, Some(chain), expressions) {
             Some((before, does)) => {
                 let about = rules(family, &before, &sets, &mut room);
                 chain.rules.extend(about.into_iter().map(|rule| Rule { does: does.clone(), ..rule }));
@@ -278,7 +308,12 @@ fn rules(family: Family, expressions: &[u8], sets: &dyn Lookup, room: &mut usize
                         Some(found) => rows = Some(found),
                         None => conditions.push(other),
                     },
-                    Some(found) if fits(found.len()) => rows = Some(found),
+                    Some(mut found) if fits(found.len() + 1) => {
+                        // Packets put into it what it holds.
+                        let grows = into != Some(VERDICT) && sets.grows(&set);
+                        found.extend(grows.then(|| Row::from(other)));
+                        rows = Some(found);
+                    }
                     _ if into == Some(VERDICT) => {
                         let verdicts = sets.verdicts(&set).filter(|all| fits(all.len()));
                         let row = |does| Row { conditions: vec![other.clone()], does: Some(does) };
@@ -382,6 +417,7 @@ pub(super) fn understand(octets: &[u8]) {
     let sets = Sets::of_one(elements, head.get(1).copied().unwrap_or_default());
     for (number, family) in [(1, Family::Inet), (2, Family::Ip), (10, Family::Ip6)] {
         let _ = (chain(family, body), any_chain(number, body), diversion(body), super::list::describe(body, &[], true));
+        let _ = Steering::none().steered(body);
         let mut room = MAX_ROWS;
         let _ = rules(family, body, &sets.of(number, ""), &mut room);
     }

@@ -8,7 +8,7 @@ use super::NftError;
 use super::held::{Held, before, between};
 use super::list::{GET_ELEMENTS, GET_SET, HEADER, dump};
 use super::read::{decided, find, negated, number, word};
-use crate::model::firewall::{Condition, Does};
+use crate::model::firewall::{Condition, Does, Of};
 use crate::net::netlink::{Client, attributes, put_attribute};
 
 /// More elements than this of one set are not read.
@@ -17,6 +17,8 @@ const MAX_ELEMENTS: usize = 512;
 const MAX_NEGATED: usize = 64;
 /// NFT_SET_INTERVAL.
 const INTERVAL: u32 = 4;
+/// NFT_SET_EVAL: rules put elements into it.
+const EVAL: u32 = 0x20;
 /// NFT_SET_ELEM_INTERVAL_END.
 const INTERVAL_END: u32 = 1;
 /// NFT_SET_ELEM_CATCHALL.
@@ -32,6 +34,8 @@ pub(super) trait Lookup {
     fn rows(&self, set: &str, fields: &[&Held]) -> Option<Vec<Row>>;
     /// All that a verdict map may decide; `None` where it was not found.
     fn verdicts(&self, set: &str) -> Option<Vec<Does>>;
+    /// Whether packets may put elements into it that were not there when it was read.
+    fn grows(&self, set: &str) -> bool;
 }
 
 /// The sets of one table.
@@ -55,12 +59,18 @@ impl Lookup for InTable<'_> {
     fn verdicts(&self, set: &str) -> Option<Vec<Does>> {
         self.get(set).map(|set| set.verdicts.clone())
     }
+
+    fn grows(&self, set: &str) -> bool {
+        self.get(set).is_some_and(|set| set.grows)
+    }
 }
 
 /// A set, as the kernel lists it.
 #[derive(Debug, Default)]
 struct Set {
     interval: bool,
+    /// Packets may put elements into it.
+    grows: bool,
     /// Octets of a key, in which each field begins on a multiple of four.
     key: usize,
     elements: Vec<Element>,
@@ -80,6 +90,8 @@ struct Element {
     /// It is where an interval ends, exclusive.
     is_end: bool,
     does: Option<Does>,
+    /// Why a packet may not find it although it has the key.
+    unless: Option<String>,
 }
 
 /// What an element stands for: all conditions of it have to hold.
@@ -134,6 +146,7 @@ impl Sets {
             }
             let mut set = Set {
                 interval: number(body, 3).unwrap_or_default() & INTERVAL != 0,
+                grows: number(body, 3).unwrap_or_default() & EVAL != 0,
                 key: number(body, 5).unwrap_or_default() as usize,
                 ..Set::default()
             };
@@ -177,7 +190,8 @@ impl Set {
             }
             let value = |kind| find(element, kind).and_then(|data| find(data, 1)).map(<[u8]>::to_vec);
             let Some(key) = value(1) else { continue };
-            self.elements.push(Element { key, key_end: value(10), is_end: flags & INTERVAL_END != 0, does });
+            let (key_end, is_end) = (value(10), flags & INTERVAL_END != 0);
+            self.elements.push(Element { key, key_end, is_end, does, unless: unless(element) });
         }
     }
 
@@ -188,8 +202,9 @@ impl Set {
         }
         let fields = self.key_of(fields)?;
         let mut rows = Vec::new();
-        for (low, high, does) in self.intervals(fields.len() == 1) {
-            let mut alternatives: Vec<Vec<Condition>> = vec![Vec::new()];
+        for (low, high, Element { does, unless, .. }) in self.intervals(fields.len() == 1) {
+            let unless = unless.map(|why| Condition { of: Of::Other(why), not: false });
+            let mut alternatives: Vec<Vec<Condition>> = vec![unless.into_iter().collect()];
             let protocol = protocol_of(&fields, &low, &high);
             let mut at = 0;
             for field in &fields {
@@ -233,12 +248,11 @@ impl Set {
         None
     }
 
-    /// First and last key of each element.
-    fn intervals(&self, single: bool) -> Vec<(Vec<u8>, Vec<u8>, Option<Does>)> {
+    /// Each element with the first and the last key that it stands for.
+    fn intervals(&self, single: bool) -> Vec<(Vec<u8>, Vec<u8>, Element)> {
         if !self.interval || !single {
-            let whole = |one: &Element| {
-                (one.key.clone(), one.key_end.clone().unwrap_or_else(|| one.key.clone()), one.does.clone())
-            };
+            let whole =
+                |one: &Element| (one.key.clone(), one.key_end.clone().unwrap_or_else(|| one.key.clone()), one.clone());
             return self.elements.iter().filter(|one| !one.is_end).map(whole).collect();
         }
         let mut sorted = self.elements.clone();
@@ -248,10 +262,24 @@ impl Set {
             // Without an end it goes up to the next one's beginning, or to the last key that there is.
             let next = sorted.get(place + 1).map(|next| before(&next.key));
             let last = start.key_end.clone().or(next).unwrap_or_else(|| vec![0xff; start.key.len()]);
-            found.push((start.key.clone(), last, start.does.clone()));
+            found.push((start.key.clone(), last, start.clone()));
         }
         found
     }
+}
+
+/// Why a packet with its key may not find an element: it goes by itself, or asks for more than the key.
+fn unless(element: &[u8]) -> Option<String> {
+    const TIMEOUT: u16 = 4;
+    const EXPIRATION: u16 = 5;
+    const EXPRESSION: u16 = 7;
+    const EXPRESSIONS: u16 = 11;
+    let one = find(element, EXPRESSION).into_iter();
+    let several = find(element, EXPRESSIONS).into_iter().flat_map(|list| attributes(list).map(|(_, one)| one));
+    let asks = one.chain(several).map(|one| word(one, 1)).find(|name| !matches!(name.as_str(), "counter" | "last"));
+    let goes = find(element, TIMEOUT).or_else(|| find(element, EXPIRATION));
+    asks.map(|name| format!("by the {name} of an element"))
+        .or_else(|| goes.map(|_| "while an element lasts".to_owned()))
 }
 
 /// The protocol that an element asks for, where it is a field of the key: nft looks up ports together with it.
@@ -271,7 +299,13 @@ mod tests {
     use super::*;
 
     fn set(interval: bool, elements: &[(&[u8], bool)]) -> Set {
-        let element = |&(key, is_end): &(&[u8], bool)| Element { key: key.to_vec(), key_end: None, is_end, does: None };
+        let element = |&(key, is_end): &(&[u8], bool)| Element {
+            key: key.to_vec(),
+            key_end: None,
+            is_end,
+            does: None,
+            unless: None,
+        };
         let key = elements.first().map_or(0, |(key, _)| key.len());
         Set { interval, key, elements: elements.iter().map(element).collect(), ..Set::default() }
     }
@@ -382,5 +416,26 @@ mod tests {
         let mut set = Set { key: 1, ..Set::default() };
         set.take(&many);
         assert_eq!((set.partial, set.verdicts.len()), (true, 2));
+    }
+
+    /// As the kernel lists elements that go by themselves, or that ask how fast packets come.
+    #[test]
+    fn an_element_that_may_not_be_found_is_no_certainty() {
+        let attribute = |kind: u16, value: &[u8]| {
+            let mut octets = Vec::new();
+            put_attribute(&mut octets, kind, value);
+            octets
+        };
+        let key = attribute(1, &attribute(1, &[0, 53]));
+        let named = |name: &[u8]| attribute(7, &attribute(1, name));
+        let read = |more: &[u8]| {
+            let mut set = Set { key: 2, ..Set::default() };
+            set.take(&attribute(1, &[&key[..], more].concat()));
+            texts(set.rows(&[&Held::Ports { to: true }]))
+        };
+        assert_eq!(read(&[]), ["dport 53"]);
+        assert_eq!(read(&named(b"counter\0")), ["dport 53"]);
+        assert_eq!(read(&attribute(5, &[0; 8])), ["while an element lasts dport 53"]);
+        assert_eq!(read(&named(b"limit\0")), ["by the limit of an element dport 53"]);
     }
 }

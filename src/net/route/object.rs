@@ -195,6 +195,12 @@ pub struct Rule {
     pub table: u32,
     /// The mark that it looks for.
     pub mark: Option<u32>,
+    /// The bits of the mark that it looks at.
+    #[serde(default = "every_bit")]
+    pub mask: u32,
+    /// The type of service that it looks for; 0: any.
+    #[serde(default)]
+    pub class: u8,
     /// The destinations that it looks for.
     pub to: Option<IpNet>,
     /// The sources that it looks for.
@@ -224,7 +230,7 @@ impl Rule {
         let header = &parsed.header;
         let (mut priority, mut table, mut words) = (0, u32::from(header.table), Vec::new());
         let (mut sought, mut to, mut proto, mut from_ports, mut to_ports) = (None, None, None, None, None);
-        let (mut from, mut incoming) = (None, None);
+        let (mut from, mut incoming, mut mask) = (None, None, None);
         for attribute in &parsed.attributes {
             match attribute {
                 RuleAttribute::Priority(value) => priority = *value,
@@ -241,6 +247,7 @@ impl Rule {
                     sought = Some(*mark);
                     words.push(format!("fwmark {mark:#x}"));
                 }
+                RuleAttribute::FwMask(bits) => mask = Some(*bits),
                 RuleAttribute::Iifname(name) => {
                     incoming = Some(name.clone());
                     words.push(format!("iif {name}"));
@@ -275,6 +282,8 @@ impl Rule {
             priority,
             table,
             mark: sought,
+            mask: mask.unwrap_or(u32::MAX),
+            class: header.tos,
             to,
             from,
             incoming,
@@ -291,6 +300,10 @@ impl Rule {
 }
 
 const FIB_RULE_INVERT: u32 = 2;
+
+fn every_bit() -> u32 {
+    u32::MAX
+}
 
 impl Object for Rule {
     fn raw(&self) -> &[u8] {

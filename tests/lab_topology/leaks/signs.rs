@@ -250,6 +250,8 @@ pub(super) const SIGNS: &[(&str, &[Sign])] = &[
     ),
     ("two-resolver-and-mark", &[Sign::IspAsks(None, "example.com"), Sign::MarkedBound(0xca6c, "8.8.8.8:9")]),
     ("user-ipv6", &[Sign::User(1000, "[2001:4860:4860::8888]:9")]),
+    ("marked-late", &[Sign::UnboundUdp("8.8.8.8:27015")]),
+    ("private-network", &[Sign::BoundUdp("10.200.30.1:53")]),
     ("diverted-class", &[Sign::DivertedClass(0xb4, "8.8.8.8:27015", "172.18.0.1:27015")]),
     ("diverted-user", &[Sign::DivertedUser(1000, "8.8.8.8:53", "172.18.0.1:53")]),
     ("user-dns", &[Sign::User(1000, "8.8.8.8:53")]),

@@ -90,6 +90,35 @@ pub(in crate::lab::stack) fn divert_no_more(nft: &mut Nft, to: IpAddr, name: &st
     nft.commit(batch)
 }
 
+/// Marks `packets` once the filters have let them pass, and lets what leaves by the uplink then have its address, in a table of that name.
+pub(in crate::lab::stack) fn remark(
+    nft: &mut Nft,
+    packets: &Packets,
+    mark: u32,
+    uplink: &str,
+    name: &str,
+) -> Result<(), NftError> {
+    let table = Table::new(TableFamily::Inet, name);
+    let (marking, translating) = (Chain::late_route("output"), Chain::source_nat("postrouting"));
+    let mut batch = Batch::new();
+    batch.add_table(&table);
+    batch.add_chain(&table, &marking);
+    batch.add_chain(&table, &translating);
+    for family in families_of(packets) {
+        batch.append_rule(&table, &marking.name, &about(packets, family, table.family, Verdict::SetMark(mark)));
+    }
+    let leaving = Rule::new(Verdict::Masquerade).when(Match::Output(uplink.to_owned())).when(Match::Mark(mark));
+    batch.append_rule(&table, &translating.name, &leaving);
+    nft.commit(batch)
+}
+
+/// Removes what [`remark`] made.
+pub(in crate::lab::stack) fn remark_no_more(nft: &mut Nft, name: &str) -> Result<(), NftError> {
+    let mut batch = Batch::new();
+    batch.delete_table(&Table::new(TableFamily::Inet, name));
+    nft.commit(batch)
+}
+
 fn table_of(to: IpAddr, name: &str) -> Table {
     Table::new(if to.is_ipv6() { TableFamily::Ip6 } else { TableFamily::Ip }, name)
 }

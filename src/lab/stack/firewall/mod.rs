@@ -6,7 +6,7 @@ mod native;
 mod wg_quick;
 
 pub(in crate::lab) use change::protocol;
-pub(super) use change::{divert, divert_no_more, families, insert, remove, set_policy};
+pub(super) use change::{divert, divert_no_more, families, insert, remark, remark_no_more, remove, set_policy};
 pub(super) use gluetun::seal_legacy;
 
 use super::{GluetunConfig, StackError, Uplink};

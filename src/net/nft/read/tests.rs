@@ -29,6 +29,10 @@ impl Lookup for Known {
     fn verdicts(&self, _: &str) -> Option<Vec<Does>> {
         self.1.clone()
     }
+
+    fn grows(&self, _: &str) -> bool {
+        false
+    }
 }
 
 fn read_with(family: Family, expressions: &[Vec<u8>], sets: &Known, room: &mut usize) -> String {

@@ -1,0 +1,205 @@
+//! Rules that give the namespace's own packets another mark, or another class, in chains of type `route`: the kernel asks its routes again then,
+//! and what was accepted on its way into the tunnel may leave by another link. They are tried as diversions are. Those are left out that no
+//! rule of routing would treat otherwise than before.
+
+use std::collections::HashMap;
+
+use super::divert::written;
+use super::read::{find, number, word};
+use crate::model::firewall::Does;
+use crate::net::netlink::{attributes, put_attribute};
+use crate::net::route::{Rule, Snapshot};
+
+/// NFT_META_MARK.
+const MARK: u32 = 3;
+/// XT_CONNMARK_RESTORE, and where it stands in `struct xt_connmark_tginfo1`.
+const RESTORE: u8 = 2;
+const MODE: usize = 12;
+
+/// What a rule writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Write {
+    /// A mark, where it is known which.
+    Mark(Option<u32>),
+    /// A type of service.
+    Class,
+}
+
+/// The rules of routing by which what is written counts.
+pub(super) struct Steering(Option<Vec<Rule>>);
+
+impl Steering {
+    /// Those of the calling thread's namespace. Where they cannot be read everything counts.
+    pub(super) fn read() -> Self {
+        Self(Snapshot::take().ok().map(|snapshot| snapshot.rules))
+    }
+
+    /// Of rules that could not be read, for [`crate::untrusted`].
+    #[cfg(feature = "lab")]
+    pub(super) fn none() -> Self {
+        Self(None)
+    }
+
+    /// What a rule of these expressions steers by, and the expressions before it: what they ask for it is about.
+    pub(super) fn steered(&self, expressions: &[u8]) -> Option<(Vec<u8>, Does)> {
+        let (mut before, mut constants) = (Vec::new(), HashMap::new());
+        for (kind, element) in attributes(expressions) {
+            if let Some((by, write)) = writes(element, &constants)
+                && self.counts(write)
+            {
+                return Some((before, Does::Divert { by, begun: true }));
+            }
+            note(element, &mut constants);
+            put_attribute(&mut before, kind, element);
+        }
+        None
+    }
+
+    /// Whether any rule of routing tells a packet of which this was written from one of which it was not.
+    fn counts(&self, write: Write) -> bool {
+        let Some(rules) = &self.0 else { return true };
+        rules.iter().any(|rule| match (write, rule.mark) {
+            (Write::Class, _) => rule.class != 0,
+            (Write::Mark(_), None) => false,
+            (Write::Mark(None), Some(_)) => true,
+            (Write::Mark(Some(written)), Some(sought)) => {
+                let meets = |mark: u32| (mark ^ sought) & rule.mask == 0;
+                meets(written) != meets(0)
+            }
+        })
+    }
+}
+
+/// Keeps what is known of the registers that an expression changes.
+fn note(element: &[u8], constants: &mut HashMap<u32, u32>) {
+    let data = find(element, 2).unwrap_or_default();
+    let into = |kind| number(data, kind);
+    match word(element, 1).as_str() {
+        "immediate" => {
+            let value = find(data, 2).and_then(|value| find(value, 1)).and_then(|value| value.first_chunk::<4>());
+            match (into(1), value) {
+                (Some(to), Some(value)) => drop(constants.insert(to, u32::from_ne_bytes(*value))),
+                (Some(to), None) => drop(constants.remove(&to)),
+                (None, _) => {}
+            }
+        }
+        // They write to registers of which this does not keep track.
+        "cmp" | "counter" | "log" => {}
+        _ => constants.clear(),
+    }
+}
+
+fn writes(element: &[u8], constants: &HashMap<u32, u32>) -> Option<(String, Write)> {
+    let data = find(element, 2).unwrap_or_default();
+    let name = word(element, 1);
+    match name.as_str() {
+        "meta" if number(data, 2) == Some(MARK) => {
+            let from = number(data, 3)?;
+            let mark = constants.get(&from).copied();
+            let by = mark.map_or_else(|| "mark set".to_owned(), |mark| format!("mark set {mark:#x}"));
+            Some((by, Write::Mark(mark)))
+        }
+        // The type of service of IPv4, and the class of IPv6, stand in the first two octets.
+        "payload" if written(data).is_some_and(|(from, _)| from < 2) => Some(("dscp set".to_owned(), Write::Class)),
+        "target" => {
+            let (target, info) = (word(data, 1), find(data, 3).unwrap_or_default());
+            let value = info.first_chunk::<4>().map(|value| u32::from_ne_bytes(*value));
+            let write = match target.as_str() {
+                "MARK" => Write::Mark(value),
+                "CONNMARK" if info.get(MODE) == Some(&RESTORE) => Write::Mark(None),
+                "DSCP" | "TOS" => Write::Class,
+                _ => return None,
+            };
+            Some((format!("target {target}"), write))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nested(parts: &[(u16, &[u8])]) -> Vec<u8> {
+        let mut all = Vec::new();
+        parts.iter().for_each(|(kind, value)| put_attribute(&mut all, *kind, value));
+        all
+    }
+
+    fn expression(name: &str, data: &[(u16, &[u8])]) -> Vec<u8> {
+        nested(&[(1, &nested(&[(1, &[name.as_bytes(), &[0]].concat()), (2, &nested(data))]))])
+    }
+
+    fn number(value: u32) -> [u8; 4] {
+        value.to_be_bytes()
+    }
+
+    /// As `meta mark set VALUE`.
+    fn marking(value: u32) -> Vec<u8> {
+        let value = nested(&[(1, &value.to_ne_bytes())]);
+        let constant = expression("immediate", &[(1, &number(8)), (2, &value)]);
+        [constant, expression("meta", &[(2, &number(MARK)), (3, &number(8))])].concat()
+    }
+
+    /// As wg-quick has it: `not fwmark 0xca6c`, and one that looks at one bit.
+    fn steering(more: serde_json::Value) -> Steering {
+        let mut rule = serde_json::json!({
+            "ipv6": false, "priority": 100, "table": 254, "mark": 0xca6c, "mask": u32::MAX, "to": null, "from": null, "incoming": null,
+            "protocol": null, "from_ports": null, "to_ports": null, "users": null, "inverted": true, "text": "", "raw": ""
+        });
+        let (Some(rule_keys), Some(more)) = (rule.as_object_mut(), more.as_object()) else { unreachable!() };
+        rule_keys.extend(more.clone());
+        Steering(Some(vec![serde_json::from_value(rule).unwrap()]))
+    }
+
+    fn by(steering: &Steering, expressions: &[u8]) -> Option<String> {
+        match steering.steered(expressions) {
+            Some((_, Does::Divert { by, begun: true })) => Some(by),
+            None => None,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_mark_counts_where_a_rule_looks_for_it() {
+        let one = steering(serde_json::json!({}));
+        assert_eq!(by(&one, &marking(0xca6c)).as_deref(), Some("mark set 0xca6c"));
+        assert_eq!(by(&one, &marking(0x10)), None, "it marks for a queue, or for nobody");
+        let bit = steering(serde_json::json!({ "mark": 1, "mask": 1 }));
+        assert!(by(&bit, &marking(0x11)).is_some() && by(&bit, &marking(0x10)).is_none());
+        let none = steering(serde_json::json!({ "mark": null }));
+        assert_eq!(by(&none, &marking(0xca6c)), None);
+        assert!(by(&Steering(None), &marking(0x10)).is_some(), "nothing is known of routes");
+    }
+
+    #[test]
+    fn a_mark_that_is_not_known_may_be_any() {
+        let copied = [
+            expression("immediate", &[(1, &number(8)), (2, &nested(&[(1, &[0, 0, 0, 16])]))]),
+            expression("ct", &[(1, &number(8)), (2, &number(3))]),
+            expression("meta", &[(2, &number(MARK)), (3, &number(8))]),
+        ]
+        .concat();
+        assert_eq!(by(&steering(serde_json::json!({})), &copied).as_deref(), Some("mark set"));
+        let reads = expression("meta", &[(1, &number(8)), (2, &number(MARK))]);
+        assert_eq!(by(&steering(serde_json::json!({})), &reads), None, "it is looked at and not written");
+    }
+
+    #[test]
+    fn a_class_counts_where_a_rule_looks_for_one() {
+        let dscp = expression("payload", &[(5, &number(8)), (2, &number(1)), (3, &number(0)), (4, &number(2))]);
+        assert_eq!(by(&steering(serde_json::json!({})), &dscp), None);
+        assert_eq!(by(&steering(serde_json::json!({ "class": 8 })), &dscp).as_deref(), Some("dscp set"));
+    }
+
+    #[test]
+    fn targets_of_iptables_mark_too() {
+        let target =
+            |name: &str, info: &[u8]| expression("target", &[(1, &[name.as_bytes(), &[0]].concat()), (3, info)]);
+        let one = steering(serde_json::json!({}));
+        let mark = [0xca6c_u32.to_ne_bytes(), u32::MAX.to_ne_bytes()].concat();
+        assert_eq!(by(&one, &target("MARK", &mark)).as_deref(), Some("target MARK"));
+        let [save, restore] = [1, RESTORE].map(|mode| target("CONNMARK", &[vec![0; MODE], vec![mode]].concat()));
+        assert!(by(&one, &save).is_none() && by(&one, &restore).is_some());
+    }
+}
