@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use leakcheck::report::FORMATS;
 use libtest_mimic::{Arguments, Failed, Trial};
 use tempfile::TempDir;
 
@@ -419,9 +420,8 @@ fn report_dir_not_writable() -> Result<(), Failed> {
         let output = command.output()?;
         let stderr = String::from_utf8_lossy(&output.stderr);
         let report: serde_json::Value = serde_json::from_slice(&output.stdout)?;
-        let warned = ["table.txt", "report.json", "junit.xml"]
-            .iter()
-            .all(|name| stderr.contains(&format!("warning: file/{name} could not be written: ")));
+        let told = |file: &str| stderr.contains(&format!("warning: file/{file} could not be written: "));
+        let warned = FORMATS.iter().all(|format| told(format.file));
         if output.status.code() != Some(status) || report["exit_status"] != status || !warned {
             return Err(format!("{id}: {}\n{stderr}", output.status).into());
         }

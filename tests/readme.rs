@@ -2,10 +2,12 @@
 //! demo's output is held by `tests/lab_matrix.rs`, which needs a lab.
 
 use std::path::Path;
+use std::sync::Mutex;
 use std::{env, fs};
 
 use leakcheck::cli::STATUSES;
 use leakcheck::config::Config;
+use leakcheck::report::{FORMATS, Format};
 
 fn readme() -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap()
@@ -17,6 +19,21 @@ fn block(text: &str, name: &str) -> (usize, usize) {
     (text.find(&begin).unwrap() + begin.len(), text.find(&end).unwrap())
 }
 
+/// The block of `name` is `table`, or becomes so.
+fn holds(name: &str, table: &str) {
+    // The blocks are of one file.
+    static FILE: Mutex<()> = Mutex::new(());
+    let _one = FILE.lock().unwrap();
+    let text = readme();
+    let (begin, end) = block(&text, name);
+    if env::var_os("LEAKCHECK_BLESS").is_some() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+        fs::write(path, format!("{}{table}{}", &text[..begin], &text[end..])).unwrap();
+    } else {
+        assert_eq!(&text[begin..end], table, "LEAKCHECK_BLESS=1 cargo test --test readme");
+    }
+}
+
 #[test]
 fn the_table_of_probes_is_the_catalogue() {
     let output = snapbox::cmd::Command::new(snapbox::cmd::cargo_bin!("leakcheck"))
@@ -25,14 +42,13 @@ fn the_table_of_probes_is_the_catalogue() {
         .unwrap();
     let table = String::from_utf8(output.stdout).unwrap();
     assert!(table.starts_with("| probe"), "{table}");
-    let text = readme();
-    let (begin, end) = block(&text, "probes");
-    if env::var_os("LEAKCHECK_BLESS").is_some() {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
-        fs::write(path, format!("{}{table}{}", &text[..begin], &text[end..])).unwrap();
-    } else {
-        assert_eq!(&text[begin..end], table, "LEAKCHECK_BLESS=1 cargo test --test readme");
-    }
+    holds("probes", &table);
+}
+
+#[test]
+fn the_table_of_formats_is_that_of_the_program() {
+    let rows = FORMATS.iter().map(|Format { name, file, about, .. }| format!("| `{name}` | `{file}` | {about} |\n"));
+    holds("formats", &format!("| `--format` | file | what for |\n| --- | --- | --- |\n{}", rows.collect::<String>()));
 }
 
 #[test]

@@ -25,6 +25,7 @@ mod stale;
 mod tests;
 mod told;
 mod uplink;
+pub mod ways;
 mod wire;
 
 use std::net::{IpAddr, SocketAddr};

@@ -17,13 +17,20 @@ pub enum Phase {
     Recovered,
 }
 
-impl fmt::Display for Phase {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Phase {
+    /// The word itself.
+    pub fn as_str(self) -> &'static str {
+        match self {
             Phase::Up => "up",
             Phase::Outage => "outage",
             Phase::Recovered => "recovered",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 

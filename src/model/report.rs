@@ -111,6 +111,9 @@ pub struct ProbeResult {
     pub duration_ms: u64,
     /// What the verdict rests on.
     pub evidence: Vec<EvidenceLine>,
+    /// Which ways its stimuli took; `null` where it sent none that would show on a link.
+    #[serde(default)]
+    pub ways: Option<Ways>,
     /// The sentence that a pass proves.
     pub claim: String,
     /// How bad a failure is.
@@ -167,6 +170,29 @@ impl VerdictWord {
             VerdictWord::Inconclusive => "inconclusive",
             VerdictWord::Skip => "skip",
         }
+    }
+}
+
+/// How many of a probe's stimuli took which way. Each is counted once, by the worst.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Ways {
+    /// Seen on an uplink, where none of them may be.
+    pub uplink: u64,
+    /// Seen in the tunnel.
+    pub tunnel: u64,
+    /// Refused by the kernel.
+    pub refused: u64,
+    /// Taken by the kernel and seen on no link: dropped, or on their way to somebody near.
+    pub nowhere: u64,
+    /// Never sent, for a reason that says nothing of the stack.
+    pub not_sent: u64,
+}
+
+impl Ways {
+    /// All together.
+    pub fn total(&self) -> u64 {
+        self.uplink + self.tunnel + self.refused + self.nowhere + self.not_sent
     }
 }
 
@@ -247,6 +273,9 @@ pub struct Outage {
     /// Stimuli sent or refused.
     #[serde(default)]
     pub samples: u64,
+    /// The same by their kind.
+    #[serde(default)]
+    pub sampled: Vec<Sampled>,
     /// What it cost beyond its window and its recovery, milliseconds: getting ready, and making sure that all is as it was. `null`: it
     /// did not recover.
     #[serde(default)]
@@ -278,6 +307,22 @@ pub struct Outage {
     /// What happened, in order.
     #[serde(default)]
     pub events: Vec<EvidenceLine>,
+}
+
+/// Stimuli of one kind that were sent again and again in an outage.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Sampled {
+    /// What they are: protocol, destination, and how they were told which way to go.
+    pub what: String,
+    /// How many the kernel took.
+    pub sent: u64,
+    /// How many it refused.
+    pub refused: u64,
+    /// Name of the first refusal's errno.
+    pub refusal: Option<String>,
+    /// When the first was refused, milliseconds since the beginning of the outage.
+    pub first_refusal_ms: Option<f64>,
 }
 
 /// A span of an outage in which packets escaped. Packets of one protocol that are less than 5 ms apart are one span.

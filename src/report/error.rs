@@ -9,4 +9,7 @@ pub enum ReportError {
     /// The XML writer refuses it.
     #[error("write the report as JUnit XML")]
     Junit(#[source] quick_junit::SerializeError),
+    /// The template refuses it.
+    #[error("write the report as HTML")]
+    Html(#[source] askama::Error),
 }

@@ -71,7 +71,7 @@ mod tests {
         assert!(fs::read_to_string(reports.join("report.json")).unwrap().contains("\"version\": 1"));
         assert!(fs::read_to_string(reports.join("table.txt")).unwrap().contains("FAIL"));
         let left: Vec<_> = fs::read_dir(&reports).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        assert_eq!(left.len(), 3, "{left:?}");
+        assert_eq!(left.len(), FORMATS.len(), "{left:?}");
     }
 
     #[test]

@@ -3,7 +3,8 @@
 use super::{Format, Look, ReportError};
 use crate::model::report::Report;
 
-pub(super) const FORMAT: Format = Format { name: "json", file: "report.json", render };
+pub(super) const FORMAT: Format =
+    Format { name: "json", file: "report.json", about: "for programs; `report.schema.json` is its schema", render };
 
 fn render(report: &Report, _look: &Look) -> Result<String, ReportError> {
     let mut text = serde_json::to_string_pretty(report).map_err(ReportError::Json)?;

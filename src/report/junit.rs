@@ -10,7 +10,12 @@ use super::{Format, Look, ReportError, prose};
 use crate::model::report::{ProbeResult, Report, VerdictWord};
 use crate::model::verdict::FailKind;
 
-pub(super) const FORMAT: Format = Format { name: "junit", file: "junit.xml", render };
+pub(super) const FORMAT: Format = Format {
+    name: "junit",
+    file: "junit.xml",
+    about: "for CI: failures are leaks, errors what could not be decided",
+    render,
+};
 
 fn render(report: &Report, _look: &Look) -> Result<String, ReportError> {
     let mut document = quick_junit::Report::new("leakcheck");

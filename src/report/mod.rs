@@ -3,16 +3,21 @@
 
 mod error;
 mod files;
+mod github;
+mod html;
 mod json;
 mod junit;
+mod markdown;
 pub(crate) mod page;
 mod pcapng;
 pub mod progress;
+mod prometheus;
 mod prose;
 mod redact;
 #[cfg(test)]
 pub(crate) mod sample;
 mod table;
+mod tap;
 mod text;
 
 use std::io::{self, IsTerminal};
@@ -33,12 +38,23 @@ pub struct Format {
     pub name: &'static str,
     /// Its file in the report folder.
     pub file: &'static str,
+    /// What it is for, in Markdown.
+    pub about: &'static str,
     /// Renders a report whose texts are clean.
     render: fn(&Report, &Look) -> Result<String, ReportError>,
 }
 
 /// Every format, the default first.
-pub const FORMATS: &[Format] = &[table::FORMAT, json::FORMAT, junit::FORMAT];
+pub const FORMATS: &[Format] = &[
+    table::FORMAT,
+    json::FORMAT,
+    junit::FORMAT,
+    html::FORMAT,
+    markdown::FORMAT,
+    github::FORMAT,
+    tap::FORMAT,
+    prometheus::FORMAT,
+];
 
 /// How a report for people looks. The other formats do not depend on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

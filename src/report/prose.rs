@@ -1,6 +1,6 @@
 //! The sentences that several formats share: about an outage, about the wire, and the verdict of the run.
 
-use crate::model::report::{EvidenceLine, LocalReach, Outage, Report, RunVerdict, VerdictWord, WireLeak};
+use crate::model::report::{EvidenceLine, Hole, LocalReach, Outage, Report, RunVerdict, VerdictWord, WireLeak};
 
 /// Milliseconds as people read them: `0.8 ms`, `250 ms`, `5.0 s`, `2 min 5 s`.
 pub(super) fn span(ms: f64) -> String {
@@ -65,26 +65,22 @@ fn share(part: u64, whole: u64) -> f64 {
 
 /// What stands under the line of an outage: holes and resolution.
 pub(super) fn outage_details(outage: &Outage) -> Vec<String> {
-    let mut lines: Vec<_> = outage
-        .holes
-        .iter()
-        .map(|hole| {
-            format!(
-                "hole at {:.1} to {:.1} ms: {}",
-                hole.from_ms,
-                hole.to_ms,
-                count(hole.packets, &format!("{} packet", hole.proto))
-            )
-        })
-        .collect();
-    if outage.samples > 0 {
-        lines.push(format!(
-            "{}, the longest gap between two {}",
-            count(outage.samples, "sample"),
-            span(outage.longest_gap_ms)
-        ));
-    }
-    lines
+    holes(outage).into_iter().chain(resolution(outage)).collect()
+}
+
+/// The holes of an outage, a line each.
+pub(super) fn holes(outage: &Outage) -> Vec<String> {
+    let line = |hole: &Hole| {
+        let packets = count(hole.packets, &format!("{} packet", hole.proto));
+        format!("hole at {:.1} to {:.1} ms: {packets}", hole.from_ms, hole.to_ms)
+    };
+    outage.holes.iter().map(line).collect()
+}
+
+/// How short holes were that would have been seen.
+pub(super) fn resolution(outage: &Outage) -> Option<String> {
+    let (samples, gap) = (count(outage.samples, "sample"), span(outage.longest_gap_ms));
+    (outage.samples > 0).then(|| format!("{samples}, the longest gap between two {gap}"))
 }
 
 /// The wire in one line.
@@ -140,7 +136,7 @@ pub(super) fn conclusion(report: &Report) -> (&'static str, String) {
                 if report.strict { &[VerdictWord::Fail, VerdictWord::Warn] } else { &[VerdictWord::Fail] };
             let failed = report.probes.iter().filter(|probe| wanted.contains(&probe.verdict)).count();
             let text = format!(
-                "{failed} of {} did not hold. Mend what stands above, then ask again for {}.",
+                "{failed} of {} did not hold. Mend that, then ask again for {}.",
                 count(total, "check"),
                 names(wanted)
             );
@@ -184,7 +180,7 @@ fn pass(report: &Report) -> String {
     let passed = count(report.summary.pass, "check");
     let warned = match report.summary.warn {
         0 => String::new(),
-        n => format!(" {} above {} worth mending.", count(n, "warning"), if n == 1 { "is" } else { "are" }),
+        n => format!(" {} {} worth mending.", count(n, "warning"), if n == 1 { "is" } else { "are" }),
     };
     if report.outages.is_empty() {
         return format!(

@@ -20,6 +20,7 @@ pub(crate) fn probe(id: &str, phase: Phase, verdict: VerdictWord, summary: &str)
         reason: (verdict != VerdictWord::Pass).then(|| format!("the reason of {id}")),
         duration_ms: 123,
         evidence: (0..9).map(|n| evidence(f64::from(n) + 0.25, &format!("evidence {n} of {id}"))).collect(),
+        ways: None,
         claim: format!("The claim of {id}."),
         severity: Severity::Critical,
         why: format!(
@@ -69,6 +70,18 @@ pub(crate) fn passing() -> Report {
             restored: true,
             gave_up: None,
             samples: 4_812,
+            sampled: [
+                ("udp to 8.8.8.8:40000 bound to eth0", 12, 2_394),
+                ("tcp to 1.1.1.1:443 by the default route", 0, 2_406),
+            ]
+            .map(|(what, sent, refused)| Sampled {
+                what: what.to_owned(),
+                sent,
+                refused,
+                refusal: Some("EPERM".to_owned()),
+                first_refusal_ms: Some(0.9),
+            })
+            .into(),
             cost_ms: Some(320.5),
             longest_gap_ms: 1.1,
             gaps: 0,
@@ -89,6 +102,7 @@ pub(crate) fn passing() -> Report {
         summary: Summary::default(),
         notes: vec!["the tunnel is tun0, found by itself".to_owned()],
     };
+    report.probes[1].ways = Some(Ways { refused: 20, nowhere: 4, ..Ways::default() });
     report.settle();
     report
 }
@@ -110,6 +124,8 @@ pub(crate) fn failing() -> Report {
             "am.i.mullvad.net saw the home address 203.0.113.10",
         ),
     ];
+    report.probes[4].ways = Some(Ways { tunnel: 129, refused: 154, nowhere: 96, ..Ways::default() });
+    report.probes[0].ways = Some(Ways { uplink: 3, tunnel: 6, not_sent: 1, ..Ways::default() });
     report.wire.leaks = vec![WireLeak {
         at_ms: 812.25,
         link: "eth0".to_owned(),

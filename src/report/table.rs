@@ -11,12 +11,14 @@ use super::{Format, Look, ReportError, prose};
 use crate::model::report::{ProbeResult, Report, VerdictWord};
 use crate::model::verdict::FailKind;
 
-pub(super) const FORMAT: Format = Format { name: "table", file: "table.txt", render };
+pub(super) const FORMAT: Format = Format { name: "table", file: "table.txt", about: "for people", render };
 
 /// Below this a table has no room for words.
 const LEAST_WIDTH: u16 = 40;
 /// Kinds of packets that are listed one by one; the rest is in the JSON report.
 const LEAKS: usize = 10;
+/// Holes of an outage that are listed.
+const HOLES: usize = 10;
 /// The share of the width that the names may take.
 const NAME_PERCENT: u16 = 40;
 
@@ -42,9 +44,8 @@ fn render(report: &Report, look: &Look) -> Result<String, ReportError> {
     for outage in &report.outages {
         let ink = if outage.holes.is_empty() && outage.restored { Ink::Plain } else { Ink::Bad };
         page.item("outage", &format!("{}: {}", outage.method, prose::outage(outage)), ink);
-        for line in prose::outage_details(outage) {
-            page.item("", &line, Ink::Plain);
-        }
+        page.items("", prose::holes(outage).into_iter(), HOLES);
+        page.items("", prose::resolution(outage).into_iter(), HOLES);
     }
     let quiet = report.wire.leaks.is_empty() && report.wire.dropped == 0 && !report.wire.links.is_empty();
     page.item("wire", &prose::wire(report), if quiet { Ink::Plain } else { Ink::Bad });

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
-use crate::model::report::{EvidenceLine, Hole, LocalReach, Outage, ProbeResult, Report, Wire, WireLeak};
+use crate::model::report::{EvidenceLine, Hole, LocalReach, Outage, ProbeResult, Report, Sampled, Wire, WireLeak};
 
 /// Characters of one text in a report. Our own texts are far shorter.
 const LIMIT: usize = 1_500;
@@ -130,6 +130,7 @@ impl ProbeResult {
             reason,
             duration_ms: _,
             evidence,
+            ways: _,
             claim,
             severity: _,
             why,
@@ -156,6 +157,7 @@ fn of_outage(outage: &mut Outage, f: &mut impl FnMut(&mut String, Kind)) {
         restored: _,
         gave_up,
         samples: _,
+        sampled,
         cost_ms: _,
         longest_gap_ms: _,
         gaps: _,
@@ -171,6 +173,10 @@ fn of_outage(outage: &mut Outage, f: &mut impl FnMut(&mut String, Kind)) {
     gave_up.iter_mut().for_each(|state| f(state, Kind::Line));
     for Hole { from_ms: _, to_ms: _, proto, packets: _ } in holes {
         f(proto, Kind::Line);
+    }
+    for Sampled { what, sent: _, refused: _, refusal, first_refusal_ms: _ } in sampled {
+        f(what, Kind::Line);
+        refusal.iter_mut().for_each(|name| f(name, Kind::Line));
     }
     flows.iter_mut().for_each(|flow| f(flow, Kind::Line));
     for LocalReach { target, asked: _, answered: _, watched_ms: _, reached_ms: _ } in local {

@@ -1,6 +1,7 @@
 //! A run: finds the target, puts the agent inside, asks the probes phase by phase, makes the outages, and has all of it judged. What is
 //! asked and in which order is decided here; what it means is decided by the judge.
 
+mod account;
 mod container;
 mod dependents;
 mod error;
@@ -10,16 +11,17 @@ mod outside;
 mod phase;
 mod put_back;
 mod session;
+mod setup;
 
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ipnet::IpNet;
 use jiff::Timestamp;
 use tokio::runtime::Runtime;
 
+use account::{describe, outage_report, wire};
 use container::Around;
 pub use error::RunError;
 use outside::{Asker, Outside};
@@ -27,18 +29,17 @@ use phase::{Asked, Phases};
 use put_back::Notebook;
 pub use put_back::{Restored, restore};
 use session::Session;
+use setup::{facts, open_ports, setup};
 
-use crate::agent::protocol::{ControlKey, OutageOrder, PROTOCOL, Setup, Stack};
+use crate::agent::protocol::{ControlKey, OutageOrder, Stack};
 use crate::catalog::{Catalog, Selection, Trial};
-use crate::config::{Config, OutageMethod, Provider, Secret};
-use crate::judge::{self, Facts};
-use crate::model::evidence::{Captured, Class, OutageEvidence, PhaseWire, Proto, Role};
+use crate::config::{Config, OutageMethod, Secret};
+use crate::judge;
 use crate::model::probe::Phase;
-use crate::model::report::{self, Outage, ProbeResult, Report, RunVerdict, Summary, Wire, WireLeak};
-use crate::model::verdict::FailKind;
+use crate::model::report::{self, Report, RunVerdict, Summary};
 use crate::outage::{Entry, KeyFile};
 use crate::report::progress::Progress;
-use crate::target::{Enter, FindOptions, SETNS, Target, TargetSpec};
+use crate::target::{Enter, FindOptions, Target, TargetSpec};
 use crate::technique;
 
 /// What the caller wants.
@@ -355,139 +356,6 @@ fn audit(
     Ok((report, home))
 }
 
-fn setup(
-    options: &Options<'_>,
-    target: &Target,
-    session: &Session,
-    extra_ca: Option<String>,
-    control_key: Option<ControlKey>,
-    clock: Instant,
-) -> Setup {
-    let config = options.config;
-    let gluetun = target.gluetun.as_ref();
-    let outbound = gluetun.and_then(|gluetun| gluetun.env.get("FIREWALL_OUTBOUND_SUBNETS"));
-    let interface = gluetun.and_then(|gluetun| gluetun.env.get("VPN_INTERFACE")).cloned();
-    // The port may be told by the container's settings; only a configured address outranks it.
-    let control = match gluetun {
-        Some(gluetun) if config.outage.control_server == Config::default().outage.control_server => {
-            format!("http://127.0.0.1:{}", gluetun.control_port)
-        }
-        _ => config.outage.control_server.to_string(),
-    };
-    let setting =
-        |name: &str| gluetun.and_then(|gluetun| gluetun.env.get(name)).map(|value| value.to_ascii_lowercase());
-    let openvpn = (setting("VPN_TYPE").as_deref() == Some("openvpn")).then(|| match setting("OPENVPN_PROTOCOL") {
-        Some(proto) if proto.starts_with("tcp") => Proto::Tcp,
-        _ => Proto::Udp,
-    });
-    Setup {
-        protocol: PROTOCOL,
-        elapsed_ms: clock.elapsed().as_secs_f64() * 1000.0,
-        nonce: rand::random(),
-        tunnel: config.vpn.interface.clone().or(interface),
-        endpoint: config.vpn.endpoint.or_else(|| gluetun.and_then(|gluetun| gluetun.endpoint())),
-        openvpn,
-        local: config.local.subnets.clone(),
-        outbound: outbound
-            .map(|text| text.split(',').filter_map(|net| net.trim().parse::<IpNet>().ok()).collect())
-            .unwrap_or_default(),
-        resolv_conf: target.resolv_conf.text.clone(),
-        resolv_files: target.resolv_files(),
-        resolvers: config.dns.resolvers.clone(),
-        dependents: dependents(target),
-        echo_http: config.echo.http.iter().map(ToString::to_string).collect(),
-        echo_stun: config.echo.stun.iter().map(|at| (at.host.clone(), at.port)).collect(),
-        echo_dht: config.echo.dht.iter().map(|at| (at.host.clone(), at.port)).collect(),
-        echo_tracker: config.echo.tracker.clone(),
-        source_ports: config.echo.source_ports.iter().map(|port| port.get()).collect(),
-        echo_dns: config.echo.dns.clone(),
-        extra_ca,
-        mullvad: config.vpn.provider == Provider::Mullvad,
-        forced: config.dns.forced.clone(),
-        canary: config.dns.canary.clone(),
-        must_reach: config.local.must_reach.iter().map(crate::config::Local::stated).collect(),
-        must_not_reach: config.local.must_not_reach.iter().map(crate::config::Local::stated).collect(),
-        users: users(target),
-        container: target.container().map(|container| container.name),
-        control_server: control,
-        control_key,
-        host_programs: session.how == SETNS,
-        down: config.outage.down.clone(),
-        up: config.outage.up.clone(),
-        #[cfg(feature = "lab")]
-        without: crate::handicap::taken(),
-    }
-}
-
-/// Ports of the stack that its owner means to be reached.
-fn open_ports(options: &Options<'_>, target: &Target) -> Vec<u16> {
-    let stated = target.gluetun.as_ref().and_then(|gluetun| gluetun.env.get("FIREWALL_INPUT_PORTS"));
-    let stated = stated.into_iter().flat_map(|text| text.split(',')).filter_map(|port| port.trim().parse().ok());
-    options.config.local.must_serve.iter().map(|local| local.host_port().port).chain(stated).collect()
-}
-
-/// The containers that run in the namespace, or may, with their resolv.conf.
-fn dependents(target: &Target) -> Vec<technique::DependentFile> {
-    let inside = target.dependents.iter().filter(|dependent| dependent.pid.is_some());
-    let inside = inside.filter(|dependent| dependent.in_namespace != Some(false));
-    inside
-        .map(|dependent| technique::DependentFile {
-            name: dependent.name.clone(),
-            text: dependent.resolv_conf.as_ref().map(|file| file.text.clone()),
-        })
-        .collect()
-}
-
-/// As whom the containers' settings say that the stack's programs run.
-fn users(target: &Target) -> Vec<technique::User> {
-    let settings = target.dependents.iter().map(|dependent| &dependent.settings).chain(&target.settings);
-    let users = settings.flat_map(|settings| &settings.users);
-    users.map(|(uid, gid)| technique::User { uid: *uid, gid: *gid }).collect()
-}
-
-fn facts(config: &Config, outside: &Outside, stack: &Stack) -> Facts {
-    let uplinks = stack.links.iter().filter(|link| link.role == Role::Uplink);
-    Facts {
-        home: if config.home.ip.is_empty() { outside.home.clone() } else { config.home.ip.clone() },
-        home_resolvers: if config.home.resolvers.is_empty() {
-            outside.resolvers.clone()
-        } else {
-            config.home.resolvers.clone()
-        },
-        provider: Some(config.vpn.provider),
-        exit: config.vpn.exit.clone(),
-        resolvers: config.dns.resolvers.clone(),
-        forced_policy: Some(config.dns.forced_policy),
-        uplink_nets: uplinks
-            .clone()
-            .flat_map(|link| link.addresses.clone())
-            .filter(|net| net.prefix_len() > 0)
-            .collect(),
-        uplinks: uplinks.map(|link| link.name.clone()).collect(),
-        tunnel: stack.tunnel.clone(),
-        endpoint_known: stack.endpoint.is_some(),
-        endpoint: stack.endpoint.as_ref().map(|(address, _)| *address),
-        local: stack.local.clone(),
-        firewall: Some(stack.firewall.clone()),
-    }
-}
-
-fn describe(stack: &Stack, target: &Target, how: &str) -> String {
-    let uplinks: Vec<&str> =
-        stack.links.iter().filter(|link| link.role == Role::Uplink).map(|link| link.name.as_str()).collect();
-    let endpoint =
-        stack.endpoint.as_ref().map_or_else(|| "unknown".to_owned(), |(address, how)| format!("{address} ({how})"));
-    let local: Vec<String> = stack.local.iter().map(ToString::to_string).collect();
-    format!(
-        "{} entered by {how}: tunnel {}, uplink {}, VPN server {endpoint}, local {}, resolv.conf from {}",
-        target.label,
-        stack.tunnel.as_deref().unwrap_or("none"),
-        if uplinks.is_empty() { "none".to_owned() } else { uplinks.join(" and ") },
-        if local.is_empty() { "none".to_owned() } else { local.join(", ") },
-        target.resolv_conf.source,
-    )
-}
-
 /// The methods to use: those that are stated, whether they are possible or not (then the outage says why not), else what is possible.
 fn methods(options: &Options<'_>, stack: &Stack, notes: &mut Vec<String>) -> Vec<String> {
     if options.quick {
@@ -511,110 +379,6 @@ fn methods(options: &Options<'_>, stack: &Stack, notes: &mut Vec<String>) -> Vec
         return vec![OutageMethod::LinkDown.to_string()];
     }
     methods
-}
-
-fn outage_report(outage: &OutageEvidence, took: Duration) -> Outage {
-    let since = |at: f64| at;
-    Outage {
-        method: outage.method.clone(),
-        down_ms: 0.0,
-        blackhole_ms: outage.blackhole_ms.map(since),
-        up_ms: outage.up_ms,
-        recovered_ms: outage.recovered_ms,
-        holes: outage.holes.clone(),
-        restored: outage.restored,
-        gave_up: outage.gave_up.clone(),
-        samples: outage.samples.iter().map(|sample| sample.sent + sample.refused).sum(),
-        // Recovery is counted from the beginning of the outage, so the window is in it.
-        cost_ms: outage.recovered_ms.map(|recovered| took.as_secs_f64() * 1000.0 - recovered),
-        longest_gap_ms: outage.longest_gap_ms,
-        gaps: outage.pace.gaps,
-        longest_gap_at_ms: outage.pace.longest_at_ms.filter(|_| outage.pace.gaps > 0),
-        first_refusal_ms: outage.first_refusal_ms,
-        last_in_tunnel_ms: outage.last_in_tunnel_ms,
-        tunnel_back_ms: outage.tunnel_back_ms,
-        flows: outage
-            .flows
-            .iter()
-            .chain(outage.flows_v6.iter().flat_map(|v6| &v6.flows))
-            .map(|flow| format!("{} to {}", flow.proto, judge::end(flow.to)))
-            .collect(),
-        local: outage.local.clone(),
-        events: outage
-            .events
-            .iter()
-            .map(|event| report::EvidenceLine {
-                at_ms: outage.from_ms + event.at_ms,
-                what: event.what.clone(),
-                fields: serde_json::Map::new(),
-            })
-            .collect(),
-    }
-}
-
-fn wire(wires: &[Arc<PhaseWire>], results: &[ProbeResult]) -> Wire {
-    let mut links: Vec<String> = wires.iter().flat_map(|wire| wire.uplinks.clone()).collect();
-    links.sort();
-    links.dedup();
-    let sightings = wires.iter().flat_map(|wire| &wire.sightings);
-    let leaks = sightings
-        .filter(|sighting| sighting.class == Class::Offence)
-        .map(|sighting| WireLeak {
-            at_ms: sighting.first_ms,
-            link: sighting.link.clone(),
-            proto: sighting.proto.to_string(),
-            src: judge::end(sighting.src),
-            dst: judge::end(sighting.dst),
-            count: sighting.count,
-            probe: sighting.probe.clone(),
-            detail: sighting.detail.texts(),
-        })
-        .collect();
-    Wire {
-        links,
-        packets: wires.iter().map(|wire| wire.packets).sum(),
-        dropped: wires.iter().map(|wire| wire.dropped).sum(),
-        leaks,
-        captured: wires
-            .iter()
-            .flat_map(|wire| &wire.captured)
-            .filter(|packet| leaked(packet, results))
-            .cloned()
-            .collect(),
-    }
-}
-
-/// Whether a packet that was kept leaked. What a probe sends to somebody near, such as a question to the router, may be just what it has to
-/// try: then it is for the judge to say.
-fn leaked(packet: &Captured, results: &[ProbeResult]) -> bool {
-    match &packet.probe {
-        Some(probe) if packet.class != Class::Offence => {
-            results.iter().any(|result| result.kind == Some(FailKind::Leak) && result.name() == *probe)
-        }
-        _ => true,
-    }
-}
-
-/// Makes a result out of a ruling.
-fn result(trial: &Trial<'_>, ruling: judge::Ruling, duration: Duration) -> ProbeResult {
-    let probe = trial.probe;
-    ProbeResult {
-        id: probe.id.clone(),
-        group: probe.group.clone(),
-        title: probe.title.clone(),
-        phase: trial.phase,
-        method: trial.method.clone(),
-        verdict: ruling.verdict.into(),
-        kind: ruling.verdict.kind(),
-        summary: ruling.summary,
-        reason: ruling.reason,
-        duration_ms: duration.as_millis() as u64,
-        evidence: ruling.evidence,
-        claim: probe.claim.clone(),
-        severity: probe.severity,
-        why: probe.why.clone(),
-        fix: probe.fix.clone(),
-    }
 }
 
 fn read_ca(path: &Path) -> Result<String, RunError> {

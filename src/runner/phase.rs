@@ -7,21 +7,21 @@ use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, ColorSetting, Failed, Trial as TestTrial};
 
+use super::account::result;
 use super::container::{Around, Operation, Reborn};
 use super::dependents;
 use super::forwarding::{self, Handing, Prepared};
 use super::inbound;
 use super::outside::Asker;
 use super::put_back::Notebook;
-use super::result;
 use super::session::{Session, Tunnel};
 use crate::agent::protocol::{Act, OutageOrder, Reply, Request};
 use crate::catalog::Trial;
 use crate::config::OutageMethod;
-use crate::judge::{Case, Facts, Ruling, judge};
+use crate::judge::{Case, Facts, Ruling, judge, ways};
 use crate::model::evidence::{Evidence, OutageEvidence, PhaseWire};
 use crate::model::probe::{Phase, Probe};
-use crate::model::report::{ProbeResult, VerdictWord};
+use crate::model::report::{ProbeResult, VerdictWord, Ways};
 use crate::model::verdict::Verdict;
 use crate::report::progress::Progress;
 use crate::technique;
@@ -214,10 +214,10 @@ impl Shared {
         // What a probe took is its own time; then it waits for the others, but for an outage, which is its own.
         let alone = began.elapsed();
         drop(arrival);
-        let ruling = self.rule(asking, evidence);
+        let (ruling, ways) = self.rule(asking, evidence);
         let took = if asking.phase == Phase::Outage { began.elapsed() } else { alone };
         let trial = Trial { probe: &asking.probe, phase: asking.phase, method: asking.method.clone() };
-        let result = result(&trial, ruling, took);
+        let result = ProbeResult { ways, ..result(&trial, ruling, took) };
         self.progress.finished(&result);
         let verdict = result.verdict;
         let summary = result.summary.clone();
@@ -301,7 +301,7 @@ impl Shared {
         }
     }
 
-    fn rule(&self, asking: &Asking, evidence: Result<Option<Evidence>, String>) -> Ruling {
+    fn rule(&self, asking: &Asking, evidence: Result<Option<Evidence>, String>) -> (Ruling, Option<Ways>) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         while !state.closed {
             state = self.closed.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -312,14 +312,14 @@ impl Shared {
         let evidence = handed.map_or(evidence, |handed| handed.map(Some));
         let evidence = match evidence {
             Ok(evidence) => evidence,
-            Err(why) => return unasked(&why),
+            Err(why) => return (unasked(&why), None),
         };
         let outage = match &self.asked {
             Asked::Techniques => None,
             Asked::Outage(_) => outage,
             Asked::AfterOutage(before) => Some(Arc::clone(before)),
         };
-        let ruling = judge(&Case {
+        let case = Case {
             probe: &asking.probe,
             trial: &asking.name,
             phase: asking.phase,
@@ -327,13 +327,15 @@ impl Shared {
             wire: wire.as_deref(),
             outage: outage.as_deref(),
             facts: &self.facts,
-        });
-        match problem {
+        };
+        let ruling = judge(&case);
+        let ruling = match problem {
             // A problem of the phase is the reason behind whatever is missing.
             Some(why) if ruling.verdict == Verdict::Inconclusive => Ruling { reason: Some(why), ..ruling },
             Some(why) if ruling.verdict == Verdict::Pass => unasked(&why),
             _ => ruling,
-        }
+        };
+        (ruling, ways::of(&case))
     }
 
     /// The last one to arrive makes the outage, if there is one, and closes the phase for all.

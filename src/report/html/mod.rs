@@ -1,0 +1,221 @@
+//! `--format html` and `report.html`: one page without scripts that needs nothing else, for a screen of any size, light or dark, and for paper.
+
+mod timeline;
+mod ways;
+
+use std::collections::BTreeSet;
+
+use askama::Template;
+
+use self::timeline::Timeline;
+use self::ways::Row;
+use super::{Format, Look, ReportError, prose};
+use crate::model::report::{ProbeResult, Report, RunVerdict, VerdictWord};
+use crate::model::verdict::FailKind;
+
+pub(super) const FORMAT: Format = Format {
+    name: "html",
+    file: "report.html",
+    about: "one page to look at and to keep, with the outages drawn",
+    render,
+};
+
+/// Lines of evidence of one finding.
+const EVIDENCE: usize = 12;
+/// Findings, and kinds of packets, that are shown; a page of more is read by nobody.
+const FINDINGS: usize = 200;
+const LEAKS: usize = 1_000;
+
+#[derive(Template)]
+#[template(path = "page.html", config = "src/report/html/askama.toml")]
+struct Page<'a> {
+    report: &'a Report,
+    style: &'static str,
+    word: &'static str,
+    tone: &'static str,
+    conclusion: String,
+    took: String,
+    counts: Vec<(&'static str, u64)>,
+    findings: Vec<Finding<'a>>,
+    findings_left_out: usize,
+    ways: Vec<Row>,
+    ways_height: usize,
+    outages: Vec<Timeline>,
+    wire: String,
+    leaks: Vec<Leak<'a>>,
+    leaks_left_out: usize,
+    groups: Vec<Group<'a>>,
+}
+
+struct Finding<'a> {
+    probe: &'a ProbeResult,
+    name: String,
+    word: &'static str,
+    severity: String,
+    reason: Option<&'a str>,
+    undecided: bool,
+    /// Whether it says why it matters and how to mend it: once for each probe.
+    advice: bool,
+    evidence: Vec<String>,
+    more: usize,
+}
+
+struct Leak<'a> {
+    at: String,
+    link: &'a str,
+    packet: String,
+    count: u64,
+    whose: String,
+}
+
+struct Group<'a> {
+    name: &'a str,
+    checks: Vec<Check<'a>>,
+}
+
+struct Check<'a> {
+    verdict: &'static str,
+    name: String,
+    summary: &'a str,
+    time: String,
+}
+
+fn render(report: &Report, _look: &Look) -> Result<String, ReportError> {
+    let (word, conclusion) = prose::conclusion(report);
+    let summary = &report.summary;
+    let of_interest = |probe: &&ProbeResult| !matches!(probe.verdict, VerdictWord::Pass | VerdictWord::Skip);
+    let mut interesting: Vec<&ProbeResult> = report.probes.iter().filter(of_interest).collect();
+    // The worst first.
+    interesting.sort_by_key(|probe| match probe.verdict {
+        VerdictWord::Fail => 0,
+        VerdictWord::Inconclusive => 1,
+        _ => 2,
+    });
+    let mut advised = BTreeSet::new();
+    let shown = interesting.iter().take(FINDINGS);
+    let findings: Vec<Finding<'_>> = shown.map(|probe| finding(probe, advised.insert(&probe.id))).collect();
+    let ways = ways::rows(report);
+    let page = Page {
+        report,
+        style: include_str!("style.css"),
+        word,
+        tone: match report.exit_status {
+            0 => "pass",
+            1 | 4 => "fail",
+            _ if report.verdict == RunVerdict::Fail => "fail",
+            _ => "inconclusive",
+        },
+        conclusion,
+        took: prose::span(report.duration_ms as f64),
+        counts: [
+            ("pass", summary.pass),
+            ("fail", summary.fail),
+            ("warn", summary.warn),
+            ("inconclusive", summary.inconclusive),
+            ("skip", summary.skip),
+        ]
+        .into_iter()
+        .filter(|(_, count)| *count > 0)
+        .collect(),
+        findings_left_out: interesting.len() - findings.len(),
+        findings,
+        ways_height: ways::height(&ways),
+        ways,
+        outages: report.outages.iter().map(timeline::of).collect(),
+        wire: prose::wire(report),
+        leaks: report.wire.leaks.iter().take(LEAKS).map(leak).collect(),
+        leaks_left_out: report.wire.leaks.len().saturating_sub(LEAKS),
+        groups: groups(report),
+    };
+    page.render().map_err(ReportError::Html)
+}
+
+fn finding(probe: &ProbeResult, first: bool) -> Finding<'_> {
+    let undecided = probe.verdict == VerdictWord::Inconclusive;
+    Finding {
+        probe,
+        name: probe.name(),
+        word: match (probe.verdict, probe.kind) {
+            (VerdictWord::Fail, Some(FailKind::Leak)) => "leak",
+            (VerdictWord::Fail, Some(FailKind::Broken)) => "broken",
+            (verdict, _) => verdict.as_str(),
+        },
+        severity: format!("{:?}", probe.severity).to_lowercase(),
+        reason: probe.reason.as_deref().filter(|reason| *reason != probe.summary),
+        undecided,
+        advice: first && !undecided,
+        evidence: probe.evidence.iter().take(EVIDENCE).map(prose::evidence).collect(),
+        more: probe.evidence.len().saturating_sub(EVIDENCE),
+    }
+}
+
+fn leak(leak: &crate::model::report::WireLeak) -> Leak<'_> {
+    let sent = leak.probe.iter().map(|probe| format!("sent by {probe}"));
+    Leak {
+        at: prose::span(leak.at_ms),
+        link: &leak.link,
+        packet: format!("{} {} → {}", leak.proto, leak.src, leak.dst),
+        count: leak.count,
+        whose: sent.chain(leak.detail.iter().cloned()).collect::<Vec<_>>().join(", "),
+    }
+}
+
+/// In the order in which the report has them.
+fn groups(report: &Report) -> Vec<Group<'_>> {
+    let mut groups: Vec<Group<'_>> = Vec::new();
+    for probe in &report.probes {
+        let check = Check {
+            verdict: probe.verdict.as_str(),
+            name: probe.name(),
+            summary: &probe.summary,
+            time: prose::span(probe.duration_ms as f64),
+        };
+        match groups.iter_mut().find(|group| group.name == probe.group) {
+            Some(group) => group.checks.push(check),
+            None => groups.push(Group { name: &probe.group, checks: vec![check] }),
+        }
+    }
+    groups
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sample;
+    use super::*;
+
+    #[test]
+    fn looks_as_it_does() {
+        let text = FORMAT.render(&sample::failing(), &Look::PLAIN).unwrap();
+        snapbox::assert_data_eq!(text, snapbox::file!["../../../fixtures/report/failing.html"].raw());
+    }
+
+    #[test]
+    fn hostile_texts_stay_texts() {
+        let mut report = sample::failing();
+        let plain = FORMAT.render(&report, &Look::PLAIN).unwrap();
+        report.each_text(&mut |text, _| {
+            text.push_str("\"'></title></style><script>alert(1)</script><img src=x onerror=y>")
+        });
+        let text = FORMAT.render(&report, &Look::PLAIN).unwrap();
+        assert!(!text.contains("<script") && !text.contains("<img"), "{text}");
+        assert_eq!(text.matches('<').count(), plain.matches('<').count(), "no text makes an element");
+    }
+
+    #[test]
+    fn it_needs_nothing_from_elsewhere() {
+        let text = FORMAT.render(&sample::failing(), &Look::PLAIN).unwrap();
+        assert!(!["src=", "href=", "url(", "@import"].iter().any(|out| text.contains(out)), "{text}");
+        assert!(text.starts_with("<!doctype html>\n"), "{text}");
+    }
+
+    #[test]
+    fn five_hundred_leaks_are_one_page() {
+        let mut report = sample::failing();
+        let (finding, leak) = (report.probes[0].clone(), report.wire.leaks[0].clone());
+        report.probes.extend((0..500).map(|_| finding.clone()));
+        report.wire.leaks.extend((0..1_500).map(|_| leak.clone()));
+        let text = FORMAT.render(&report, &Look::PLAIN).unwrap();
+        assert!(text.len() < 2_000_000, "{}", text.len());
+        assert!(text.contains("more in the JSON report") && text.contains("more kinds in the JSON report"));
+    }
+}

@@ -1,0 +1,148 @@
+//! `--format markdown` and `report.md`: for pull requests, wikis and GitHub's step summary, which takes 1 MiB and no more.
+
+use super::{Format, Look, ReportError, prose};
+use crate::model::report::{ProbeResult, Report, VerdictWord};
+
+pub(super) const FORMAT: Format =
+    Format { name: "markdown", file: "report.md", about: "for pull requests, wikis and GitHub's step summary", render };
+
+/// Octets of the table, and of the findings; what GitHub takes is 1 MiB.
+const ROOM: usize = 400_000;
+/// Lines of evidence of one finding.
+const EVIDENCE: usize = 20;
+/// Kinds of packets that are listed one by one.
+const LEAKS: usize = 50;
+
+fn render(report: &Report, _look: &Look) -> Result<String, ReportError> {
+    let (word, conclusion) = prose::conclusion(report);
+    let took = prose::span(report.duration_ms as f64);
+    let mut text = format!(
+        "## leakcheck: {word}\n\n{}\n\n{}, {}, {took}, {}\n\n| | probe | what was seen | time |\n| --- | --- | --- | ---: |\n",
+        escape(&conclusion),
+        escape(&report.target),
+        escape(&report.started),
+        escape(&report.tool),
+    );
+    let (mut rows, mut untold) = (String::new(), 0);
+    for probe in &report.probes {
+        let word = match probe.verdict {
+            VerdictWord::Pass | VerdictWord::Skip => probe.verdict.as_str().to_owned(),
+            _ => format!("**{}**", probe.verdict.as_str()),
+        };
+        let time = prose::span(probe.duration_ms as f64);
+        let row = format!("| {word} | {} | {} | {time} |\n", escape(&probe.name()), escape(&probe.summary));
+        if rows.len() + row.len() <= ROOM { rows += &row } else { untold += 1 }
+    }
+    text += &rows;
+    if untold > 0 {
+        text += &format!("\n{} left out for want of room: see the JSON report.\n", prose::count(untold, "check"));
+    }
+    let (mut findings, mut left_out) = (String::new(), 0);
+    for probe in &report.probes {
+        if !matches!(probe.verdict, VerdictWord::Pass | VerdictWord::Skip) {
+            let one = finding(probe);
+            if findings.len() + one.len() <= ROOM {
+                findings += &one;
+            } else {
+                left_out += 1;
+            }
+        }
+    }
+    text += &findings;
+    if left_out > 0 {
+        text += &format!("\n{} left out for want of room: see the JSON report.\n", prose::count(left_out, "finding"));
+    }
+    text += "\n### Outages and the wire\n\n";
+    for outage in &report.outages {
+        text += &item(&format!("outage by {}: {}", outage.method, prose::outage(outage)));
+        prose::outage_details(outage).iter().for_each(|line| text += &format!("  {}", item(line)));
+    }
+    text += &item(&format!("wire: {}", prose::wire(report)));
+    let leaks = &report.wire.leaks;
+    leaks.iter().take(LEAKS).for_each(|leak| text += &format!("  {}", item(&prose::wire_leak(leak))));
+    if leaks.len() > LEAKS {
+        text += &format!("  - and {} more in the JSON report\n", leaks.len() - LEAKS);
+    }
+    report.notes.iter().for_each(|note| text += &item(&format!("note: {note}")));
+    Ok(text)
+}
+
+/// What there is to say about one result that is neither a pass nor a skip.
+fn finding(probe: &ProbeResult) -> String {
+    let mut text = format!("\n### {} {}: {}\n\n", probe.verdict.as_str(), escape(&probe.name()), escape(&probe.title));
+    text += &format!("{}\n", escape(&probe.summary));
+    if let Some(reason) = probe.reason.as_ref().filter(|reason| **reason != probe.summary) {
+        text += &format!("\nBecause: {}\n", escape(reason));
+    }
+    if probe.verdict == VerdictWord::Inconclusive {
+        text += &format!("\nNot proven: {}\n", escape(&probe.claim));
+    } else {
+        text += &format!("\nWhy it matters: {}\n\nHow to mend it: {}\n", escape(&probe.why), escape(&probe.fix));
+    }
+    if !probe.evidence.is_empty() {
+        text += "\n<details><summary>Evidence</summary>\n\n";
+        probe.evidence.iter().take(EVIDENCE).for_each(|line| text += &item(&prose::evidence(line)));
+        if probe.evidence.len() > EVIDENCE {
+            text += &format!("- and {} more in the JSON report\n", probe.evidence.len() - EVIDENCE);
+        }
+        text += "\n</details>\n";
+    }
+    text
+}
+
+fn item(text: &str) -> String {
+    format!("- {}\n", escape(text))
+}
+
+/// One line that means itself: no markup (CommonMark 0.31, 2.4), no HTML, no mention, no end of a table's cell.
+fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + text.len() / 8);
+    for c in text.chars() {
+        match c {
+            '\n' => out.push(' '),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '&' => out.push_str("&amp;"),
+            '@' => out.push_str("&#64;"),
+            '#' => out.push_str("&#35;"),
+            '\\' | '`' | '*' | '_' | '[' | ']' | '!' | '|' | '~' | '$' => out.extend(['\\', c]),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sample;
+    use super::*;
+
+    #[test]
+    fn looks_as_it_does() {
+        let text = FORMAT.render(&sample::failing(), &Look::PLAIN).unwrap();
+        snapbox::assert_data_eq!(text, snapbox::file!["../../fixtures/report/failing.md"].raw());
+    }
+
+    #[test]
+    fn hostile_texts_are_no_markup() {
+        let mut report = sample::failing();
+        report.each_text(&mut |text, _| text.push_str("</details><script>`|[x](javascript:1) @octocat **b** ![i](u)"));
+        let text = FORMAT.render(&report, &Look::PLAIN).unwrap();
+        assert!(!text.contains("<script") && !text.contains("@octocat") && !text.contains("**b"), "{text}");
+        let cells = text.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| ---"));
+        let bars = |line: &str| line.replace("\\|", "").matches('|').count();
+        assert!(cells.map(bars).all(|bars| bars == 5), "{text}");
+        assert_eq!(text.matches("<details>").count(), text.matches("\n</details>\n").count());
+    }
+
+    #[test]
+    fn it_stays_below_the_limit_of_a_step_summary() {
+        let mut report = sample::failing();
+        let finding = report.probes[0].clone();
+        report.probes.extend((0..2_000).map(|_| finding.clone()));
+        report.each_text(&mut |text, _| text.push_str(&"x".repeat(100)));
+        let text = FORMAT.render(&report, &Look::PLAIN).unwrap();
+        assert!(text.len() < 1_048_576, "{}", text.len());
+        assert!(text.contains("left out for want of room"));
+    }
+}

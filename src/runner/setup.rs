@@ -1,0 +1,132 @@
+//! What the agent and the judge are told of a stack: the configuration, beside what its container and its namespace say themselves.
+
+use std::time::Instant;
+
+use ipnet::IpNet;
+
+use super::Options;
+use super::outside::Outside;
+use super::session::Session;
+use crate::agent::protocol::{ControlKey, PROTOCOL, Setup, Stack};
+use crate::config::{Config, Provider};
+use crate::judge::Facts;
+use crate::model::evidence::{Proto, Role};
+use crate::target::{SETNS, Target};
+use crate::technique;
+
+pub(super) fn setup(
+    options: &Options<'_>,
+    target: &Target,
+    session: &Session,
+    extra_ca: Option<String>,
+    control_key: Option<ControlKey>,
+    clock: Instant,
+) -> Setup {
+    let config = options.config;
+    let gluetun = target.gluetun.as_ref();
+    let outbound = gluetun.and_then(|gluetun| gluetun.env.get("FIREWALL_OUTBOUND_SUBNETS"));
+    let interface = gluetun.and_then(|gluetun| gluetun.env.get("VPN_INTERFACE")).cloned();
+    // The port may be told by the container's settings; only a configured address outranks it.
+    let control = match gluetun {
+        Some(gluetun) if config.outage.control_server == Config::default().outage.control_server => {
+            format!("http://127.0.0.1:{}", gluetun.control_port)
+        }
+        _ => config.outage.control_server.to_string(),
+    };
+    let setting =
+        |name: &str| gluetun.and_then(|gluetun| gluetun.env.get(name)).map(|value| value.to_ascii_lowercase());
+    let openvpn = (setting("VPN_TYPE").as_deref() == Some("openvpn")).then(|| match setting("OPENVPN_PROTOCOL") {
+        Some(proto) if proto.starts_with("tcp") => Proto::Tcp,
+        _ => Proto::Udp,
+    });
+    Setup {
+        protocol: PROTOCOL,
+        elapsed_ms: clock.elapsed().as_secs_f64() * 1000.0,
+        nonce: rand::random(),
+        tunnel: config.vpn.interface.clone().or(interface),
+        endpoint: config.vpn.endpoint.or_else(|| gluetun.and_then(|gluetun| gluetun.endpoint())),
+        openvpn,
+        local: config.local.subnets.clone(),
+        outbound: outbound
+            .map(|text| text.split(',').filter_map(|net| net.trim().parse::<IpNet>().ok()).collect())
+            .unwrap_or_default(),
+        resolv_conf: target.resolv_conf.text.clone(),
+        resolv_files: target.resolv_files(),
+        resolvers: config.dns.resolvers.clone(),
+        dependents: dependents(target),
+        echo_http: config.echo.http.iter().map(ToString::to_string).collect(),
+        echo_stun: config.echo.stun.iter().map(|at| (at.host.clone(), at.port)).collect(),
+        echo_dht: config.echo.dht.iter().map(|at| (at.host.clone(), at.port)).collect(),
+        echo_tracker: config.echo.tracker.clone(),
+        source_ports: config.echo.source_ports.iter().map(|port| port.get()).collect(),
+        echo_dns: config.echo.dns.clone(),
+        extra_ca,
+        mullvad: config.vpn.provider == Provider::Mullvad,
+        forced: config.dns.forced.clone(),
+        canary: config.dns.canary.clone(),
+        must_reach: config.local.must_reach.iter().map(crate::config::Local::stated).collect(),
+        must_not_reach: config.local.must_not_reach.iter().map(crate::config::Local::stated).collect(),
+        users: users(target),
+        container: target.container().map(|container| container.name),
+        control_server: control,
+        control_key,
+        host_programs: session.how == SETNS,
+        down: config.outage.down.clone(),
+        up: config.outage.up.clone(),
+        #[cfg(feature = "lab")]
+        without: crate::handicap::taken(),
+    }
+}
+
+/// Ports of the stack that its owner means to be reached.
+pub(super) fn open_ports(options: &Options<'_>, target: &Target) -> Vec<u16> {
+    let stated = target.gluetun.as_ref().and_then(|gluetun| gluetun.env.get("FIREWALL_INPUT_PORTS"));
+    let stated = stated.into_iter().flat_map(|text| text.split(',')).filter_map(|port| port.trim().parse().ok());
+    options.config.local.must_serve.iter().map(|local| local.host_port().port).chain(stated).collect()
+}
+
+/// The containers that run in the namespace, or may, with their resolv.conf.
+fn dependents(target: &Target) -> Vec<technique::DependentFile> {
+    let inside = target.dependents.iter().filter(|dependent| dependent.pid.is_some());
+    let inside = inside.filter(|dependent| dependent.in_namespace != Some(false));
+    inside
+        .map(|dependent| technique::DependentFile {
+            name: dependent.name.clone(),
+            text: dependent.resolv_conf.as_ref().map(|file| file.text.clone()),
+        })
+        .collect()
+}
+
+/// As whom the containers' settings say that the stack's programs run.
+fn users(target: &Target) -> Vec<technique::User> {
+    let settings = target.dependents.iter().map(|dependent| &dependent.settings).chain(&target.settings);
+    let users = settings.flat_map(|settings| &settings.users);
+    users.map(|(uid, gid)| technique::User { uid: *uid, gid: *gid }).collect()
+}
+
+pub(super) fn facts(config: &Config, outside: &Outside, stack: &Stack) -> Facts {
+    let uplinks = stack.links.iter().filter(|link| link.role == Role::Uplink);
+    Facts {
+        home: if config.home.ip.is_empty() { outside.home.clone() } else { config.home.ip.clone() },
+        home_resolvers: if config.home.resolvers.is_empty() {
+            outside.resolvers.clone()
+        } else {
+            config.home.resolvers.clone()
+        },
+        provider: Some(config.vpn.provider),
+        exit: config.vpn.exit.clone(),
+        resolvers: config.dns.resolvers.clone(),
+        forced_policy: Some(config.dns.forced_policy),
+        uplink_nets: uplinks
+            .clone()
+            .flat_map(|link| link.addresses.clone())
+            .filter(|net| net.prefix_len() > 0)
+            .collect(),
+        uplinks: uplinks.map(|link| link.name.clone()).collect(),
+        tunnel: stack.tunnel.clone(),
+        endpoint_known: stack.endpoint.is_some(),
+        endpoint: stack.endpoint.as_ref().map(|(address, _)| *address),
+        local: stack.local.clone(),
+        firewall: Some(stack.firewall.clone()),
+    }
+}
