@@ -7,6 +7,7 @@ use leakcheck::net::netns::Netns;
 use leakcheck::net::nft::{Batch, Chain, HookPoint, Match, Nft, Policy, Rule, Table, TableFamily, Verdict, state};
 use leakcheck::net::route::{Family, RouteSpec, Rtnetlink, Snapshot, restore_link};
 use std::net::UdpSocket;
+use std::time::{Duration, Instant};
 
 pub const TRIALS: &[(&str, crate::Body)] = &[
     ("kernel::tunnel_is_restored", tunnel_is_restored),
@@ -206,6 +207,16 @@ fn namespaces_are_told_apart(_: PrivateDir) -> Result<()> {
 }
 
 /// A second process starts a lab and is killed; afterwards nothing on the machine holds one of its namespaces.
+/// A process that is in one of these network namespaces.
+fn inside(inodes: &[u64]) -> Result<Option<String>> {
+    let mut entries = std::fs::read_dir("/proc")?.flatten();
+    Ok(entries.find_map(|entry| {
+        let netns = std::fs::read_link(entry.path().join("ns/net")).ok()?.display().to_string();
+        let is_there = inodes.iter().any(|inode| netns == format!("net:[{inode}]"));
+        is_there.then(|| format!("{} in {netns}", entry.path().display()))
+    }))
+}
+
 fn sigkill_leaves_nothing(_: PrivateDir) -> Result<()> {
     use std::io::{BufRead, BufReader};
     let mut child = std::process::Command::new(std::env::current_exe()?)
@@ -223,10 +234,11 @@ fn sigkill_leaves_nothing(_: PrivateDir) -> Result<()> {
     child.kill()?;
     child.wait()?;
     ensure!(files()? <= before, "files were left in {}", directory.display());
-    for entry in std::fs::read_dir("/proc")?.flatten() {
-        let Ok(netns) = std::fs::read_link(entry.path().join("ns/net")) else { continue };
-        let text = netns.display().to_string();
-        ensure!(!inodes.iter().any(|inode| text.contains(&inode.to_string())), "{entry:?} is still in {text}");
+    // What it had started the kernel ends after it (PR_SET_PDEATHSIG), when it comes to that.
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while let Some(left) = inside(&inodes)? {
+        ensure!(Instant::now() < deadline, "{left} is still there");
+        std::thread::sleep(Duration::from_millis(20));
     }
     let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
     ensure!(mounts.matches(" - tmpfs leakcheck ").count() <= 1, "a mount was left: {mounts}");
