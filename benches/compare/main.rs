@@ -1,8 +1,9 @@
 //! leakcheck beside the checks that people make by hand (`hand_checks.sh`), on the same stacks in one run: `cargo bench --bench compare --
-//! [OPTION…]`. Each leak class and each sealed stack of the lab is checked by both, one after the other. Prints; decides nothing.
+//! [OPTION…]`. Each leak class and each sealed stack of the lab is checked by both, one after the other; leakcheck makes outages
+//! where a leak needs one, and on every sealed stack. Prints; decides nothing.
 //!
 //! Options: `--only TEXT` takes stacks that have this in their name, `--at-once N` compares several
-//! at a time (1), `--write` writes `reports/comparison.md`.
+//! at a time (1), `--write` writes `reports/comparison.md` and the README's summary of it.
 //! The script uses the curl, wget, nslookup, ping, nc, ip, nft and iptables that are installed; what is missing is told.
 
 mod hand;
@@ -57,6 +58,8 @@ struct Stack {
     leak: Option<String>,
     variant: Option<String>,
     condition: Option<String>,
+    /// Without outages: the class shows while the tunnel is up.
+    quick: bool,
 }
 
 fn main() -> Result<()> {
@@ -118,6 +121,7 @@ fn stacks() -> Result<Vec<Stack>> {
         leak: None,
         variant: None,
         condition: None,
+        quick: false,
     }];
     all.extend(Variant::all()?.into_iter().filter(|variant| has_legacy_tables() || !variant.needs_legacy()).map(
         |variant| Stack {
@@ -127,6 +131,7 @@ fn stacks() -> Result<Vec<Stack>> {
             leak: None,
             variant: Some(variant.id),
             condition: None,
+            quick: false,
         },
     ));
     all.extend(Condition::all()?.into_iter().map(|condition| Stack {
@@ -136,12 +141,14 @@ fn stacks() -> Result<Vec<Stack>> {
         leak: None,
         variant: None,
         condition: Some(condition.id),
+        quick: false,
     }));
     let alone = !nix::unistd::geteuid().is_root();
     let legacy = has_legacy_tables();
     let here =
         |leak: &Leak| !(leak.needs_containers() || alone && leak.needs_users() || !legacy && leak.needs_legacy());
     all.extend(Leak::all()?.into_iter().filter(here).map(|leak| Stack {
+        quick: leak.shows_while_up(),
         id: leak.id.clone(),
         title: leak.title,
         sealed: false,
@@ -175,6 +182,7 @@ fn compare(stack: Stack) -> Result<Compared> {
         .with_context(|| format!("{}: {}", stack.id, String::from_utf8_lossy(&output.stderr)))?;
     let mut command = Command::new(env!("CARGO_BIN_EXE_leakcheck"));
     command.args(["demo", "--format", "json", "--report-dir", "none"]).env("LEAKCHECK_OUTAGE__WINDOW", WINDOW);
+    command.args(stack.quick.then_some("--quick"));
     command.args(stack.leak.iter().flat_map(|leak| ["--leak", leak]));
     command.args(stack.variant.iter().flat_map(|variant| ["--variant", variant]));
     command.args(stack.condition.iter().flat_map(|condition| ["--condition", condition]));
@@ -253,5 +261,11 @@ fn write(compared: &[Compared], summary: &str) -> Result<()> {
             );
         }
     }
-    fs::write(root.join("reports/comparison.md"), text).context("write reports/comparison.md")
+    fs::write(root.join("reports/comparison.md"), text).context("write reports/comparison.md")?;
+    let path = root.join("README.md");
+    let readme = fs::read_to_string(&path).context("read the README")?;
+    let (begin, end) = ("<!-- comparison:begin -->\n", "<!-- comparison:end -->");
+    let (head, rest) = readme.split_once(begin).context("the README has no place for the comparison")?;
+    let (_, tail) = rest.split_once(end).context("the README's place for the comparison has no end")?;
+    fs::write(&path, format!("{head}{begin}{summary}{end}{tail}")).context("write the README")
 }
