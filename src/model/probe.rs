@@ -49,6 +49,18 @@ pub enum Severity {
     Low,
 }
 
+impl Severity {
+    /// The word itself.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Severity::Critical => "critical",
+            Severity::High => "high",
+            Severity::Medium => "medium",
+            Severity::Low => "low",
+        }
+    }
+}
+
 /// What the judge holds the evidence against: a closed vocabulary, new words are new code in `judge`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

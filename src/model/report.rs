@@ -129,6 +129,11 @@ impl ProbeResult {
     pub fn name(&self) -> String {
         trial_name(&self.id, self.phase, self.method.as_deref())
     }
+
+    /// Why it is not a pass, where that says more than what was seen.
+    pub fn because(&self) -> Option<&str> {
+        self.reason.as_deref().filter(|reason| *reason != self.summary)
+    }
 }
 
 /// [`Verdict`] as the word of the report; the kind of a failure stands beside it.
@@ -161,6 +166,11 @@ impl From<Verdict> for VerdictWord {
 }
 
 impl VerdictWord {
+    /// Whether there is something to say about it: it is neither a pass nor a skip.
+    pub fn is_finding(self) -> bool {
+        !matches!(self, VerdictWord::Pass | VerdictWord::Skip)
+    }
+
     /// The word itself.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -374,6 +384,17 @@ pub struct Summary {
 }
 
 impl Summary {
+    /// Each verdict with its count.
+    pub fn counts(&self) -> [(VerdictWord, u64); 5] {
+        [
+            (VerdictWord::Pass, self.pass),
+            (VerdictWord::Fail, self.fail),
+            (VerdictWord::Warn, self.warn),
+            (VerdictWord::Inconclusive, self.inconclusive),
+            (VerdictWord::Skip, self.skip),
+        ]
+    }
+
     /// Counts the verdicts of `probes`.
     pub fn of(probes: &[ProbeResult]) -> Self {
         let mut summary = Summary::default();

@@ -28,9 +28,9 @@ const TRYING: Duration = Duration::from_secs(60);
 /// How often an agent says that it is alive.
 const ALIVE_EVERY: Duration = Duration::from_millis(200);
 /// For how long a keeper listens before it counts one word as missed, and how many missed in a row mean that the agent stands still. Counted
-/// and not timed: a machine that slept has missed one. Four seconds: the loop of an agent on an overloaded machine stood still for three.
+/// and not timed: a machine that slept has missed one.
 const LISTEN: Duration = Duration::from_millis(250);
-const MISSED: u32 = 16;
+const MISSED: u32 = 12;
 /// What a keeper answers when it knows what to do.
 const READY: u8 = b'k';
 

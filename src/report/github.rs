@@ -35,9 +35,7 @@ fn annotation(probe: &ProbeResult, report: &Report) -> String {
     let same = |other: &&ProbeResult| other.id == probe.id && other.verdict == probe.verdict;
     let askings = report.probes.iter().filter(same).count();
     let mut lines = vec![probe.summary.clone()];
-    lines.extend(
-        probe.reason.iter().filter(|reason| **reason != probe.summary).map(|reason| format!("because: {reason}")),
-    );
+    lines.extend(probe.because().map(|reason| format!("because: {reason}")));
     if askings > 1 {
         lines.push(format!("and so in {} more", prose::count(askings as u64 - 1, "asking")));
     }

@@ -94,15 +94,9 @@ fn body(probe: &ProbeResult) -> String {
     lines.join("\n")
 }
 
-/// What no probe says: that nothing was measured, or that the stack was not put back. Only then there is such a case.
+/// What no probe says; only then there is such a case.
 fn trouble(report: &Report) -> Option<TestSuite> {
-    let ty = if !report.restored() {
-        "not-restored"
-    } else if report.probes.iter().all(|probe| probe.verdict == VerdictWord::Skip) {
-        "inconclusive"
-    } else {
-        return None;
-    };
+    let ty = prose::trouble(report)?;
     let mut status = TestCaseStatus::non_success(NonSuccessKind::Error);
     status.set_type(ty).set_message(prose::conclusion(report).1);
     let mut case = TestCase::new("measured-and-restored", status);

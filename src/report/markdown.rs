@@ -25,10 +25,8 @@ fn render(report: &Report, _look: &Look) -> Result<String, ReportError> {
     );
     let (mut rows, mut untold) = (String::new(), 0);
     for probe in &report.probes {
-        let word = match probe.verdict {
-            VerdictWord::Pass | VerdictWord::Skip => probe.verdict.as_str().to_owned(),
-            _ => format!("**{}**", probe.verdict.as_str()),
-        };
+        let strong = if probe.verdict.is_finding() { "**" } else { "" };
+        let word = format!("{strong}{}{strong}", probe.verdict.as_str());
         let time = prose::span(probe.duration_ms as f64);
         let row = format!("| {word} | {} | {} | {time} |\n", escape(&probe.name()), escape(&probe.summary));
         if rows.len() + row.len() <= ROOM { rows += &row } else { untold += 1 }
@@ -39,7 +37,7 @@ fn render(report: &Report, _look: &Look) -> Result<String, ReportError> {
     }
     let (mut findings, mut left_out) = (String::new(), 0);
     for probe in &report.probes {
-        if !matches!(probe.verdict, VerdictWord::Pass | VerdictWord::Skip) {
+        if probe.verdict.is_finding() {
             let one = finding(probe);
             if findings.len() + one.len() <= ROOM {
                 findings += &one;
@@ -71,7 +69,7 @@ fn render(report: &Report, _look: &Look) -> Result<String, ReportError> {
 fn finding(probe: &ProbeResult) -> String {
     let mut text = format!("\n### {} {}: {}\n\n", probe.verdict.as_str(), escape(&probe.name()), escape(&probe.title));
     text += &format!("{}\n", escape(&probe.summary));
-    if let Some(reason) = probe.reason.as_ref().filter(|reason| **reason != probe.summary) {
+    if let Some(reason) = probe.because() {
         text += &format!("\nBecause: {}\n", escape(reason));
     }
     if probe.verdict == VerdictWord::Inconclusive {

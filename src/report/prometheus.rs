@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use jiff::Timestamp;
 
 use super::{Format, Look, ReportError};
-use crate::model::report::{Report, RunVerdict, VerdictWord};
+use crate::model::report::{Outage, Report, RunVerdict};
 
 pub(super) const FORMAT: Format = Format {
     name: "prometheus",
@@ -47,15 +47,7 @@ fn render(report: &Report, _look: &Look) -> Result<String, ReportError> {
         "Whether the stack is as it was before the run.",
         [(vec![target], f64::from(u8::from(report.restored())))],
     );
-    let summary = &report.summary;
-    let counts = [
-        (VerdictWord::Pass, summary.pass),
-        (VerdictWord::Fail, summary.fail),
-        (VerdictWord::Warn, summary.warn),
-        (VerdictWord::Inconclusive, summary.inconclusive),
-        (VerdictWord::Skip, summary.skip),
-    ];
-    let counts = counts.map(|(word, count)| (vec![target, ("verdict", word.as_str())], count as f64));
+    let counts = report.summary.counts().map(|(word, count)| (vec![target, ("verdict", word.as_str())], count as f64));
     text.family("leakcheck_checks", "Askings of probes by what they came to.", counts);
     let probes = report.probes.iter().map(|probe| {
         let labels = vec![
@@ -79,7 +71,7 @@ fn render(report: &Report, _look: &Look) -> Result<String, ReportError> {
         "Packets that the sensor lost; more than none leaves doubts.",
         [(vec![target], report.wire.dropped as f64)],
     );
-    let of_outages = |value: &dyn Fn(&crate::model::report::Outage) -> Option<f64>| -> Vec<_> {
+    let of_outages = |value: &dyn Fn(&Outage) -> Option<f64>| -> Vec<_> {
         let values = report
             .outages
             .iter()

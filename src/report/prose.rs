@@ -114,6 +114,17 @@ pub(super) fn evidence(line: &EvidenceLine) -> String {
     format!("at {}: {}", span(line.at_ms), line.what)
 }
 
+/// What no probe says: that the stack was not put back, or that nothing was measured.
+pub(super) fn trouble(report: &Report) -> Option<&'static str> {
+    if !report.restored() {
+        Some("not-restored")
+    } else if report.probes.iter().all(|probe| probe.verdict == VerdictWord::Skip) {
+        Some("inconclusive")
+    } else {
+        None
+    }
+}
+
 /// The verdict of the run in a word, what it means, and what to do next.
 pub(super) fn conclusion(report: &Report) -> (&'static str, String) {
     let names = |wanted: &[VerdictWord]| {

@@ -31,7 +31,7 @@ fn render(report: &Report, look: &Look) -> Result<String, ReportError> {
 
     let mut explained = BTreeSet::new();
     for probe in &report.probes {
-        if !matches!(probe.verdict, VerdictWord::Pass | VerdictWord::Skip) {
+        if probe.verdict.is_finding() {
             finding(
                 &mut page,
                 probe,
@@ -108,7 +108,7 @@ fn finding(page: &mut Page, probe: &ProbeResult, evidence: usize, first: bool) {
     let word = probe.verdict.as_str().to_uppercase();
     page.line(&format!("{word}{kind} {}: {}", probe.name(), probe.title), Ink::of(probe.verdict));
     page.item("happened", &probe.summary, Ink::Plain);
-    if let Some(reason) = probe.reason.as_ref().filter(|reason| **reason != probe.summary) {
+    if let Some(reason) = probe.because() {
         page.item("because", reason, Ink::Plain);
     }
     page.items("evidence", probe.evidence.iter().map(prose::evidence), evidence);

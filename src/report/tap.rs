@@ -11,9 +11,8 @@ pub(super) const FORMAT: Format =
 const EVIDENCE: usize = 20;
 
 fn render(report: &Report, _look: &Look) -> Result<String, ReportError> {
-    // What no probe says: that nothing was measured, or that the stack was not put back. Only then there is such a test.
-    let measured = report.probes.iter().any(|probe| probe.verdict != VerdictWord::Skip);
-    let trouble = !report.restored() || !measured;
+    // What no probe says; only then there is such a test.
+    let trouble = prose::trouble(report).is_some();
     let mut text = format!("TAP version 13\n1..{}\n", report.probes.len() + usize::from(trouble));
     text += &format!("# {}, {}, {}\n", report.tool, report.target, report.started);
     for (number, probe) in (1..).zip(&report.probes) {

@@ -7,7 +7,7 @@ use crate::agent::protocol::Stack;
 use crate::catalog::Trial;
 use crate::judge;
 use crate::model::evidence::{Captured, Class, OutageEvidence, PhaseWire, Role};
-use crate::model::report::{self, Outage, ProbeResult, Sampled, Wire, WireLeak};
+use crate::model::report::{self, Outage, ProbeResult, Sampled, Ways, Wire, WireLeak};
 use crate::model::verdict::FailKind;
 use crate::target::Target;
 
@@ -104,7 +104,7 @@ fn leaked(packet: &Captured, results: &[ProbeResult]) -> bool {
 }
 
 /// Makes a result out of a ruling.
-pub(super) fn result(trial: &Trial<'_>, ruling: judge::Ruling, duration: Duration) -> ProbeResult {
+pub(super) fn result(trial: &Trial<'_>, ruling: judge::Ruling, ways: Option<Ways>, duration: Duration) -> ProbeResult {
     let probe = trial.probe;
     ProbeResult {
         id: probe.id.clone(),
@@ -118,7 +118,7 @@ pub(super) fn result(trial: &Trial<'_>, ruling: judge::Ruling, duration: Duratio
         reason: ruling.reason,
         duration_ms: duration.as_millis() as u64,
         evidence: ruling.evidence,
-        ways: None,
+        ways,
         claim: probe.claim.clone(),
         severity: probe.severity,
         why: probe.why.clone(),

@@ -187,7 +187,8 @@ impl Phases {
         drop(state);
         for (place, trial) in trials.iter().enumerate() {
             if !results.iter().any(|(known, _)| *known == place) {
-                results.push((place, result(trial, unasked("the runner broke off while asking"), Duration::ZERO)));
+                results
+                    .push((place, result(trial, unasked("the runner broke off while asking"), None, Duration::ZERO)));
             }
         }
         results.sort_by_key(|(place, _)| *place);
@@ -217,7 +218,7 @@ impl Shared {
         let (ruling, ways) = self.rule(asking, evidence);
         let took = if asking.phase == Phase::Outage { began.elapsed() } else { alone };
         let trial = Trial { probe: &asking.probe, phase: asking.phase, method: asking.method.clone() };
-        let result = ProbeResult { ways, ..result(&trial, ruling, took) };
+        let result = result(&trial, ruling, ways, took);
         self.progress.finished(&result);
         let verdict = result.verdict;
         let summary = result.summary.clone();

@@ -3,7 +3,8 @@
 //! and for one address of each /16 of the IPv4 space and of the global IPv6 space; again for each kind of packet that a rule tells from
 //! others. Where the answer is an uplink, marked packets with TTL 1 are sent there, to see whether the firewall holds them. The
 //! question for the uplink's own neighbours, whose answer has to be the uplink, is the control; where there is no uplink, that for 127.0.0.1.
-//! Of rules by source or input link the kernel is asked by which link it would carry on what others send. Where the tunnel is WireGuard's, it is asked which of its peers gets what.
+//! Of rules by source or input link the kernel is asked by which link it would carry on what others send. Where the tunnel is WireGuard's, it is
+//! asked which of its peers gets what.
 //! Limits: as of now; rules by mark are left to other techniques, and whether the firewall holds what others send to `forwarding`.
 
 mod packets;

@@ -46,7 +46,9 @@ fn diverts(element: &[u8]) -> Option<Does> {
 
 /// Whether the destination's address is written over (NFTA_PAYLOAD_SREG), in the header of IPv4 or of IPv6.
 fn writes_destination(data: &[u8]) -> bool {
-    written(data).is_some_and(|(from, to)| from < 20 && to > 16 || to > 24)
+    // At 16 in the header of IPv4 and at 24 in that of IPv6, whose source at 8 may be written as well.
+    const SOURCE_V6: (u32, u32) = (8, 24);
+    written(data).is_some_and(|octets| octets != SOURCE_V6 && (octets.0 < 20 && octets.1 > 16 || octets.1 > 24))
 }
 
 /// Which octets of the network header an expression `payload` writes over, the first and the one after the last.
@@ -70,6 +72,19 @@ mod tests {
         put_attribute(&mut element, 2, &data);
         put_attribute(&mut all, 1, &element);
         all
+    }
+
+    #[test]
+    fn a_source_that_is_written_over_sends_nothing_elsewhere() {
+        let writes = |from: u32, length: u32| {
+            let mut data = Vec::new();
+            for (kind, value) in [(5, 1_u32), (2, 1), (3, from), (4, length)] {
+                put_attribute(&mut data, kind, &value.to_be_bytes());
+            }
+            writes_destination(&data)
+        };
+        assert!(writes(16, 4) && writes(24, 16) && writes(12, 8) && writes(8, 32));
+        assert!(!writes(12, 4) && !writes(8, 16) && !writes(0, 2));
     }
 
     #[test]

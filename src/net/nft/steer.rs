@@ -2,8 +2,6 @@
 //! and what was accepted on its way into the tunnel may leave by another link. They are tried as diversions are. Those are left out that no
 //! rule of routing would treat otherwise than before.
 
-use std::collections::HashMap;
-
 use super::divert::written;
 use super::read::{find, number, word};
 use crate::model::firewall::Does;
@@ -42,14 +40,14 @@ impl Steering {
 
     /// What a rule of these expressions steers by, and the expressions before it: what they ask for it is about.
     pub(super) fn steered(&self, expressions: &[u8]) -> Option<(Vec<u8>, Does)> {
-        let (mut before, mut constants) = (Vec::new(), HashMap::new());
+        let (mut before, mut last) = (Vec::new(), None);
         for (kind, element) in attributes(expressions) {
-            if let Some((by, write)) = writes(element, &constants)
+            if let Some((by, write)) = writes(element, last)
                 && self.counts(write)
             {
                 return Some((before, Does::Divert { by, begun: true }));
             }
-            note(element, &mut constants);
+            last = constant(element);
             put_attribute(&mut before, kind, element);
         }
         None
@@ -70,32 +68,21 @@ impl Steering {
     }
 }
 
-/// Keeps what is known of the registers that an expression changes.
-fn note(element: &[u8], constants: &mut HashMap<u32, u32>) {
-    let data = find(element, 2).unwrap_or_default();
-    let into = |kind| number(data, kind);
-    match word(element, 1).as_str() {
-        "immediate" => {
-            let value = find(data, 2).and_then(|value| find(value, 1)).and_then(|value| value.first_chunk::<4>());
-            match (into(1), value) {
-                (Some(to), Some(value)) => drop(constants.insert(to, u32::from_ne_bytes(*value))),
-                (Some(to), None) => drop(constants.remove(&to)),
-                (None, _) => {}
-            }
-        }
-        // They write to registers of which this does not keep track.
-        "cmp" | "counter" | "log" => {}
-        _ => constants.clear(),
-    }
+/// The register and the number that an expression puts into it, where it is a constant.
+fn constant(element: &[u8]) -> Option<(u32, u32)> {
+    let data = find(element, 2).filter(|_| word(element, 1) == "immediate")?;
+    let value = find(data, 2).and_then(|value| find(value, 1))?.first_chunk::<4>()?;
+    Some((number(data, 1)?, u32::from_ne_bytes(*value)))
 }
 
-fn writes(element: &[u8], constants: &HashMap<u32, u32>) -> Option<(String, Write)> {
+/// `last`: what the expression before it put where.
+fn writes(element: &[u8], last: Option<(u32, u32)>) -> Option<(String, Write)> {
     let data = find(element, 2).unwrap_or_default();
     let name = word(element, 1);
     match name.as_str() {
         "meta" if number(data, 2) == Some(MARK) => {
             let from = number(data, 3)?;
-            let mark = constants.get(&from).copied();
+            let mark = last.filter(|(register, _)| *register == from).map(|(_, value)| value);
             let by = mark.map_or_else(|| "mark set".to_owned(), |mark| format!("mark set {mark:#x}"));
             Some((by, Write::Mark(mark)))
         }
@@ -103,9 +90,12 @@ fn writes(element: &[u8], constants: &HashMap<u32, u32>) -> Option<(String, Writ
         "payload" if written(data).is_some_and(|(from, _)| from < 2) => Some(("dscp set".to_owned(), Write::Class)),
         "target" => {
             let (target, info) = (word(data, 1), find(data, 3).unwrap_or_default());
-            let value = info.first_chunk::<4>().map(|value| u32::from_ne_bytes(*value));
             let write = match target.as_str() {
-                "MARK" => Write::Mark(value),
+                // A mark and a mask (`struct xt_mark_tginfo2`): of bits that are kept it is not known what they are.
+                "MARK" => Write::Mark(match info.split_first_chunk() {
+                    Some((value, [0xff, 0xff, 0xff, 0xff, ..])) => Some(u32::from_ne_bytes(*value)),
+                    _ => None,
+                }),
                 "CONNMARK" if info.get(MODE) == Some(&RESTORE) => Write::Mark(None),
                 "DSCP" | "TOS" => Write::Class,
                 _ => return None,
@@ -197,8 +187,10 @@ mod tests {
         let target =
             |name: &str, info: &[u8]| expression("target", &[(1, &[name.as_bytes(), &[0]].concat()), (3, info)]);
         let one = steering(serde_json::json!({}));
-        let mark = [0xca6c_u32.to_ne_bytes(), u32::MAX.to_ne_bytes()].concat();
-        assert_eq!(by(&one, &target("MARK", &mark)).as_deref(), Some("target MARK"));
+        let mark = |value: u32, mask: u32| target("MARK", &[value.to_ne_bytes(), mask.to_ne_bytes()].concat());
+        assert_eq!(by(&one, &mark(0xca6c, u32::MAX)).as_deref(), Some("target MARK"));
+        assert_eq!(by(&one, &mark(0x10, u32::MAX)), None);
+        assert!(by(&one, &mark(0x10, 0x10)).is_some(), "the other bits may be there before");
         let [save, restore] = [1, RESTORE].map(|mode| target("CONNMARK", &[vec![0; MODE], vec![mode]].concat()));
         assert!(by(&one, &save).is_none() && by(&one, &restore).is_some());
     }

@@ -10,7 +10,7 @@ use askama::Template;
 use self::timeline::Timeline;
 use self::ways::Row;
 use super::{Format, Look, ReportError, prose};
-use crate::model::report::{ProbeResult, Report, RunVerdict, VerdictWord};
+use crate::model::report::{ProbeResult, Report, RunVerdict, VerdictWord, WireLeak};
 use crate::model::verdict::FailKind;
 
 pub(super) const FORMAT: Format = Format {
@@ -35,7 +35,7 @@ struct Page<'a> {
     tone: &'static str,
     conclusion: String,
     took: String,
-    counts: Vec<(&'static str, u64)>,
+    counts: Vec<(VerdictWord, u64)>,
     findings: Vec<Finding<'a>>,
     findings_left_out: usize,
     ways: Vec<Row>,
@@ -51,7 +51,7 @@ struct Finding<'a> {
     probe: &'a ProbeResult,
     name: String,
     word: &'static str,
-    severity: String,
+    severity: &'static str,
     reason: Option<&'a str>,
     undecided: bool,
     /// Whether it says why it matters and how to mend it: once for each probe.
@@ -82,9 +82,7 @@ struct Check<'a> {
 
 fn render(report: &Report, _look: &Look) -> Result<String, ReportError> {
     let (word, conclusion) = prose::conclusion(report);
-    let summary = &report.summary;
-    let of_interest = |probe: &&ProbeResult| !matches!(probe.verdict, VerdictWord::Pass | VerdictWord::Skip);
-    let mut interesting: Vec<&ProbeResult> = report.probes.iter().filter(of_interest).collect();
+    let mut interesting: Vec<&ProbeResult> = report.probes.iter().filter(|probe| probe.verdict.is_finding()).collect();
     // The worst first.
     interesting.sort_by_key(|probe| match probe.verdict {
         VerdictWord::Fail => 0,
@@ -107,16 +105,7 @@ fn render(report: &Report, _look: &Look) -> Result<String, ReportError> {
         },
         conclusion,
         took: prose::span(report.duration_ms as f64),
-        counts: [
-            ("pass", summary.pass),
-            ("fail", summary.fail),
-            ("warn", summary.warn),
-            ("inconclusive", summary.inconclusive),
-            ("skip", summary.skip),
-        ]
-        .into_iter()
-        .filter(|(_, count)| *count > 0)
-        .collect(),
+        counts: report.summary.counts().into_iter().filter(|(_, count)| *count > 0).collect(),
         findings_left_out: interesting.len() - findings.len(),
         findings,
         ways_height: ways::height(&ways),
@@ -140,8 +129,8 @@ fn finding(probe: &ProbeResult, first: bool) -> Finding<'_> {
             (VerdictWord::Fail, Some(FailKind::Broken)) => "broken",
             (verdict, _) => verdict.as_str(),
         },
-        severity: format!("{:?}", probe.severity).to_lowercase(),
-        reason: probe.reason.as_deref().filter(|reason| *reason != probe.summary),
+        severity: probe.severity.as_str(),
+        reason: probe.because(),
         undecided,
         advice: first && !undecided,
         evidence: probe.evidence.iter().take(EVIDENCE).map(prose::evidence).collect(),
@@ -149,7 +138,7 @@ fn finding(probe: &ProbeResult, first: bool) -> Finding<'_> {
     }
 }
 
-fn leak(leak: &crate::model::report::WireLeak) -> Leak<'_> {
+fn leak(leak: &WireLeak) -> Leak<'_> {
     let sent = leak.probe.iter().map(|probe| format!("sent by {probe}"));
     Leak {
         at: prose::span(leak.at_ms),

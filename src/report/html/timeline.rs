@@ -1,6 +1,6 @@
 //! The picture of an outage: what was up when, which holes there were, and when it was all back.
 
-use crate::model::report::Outage;
+use crate::model::report::{Outage, Sampled};
 use crate::report::prose;
 
 /// Where the time begins and ends, in the picture's own units, and what a lane takes.
@@ -173,7 +173,7 @@ fn moment(ms: f64, step: f64) -> String {
     }
 }
 
-fn sample(sample: &crate::model::report::Sampled) -> Sample {
+fn sample(sample: &Sampled) -> Sample {
     let refusal = match (&sample.refusal, sample.first_refusal_ms) {
         (Some(name), Some(ms)) => format!("{name} after {}", prose::span(ms.max(0.0))),
         (Some(name), None) => name.clone(),
