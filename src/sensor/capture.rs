@@ -315,7 +315,10 @@ impl Shared {
                 return;
             }
             for _ in 0..MAX_AT_ONCE {
-                let Some(question) = ring.next(|frame| self.take(&mut state, &frame)) else { break };
+                let Some(question) = ring.next(|frame| self.take(&mut state, &frame)) else {
+                    self.ledger.backlog.is_read();
+                    break;
+                };
                 // Who sent it is good to know, but no verdict hangs on it: what there is no room for is not asked.
                 if let Some(question) = question {
                     self.asked.fetch_add(1, Ordering::Relaxed);

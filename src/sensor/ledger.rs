@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::backlog::Backlog;
 use super::decode::Packet;
 use crate::model::evidence::Proto;
 
@@ -15,6 +16,8 @@ const MARKER_LENGTH: usize = 18;
 pub struct Ledger {
     nonce: u32,
     entries: Arc<Mutex<Entries>>,
+    /// What the sensor has not read yet of what was entered.
+    pub backlog: Backlog,
 }
 
 #[derive(Debug, Default)]
@@ -56,7 +59,7 @@ pub fn sequence(nonce: u32, id: u32) -> u32 {
 impl Ledger {
     /// An empty ledger; `nonce` tells this run's markers from another's.
     pub fn new(nonce: u32) -> Self {
-        Ledger { nonce, entries: Arc::default() }
+        Ledger { nonce, entries: Arc::default(), backlog: Backlog::default() }
     }
 
     /// Enters a stimulus of `probe`.

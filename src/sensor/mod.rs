@@ -2,6 +2,7 @@
 //! attributed to the probe whose marker or flow it carries. It decides nothing.
 
 pub mod allow;
+pub mod backlog;
 pub mod capture;
 pub mod control;
 pub mod decode;

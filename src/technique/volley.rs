@@ -20,6 +20,7 @@ use super::user::{self, User};
 use crate::clock::Clock;
 use crate::handicap::{Handicap, lacks};
 use crate::model::evidence::{Fate, Proto, Stimulus, Via};
+use crate::sensor::backlog::Patience;
 use crate::sensor::ledger::{Entry, Ledger};
 
 /// How long a full send buffer is waited for at a time, how often for one packet, and how often for all of a volley: where a hook of the
@@ -167,6 +168,7 @@ pub struct Volley {
     sources: HashMap<(Guise, IpAddr), Result<(IpAddr, usize), Fate>>,
     /// How often a full buffer may still be waited for.
     waits: usize,
+    patience: Patience,
 }
 
 struct Aim {
@@ -193,7 +195,16 @@ impl Volley {
     /// An empty one, whose stimuli will belong to `trial`.
     pub fn new(clock: Clock, ledger: Ledger, trial: Arc<str>) -> Self {
         let (lanes, sources) = (HashMap::new(), HashMap::new());
-        Volley { clock, ledger, trial, aims: Vec::new(), lanes, sources, waits: WAITS_OF_ALL }
+        Volley {
+            clock,
+            ledger,
+            trial,
+            aims: Vec::new(),
+            lanes,
+            sources,
+            waits: WAITS_OF_ALL,
+            patience: Patience::default(),
+        }
     }
 
     /// Adds a kind of packet to be sent to each of `to` (of one family) in each of the first `rounds` rounds.
@@ -212,6 +223,7 @@ impl Volley {
         for aim in aims.iter_mut().filter(|aim| round < aim.rounds) {
             aim.first_ms.get_or_insert_with(|| self.clock.now_ms());
             for to in Arc::clone(&aim.to).iter() {
+                self.patience.wait_for(&self.ledger.backlog);
                 let fate = match self.send(aim, SocketAddr::new(*to, aim.shot.port())) {
                     Ok(()) => Fate::Sent,
                     Err(fate) => fate,
