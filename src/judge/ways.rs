@@ -40,7 +40,7 @@ mod tests {
     #[test]
     fn each_stimulus_goes_one_way_the_worst() {
         let sent = fixture::evidence(Vec::new()).stimuli.remove(0);
-        let refused = Fate::Refused { errno: libc::EPERM, name: "EPERM".to_owned() };
+        let refused = Fate::Refused { errno: 1, name: "EPERM".to_owned() };
         let not_sent = Fate::NotSent { reason: "no socket".to_owned() };
         let fates = [Fate::Sent, Fate::Sent, Fate::Sent, Fate::Sent, refused, not_sent];
         let traced = (1..).zip(fates).map(|(id, fate)| Stimulus { id, fate, traced: true, ..sent.clone() });
