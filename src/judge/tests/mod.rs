@@ -193,3 +193,17 @@ impl Situation {
         })
     }
 }
+
+/// What there is no room for is counted, and not left out without a word.
+#[test]
+fn a_verdict_shows_so_many_lines_and_counts_the_others() {
+    let name = "dependents-joined/pass";
+    let (_, mut situation) = situations().into_iter().find(|(found, _)| found == name).unwrap();
+    let answer = situation.evidence.as_ref().unwrap().answers[0].clone();
+    for (answers, lines, more) in [(40, 40, None), (41, 41, Some("and 1 more")), (90, 41, Some("and 50 more"))] {
+        situation.evidence.as_mut().unwrap().answers = vec![answer.clone(); answers];
+        let shown = situation.judge().evidence;
+        assert_eq!(shown.len(), lines);
+        assert_eq!(shown.last().map(|line| line.what.as_str()).filter(|what| what.starts_with("and ")), more);
+    }
+}
