@@ -21,6 +21,23 @@ Exit status of run and demo:
   4    the stack could not be put back as it was (outranks 0, 1 and 3)
   130  interrupted, after putting the stack back";
 
+const DOCTOR_STATUSES: &str = "\
+Exit status:
+  0    leakcheck run can audit a stack here
+  2    it cannot yet";
+
+const COMPLETIONS_HELP: &str = "\
+Where they go:
+  bash  leakcheck completions bash > ~/.local/share/bash-completion/completions/leakcheck
+  zsh   leakcheck completions zsh > a folder of $fpath, as _leakcheck
+  fish  leakcheck completions fish > ~/.config/fish/completions/leakcheck.fish";
+
+const MAN_HELP: &str = "\
+Read it:
+  leakcheck man run | man -l -
+Keep it:
+  leakcheck man > /usr/local/share/man/man1/leakcheck.1";
+
 /// Proves that a VPN stack does not leak
 ///
 /// Asks the internet what it sees, forces packets past the tunnel, listens on the wire meanwhile, takes the VPN down on
@@ -49,6 +66,25 @@ pub enum Command {
     List(ListArgs),
     /// Tell what a probe claims, does and cannot see, and how to mend what it finds
     Explain(ExplainArgs),
+    /// Say what works on this machine, and what to do where something does not
+    #[command(after_help = DOCTOR_STATUSES)]
+    Doctor(DoctorArgs),
+    /// Write a leakcheck.toml with comments, from the stack that is found
+    Init(InitArgs),
+    /// Print completions for a shell
+    #[command(after_help = COMPLETIONS_HELP)]
+    Completions {
+        /// Which shell
+        #[arg(value_name = "SHELL")]
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, or that of a command
+    #[command(after_help = MAN_HELP)]
+    Man {
+        /// Which command
+        #[arg(value_name = "COMMAND")]
+        command: Option<String>,
+    },
     /// The broken stacks of the built-in lab
     #[cfg(feature = "lab")]
     Lab {
@@ -98,6 +134,15 @@ pub struct AuditArgs {
     /// Mask the home address in all reports
     #[arg(long, help_heading = "Reports")]
     pub redact: bool,
+    /// Hold this run against an earlier one, by its report.json: what is worse, better, new
+    #[arg(long, value_name = "FILE", help_heading = "Reports")]
+    pub baseline: Option<PathBuf>,
+    /// Let the exit status tell only of what is worse than in the baseline
+    #[arg(long, requires = "baseline", help_heading = "Reports")]
+    pub only_worse: bool,
+    /// Add a line on this run to history.jsonl in this folder
+    #[arg(long, value_name = "DIR", help_heading = "Reports")]
+    pub history: Option<PathBuf>,
     /// Show the evidence of passes too
     #[arg(long, help_heading = "Reports")]
     pub nocapture: bool,
@@ -206,6 +251,45 @@ pub struct ExplainArgs {
     /// Add the probe files of this folder
     #[arg(long, value_name = "DIR")]
     pub probes: Option<PathBuf>,
+}
+
+/// The stack that `doctor` and `init` look at.
+#[derive(Debug, Clone, Args)]
+pub struct LookArgs {
+    /// docker:NAME, netns:NAME-OR-PATH or pid:PID; else the one Gluetun container that Docker knows
+    #[arg(long, value_name = "TARGET", value_parser = target)]
+    pub target: Option<TargetSpec>,
+    /// How to get into the namespace, as for run
+    #[arg(long, value_name = "WAY", default_value = ENTER[0].0, value_parser = ways())]
+    pub enter: Enter,
+}
+
+/// Arguments of `doctor`.
+#[derive(Debug, Clone, Args)]
+pub struct DoctorArgs {
+    /// The stack.
+    #[command(flatten)]
+    pub stack: LookArgs,
+    /// The configuration; else leakcheck.toml in this folder, if there is one
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Where run would note what has to be put back, as for run
+    #[arg(long, value_name = "DIR", env = STATE_DIR, hide_env = true)]
+    pub state_dir: Option<PathBuf>,
+}
+
+/// Arguments of `init`.
+#[derive(Debug, Clone, Args)]
+pub struct InitArgs {
+    /// The stack.
+    #[command(flatten)]
+    pub stack: LookArgs,
+    /// Where it is written; -: to standard output
+    #[arg(long, short, value_name = "FILE", default_value = "leakcheck.toml")]
+    pub output: PathBuf,
+    /// Write over a file that is there
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// What to do with the lab.

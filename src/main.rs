@@ -36,6 +36,10 @@ fn run(command: Command) -> anyhow::Result<u8> {
         #[cfg(feature = "lab")]
         Command::Demo(args) => commands::demo(&args),
         Command::Run(args) => commands::run(&args),
+        Command::Doctor(args) => commands::doctor(&args),
+        Command::Init(args) => commands::init(&args).map(|()| 0),
+        Command::Completions { shell } => commands::completions(shell).map(|()| 0),
+        Command::Man { command } => commands::man(command.as_deref()).map(|()| 0),
         Command::Restore(args) => commands::restore(&args),
         Command::Agent(args) => commands::agent(&args).map(|()| 0),
         Command::Keeper => commands::keeper().map(|()| 0),

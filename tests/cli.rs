@@ -84,6 +84,70 @@ fn a_folder_of_probes_is_added_and_checked() {
 }
 
 #[test]
+fn every_command_has_a_page_and_completions() {
+    let page = |args: &str| {
+        let printed = leakcheck(args).assert().code(0).stderr_eq("");
+        String::from_utf8_lossy(&printed.get_output().stdout).into_owned()
+    };
+    let program = page("man");
+    assert!(program.contains(".TH leakcheck 1") && program.contains("130  interrupted"), "{program}");
+    for command in ["run", "restore", "list", "explain", "doctor", "init", "completions", "man"] {
+        assert!(page(&format!("man {command}")).contains(&format!(".TH leakcheck-{command} 1")), "{command}");
+    }
+    leakcheck("man rum").assert().code(2).stdout_eq("").stderr_eq(
+        "error: failed to print the manual page of `rum`: there is no such command\nhelp: did you mean `run`?\n",
+    );
+    leakcheck("man agent").assert().code(2).stdout_eq("");
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let text = page(&format!("completions {shell}"));
+        assert!(text.contains("--outage") && text.contains("endpoint-block"), "{shell}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("completions");
+    std::fs::write(&file, page("completions bash")).unwrap();
+    let read = std::process::Command::new("bash").arg("-n").arg(&file).status().unwrap();
+    assert!(read.success());
+}
+
+/// What it finds differs from machine to machine; that a stack is missing does not.
+#[test]
+fn doctor_says_what_is_missing_and_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().display();
+    let looked = leakcheck(&format!("doctor --target netns:no-such-stack --state-dir {state}")).assert().code(2);
+    let text = String::from_utf8_lossy(&looked.get_output().stdout).into_owned();
+    for part in ["kernel: Linux", "privileges:", "journal:", "engine:", "missing     stack: ", "→ ", "Next: see to"] {
+        assert!(text.contains(part), "{part:?} is not in {text}");
+    }
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "it left something in the journal's folder");
+}
+
+#[test]
+fn init_writes_over_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("leakcheck.toml");
+    std::fs::write(&file, "mine").unwrap();
+    let refused = leakcheck(&format!("init --output {}", file.display())).assert().code(2).stdout_eq("");
+    let told = String::from_utf8_lossy(&refused.get_output().stderr).into_owned();
+    assert!(told.contains("it is there already") && told.contains("--force"), "{told}");
+    // Where there is no stack there is nothing to write, and nothing is lost.
+    let forced = leakcheck(&format!("init --force --target netns:no-such-stack --output {}", file.display()));
+    forced.assert().code(2).stdout_eq("");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "mine");
+}
+
+#[test]
+fn a_wrong_baseline_is_told_before_anything_is_touched() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("report.json");
+    std::fs::write(&file, "{\"version\": 1}").unwrap();
+    let refused = leakcheck(&format!("run --target pid:4194305 --baseline {}", file.display())).assert().code(2);
+    let told = String::from_utf8_lossy(&refused.get_output().stderr).into_owned();
+    assert!(told.contains("read the baseline") && told.contains("help: --baseline takes a report.json"), "{told}");
+    leakcheck("run --only-worse").assert().code(2).stdout_eq("");
+}
+
+#[test]
 fn a_reader_that_goes_away_is_no_failure() {
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);

@@ -38,6 +38,15 @@ pub fn tell(error: &anyhow::Error) -> String {
     text
 }
 
+/// What happened in one line, and what to do about it.
+pub(super) fn in_short(error: &anyhow::Error) -> (String, Option<String>) {
+    let told = tell(error);
+    let line = |line: &str| line.trim().trim_start_matches("error: ").trim_start_matches("caused by: ").to_owned();
+    let (helps, causes): (Vec<&str>, Vec<&str>) = told.lines().partition(|line| line.starts_with("help: "));
+    let causes: Vec<String> = causes.into_iter().map(line).collect();
+    (causes.join(": "), helps.first().map(|help| help.trim_start_matches("help: ").to_owned()))
+}
+
 /// What the error itself advises.
 fn help_of(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
     if let Some(error) = cause.downcast_ref::<Hint>() {

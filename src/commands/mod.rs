@@ -2,8 +2,11 @@
 
 #[cfg(feature = "lab")]
 mod demo;
+mod doctor;
+mod earlier;
 mod explain;
 mod failure;
+mod init;
 #[cfg(feature = "lab")]
 mod lab;
 #[cfg(feature = "lab")]
@@ -11,6 +14,7 @@ mod lab_sealed;
 #[cfg(feature = "lab")]
 mod lab_test;
 mod list;
+mod manual;
 mod restore;
 mod run;
 
@@ -21,11 +25,14 @@ use anyhow::Context;
 
 #[cfg(feature = "lab")]
 pub use demo::demo;
+pub use doctor::doctor;
 pub use explain::explain;
 pub use failure::{Hint, tell};
+pub use init::init;
 #[cfg(feature = "lab")]
 pub use lab::lab;
 pub use list::{list, trials};
+pub use manual::{completions, man};
 pub use restore::restore;
 pub use run::run;
 

@@ -4,9 +4,11 @@ use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::earlier::{baseline, remember};
 use super::{catalog, print, tell, trials};
 use crate::cli::{AuditArgs, RunArgs};
 use crate::config::Config;
+use crate::model::comparison::Comparison;
 use crate::report::progress::for_stderr;
 use crate::report::{Look, write_dir};
 use crate::runner::{self, Options, RunError};
@@ -62,10 +64,12 @@ pub(super) fn audit(config: &Config, place: Place<'_>, args: &AuditArgs) -> anyh
         restart_dependents,
         progress: Arc::from(for_stderr(args.nocapture)),
     };
+    // A wrong file is told before anything is touched.
+    let before = args.baseline.as_deref().map(baseline).transpose()?;
     if args.list {
         return trials(&options.trials()?).map(|()| runner::PASSED);
     }
-    let report = match runner::run(&options) {
+    let mut report = match runner::run(&options) {
         Ok(report) => report,
         Err(error @ RunError::NotPutBack { .. }) => {
             let _ = write!(std::io::stderr(), "{}", tell(&error.into()));
@@ -73,7 +77,17 @@ pub(super) fn audit(config: &Config, place: Place<'_>, args: &AuditArgs) -> anyh
         }
         Err(error) => return Err(error.into()),
     };
+    report.comparison = before.map(|before| Comparison::between(&before, &report));
+    if args.only_worse
+        && let Some(comparison) = &report.comparison
+        && ![runner::NOT_PUT_BACK, runner::INTERRUPTED].contains(&report.exit_status)
+    {
+        report.exit_status = comparison.exit_status(report.strict);
+    }
     let mut trouble = Vec::new();
+    if let Some((path, Err(error))) = args.history.as_deref().map(|folder| remember(folder, &report)) {
+        trouble.push(format!("warning: {} could not be written: {error}", path.display()));
+    }
     if let Some(dir) = args.reports() {
         for (path, result) in write_dir(dir, &report) {
             if let Err(error) = result {

@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::comparison::Comparison;
 use super::evidence::Captured;
 use super::probe::{Phase, Severity, trial_name};
 use super::verdict::{FailKind, Verdict};
@@ -43,6 +44,9 @@ pub struct Report {
     /// What the reader should know about the run itself: what was found by itself, what could not be done.
     #[serde(default)]
     pub notes: Vec<String>,
+    /// What became of the probes since the run that `--baseline` named; `null` without one.
+    #[serde(default)]
+    pub comparison: Option<Comparison>,
 }
 
 impl Report {

@@ -23,6 +23,11 @@ fn render(report: &Report, _look: &Look) -> Result<String, ReportError> {
             }
         }
     }
+    if let (Some(comparison), [count, changes @ ..]) = (&report.comparison, prose::comparison(report).as_slice()) {
+        let command = if comparison.worse.is_empty() { "notice" } else { "warning" };
+        let lines: Vec<&str> = std::iter::once(count).chain(changes.iter().take(10)).map(String::as_str).collect();
+        text += &command_line(command, "leakcheck, since the baseline", &lines.join("\n"));
+    }
     let (word, conclusion) = prose::conclusion(report);
     let command = if report.exit_status == 0 { "notice" } else { "error" };
     text += &command_line(command, &format!("leakcheck {}", report.target), &format!("{word}: {conclusion}"));

@@ -116,6 +116,7 @@ fn remarks(report: &Report) -> String {
     }
     lines.push(format!("wire {}", prose::wire(report)));
     lines.extend(report.wire.leaks.iter().map(prose::wire_leak));
+    lines.extend(prose::comparison(report).iter().map(|line| format!("baseline: {line}")));
     lines.extend(report.notes.iter().map(|note| format!("note: {note}")));
     lines.join("\n")
 }

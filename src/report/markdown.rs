@@ -12,6 +12,8 @@ const ROOM: usize = 400_000;
 const EVIDENCE: usize = 20;
 /// Kinds of packets that are listed one by one.
 const LEAKS: usize = 50;
+/// Changes since the baseline that are listed.
+const CHANGES: usize = 50;
 
 fn render(report: &Report, _look: &Look) -> Result<String, ReportError> {
     let (word, conclusion) = prose::conclusion(report);
@@ -60,6 +62,11 @@ fn render(report: &Report, _look: &Look) -> Result<String, ReportError> {
     leaks.iter().take(LEAKS).for_each(|leak| text += &format!("  {}", item(&prose::wire_leak(leak))));
     if leaks.len() > LEAKS {
         text += &format!("  - and {} more in the JSON report\n", leaks.len() - LEAKS);
+    }
+    let compared = prose::comparison(report);
+    compared.iter().take(CHANGES).for_each(|line| text += &item(&format!("baseline: {line}")));
+    if compared.len() > CHANGES {
+        text += &format!("- and {} more in the JSON report\n", compared.len() - CHANGES);
     }
     report.notes.iter().for_each(|note| text += &item(&format!("note: {note}")));
     Ok(text)

@@ -1,5 +1,6 @@
 //! The sentences that several formats share: about an outage, about the wire, and the verdict of the run.
 
+use crate::model::comparison::Comparison;
 use crate::model::report::{EvidenceLine, Hole, LocalReach, Outage, Report, RunVerdict, VerdictWord, WireLeak};
 
 /// Milliseconds as people read them: `0.8 ms`, `250 ms`, `5.0 s`, `2 min 5 s`.
@@ -107,6 +108,28 @@ pub(super) fn wire_leak(leak: &WireLeak) -> String {
     let many = if leak.count > 1 { format!(" x{}", leak.count) } else { String::new() };
     let more: String = leak.detail.iter().map(|detail| format!(", {detail}")).collect();
     format!("at {} {} {} {} -> {}{many}{whose}{more}", span(leak.at_ms), leak.link, leak.proto, leak.src, leak.dst)
+}
+
+/// What became of the probes since the baseline, the count first; nothing where there is none.
+pub(super) fn comparison(report: &Report) -> Vec<String> {
+    let Some(Comparison { started, target, worse, better, new, gone, same }) = &report.comparison else {
+        return Vec::new();
+    };
+    let whose = if *target == report.target { String::new() } else { format!(" of {target}") };
+    let mut lines = vec![format!(
+        "since {started}{whose}: {} worse, {} better, {} new, {} not asked now, {same} as before",
+        worse.len(),
+        better.len(),
+        new.len(),
+        gone.len()
+    )];
+    for (word, changes) in [("worse", worse), ("better", better), ("new", new), ("not asked now", gone)] {
+        lines.extend(changes.iter().map(|change| {
+            let verdict = |verdict: Option<VerdictWord>| verdict.map_or("not asked", VerdictWord::as_str);
+            format!("{word}: {}, {} before, {} now", change.probe, verdict(change.before), verdict(change.now))
+        }));
+    }
+    lines
 }
 
 /// One line of evidence.

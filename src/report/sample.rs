@@ -101,6 +101,7 @@ pub(crate) fn passing() -> Report {
         }],
         summary: Summary::default(),
         notes: vec!["the tunnel is tun0, found by itself".to_owned()],
+        comparison: None,
     };
     report.probes[1].ways = Some(Ways { refused: 20, nowhere: 4, ..Ways::default() });
     report.settle();

@@ -19,6 +19,8 @@ const LEAST_WIDTH: u16 = 40;
 const LEAKS: usize = 10;
 /// Holes of an outage that are listed.
 const HOLES: usize = 10;
+/// Changes since the baseline that are listed.
+const CHANGES: usize = 20;
 /// The share of the width that the names may take.
 const NAME_PERCENT: u16 = 40;
 
@@ -50,6 +52,7 @@ fn render(report: &Report, look: &Look) -> Result<String, ReportError> {
     let quiet = report.wire.leaks.is_empty() && report.wire.dropped == 0 && !report.wire.links.is_empty();
     page.item("wire", &prose::wire(report), if quiet { Ink::Plain } else { Ink::Bad });
     page.items("", report.wire.leaks.iter().map(prose::wire_leak), LEAKS);
+    page.items("baseline", prose::comparison(report).into_iter(), CHANGES);
     page.items("note", report.notes.iter().cloned(), usize::MAX);
     page.blank();
     let (word, text) = prose::conclusion(report);

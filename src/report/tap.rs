@@ -25,6 +25,7 @@ fn render(report: &Report, _look: &Look) -> Result<String, ReportError> {
         text += &format!("# outage by {}: {}\n", outage.method, prose::outage(outage));
     }
     text += &format!("# wire {}\n", prose::wire(report));
+    prose::comparison(report).iter().for_each(|line| text += &format!("# baseline: {line}\n"));
     let (word, conclusion) = prose::conclusion(report);
     text += &format!("# {word}: {conclusion}\n");
     Ok(text)

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
+use crate::model::comparison::{Change, Comparison};
 use crate::model::report::{EvidenceLine, Hole, LocalReach, Outage, ProbeResult, Report, Sampled, Wire, WireLeak};
 
 /// Characters of one text in a report. Our own texts are far shorter.
@@ -94,9 +95,15 @@ impl Report {
             outages,
             summary: _,
             notes,
+            comparison,
         } = self;
         for text in [tool, target, started].into_iter().chain(notes) {
             f(text, Kind::Line);
+        }
+        if let Some(Comparison { started, target, worse, better, new, gone, same: _ }) = comparison {
+            let changes = [worse, better, new, gone].into_iter().flatten();
+            let names = changes.map(|Change { probe, before: _, now: _ }| probe);
+            [started, target].into_iter().chain(names).for_each(|text| f(text, Kind::Line));
         }
         for probe in probes {
             probe.each_text(f);

@@ -7,6 +7,7 @@ mod dependents;
 mod error;
 mod forwarding;
 mod inbound;
+mod look;
 mod outside;
 mod phase;
 mod put_back;
@@ -24,6 +25,7 @@ use tokio::runtime::Runtime;
 use account::{describe, outage_report, wire};
 use container::Around;
 pub use error::RunError;
+pub use look::{Found, look};
 use outside::{Asker, Outside};
 use phase::{Asked, Phases};
 use put_back::Notebook;
@@ -174,7 +176,8 @@ pub fn run(options: &Options<'_>) -> Result<Report, RunError> {
     Ok(report)
 }
 
-fn runtime() -> Result<Runtime, RunError> {
+/// What a run works on.
+pub(crate) fn runtime() -> Result<Runtime, RunError> {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(RunError::Runtime)
 }
 
@@ -350,6 +353,7 @@ fn audit(
         wire,
         outages,
         notes,
+        comparison: None,
     };
     // A stranger over IPv6 is played under an address of this machine's, which tells the home as well as any.
     let home = facts.home.iter().copied().chain(inbound::own_v6(&facts.uplink_nets).map(IpAddr::V6)).collect();

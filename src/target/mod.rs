@@ -248,6 +248,18 @@ impl Target {
     }
 }
 
+/// The engine that a run would talk to, in one line: what it is, its version, and where.
+pub async fn engine_of(options: &FindOptions) -> Result<String, TargetError> {
+    let engine = Engine::connect(options.docker_host.as_deref()).await?;
+    let told = engine.docker.version().await.map_err(docker::asked("ask for the engine's version"))?;
+    let platform = told.platform.map(|platform| platform.name).filter(|name| !name.is_empty());
+    let name = platform.unwrap_or_else(|| "version".to_owned());
+    let (version, api) = (told.version.unwrap_or_default(), told.api_version.unwrap_or_default());
+    let containers = engine.containers().await?.len();
+    let text = format!("{name} {version} (API {api}) at {}, with {containers} containers", engine.host);
+    Ok(crate::report::clean_line(&text, 200))
+}
+
 /// The image of this very program, built if it is not there; its name and tag. Any subcommand can be a container so, without a registry.
 pub async fn own_image(options: &FindOptions) -> Result<String, TargetError> {
     image::ensure(&Engine::connect(options.docker_host.as_deref()).await?).await

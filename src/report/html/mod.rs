@@ -45,6 +45,7 @@ struct Page<'a> {
     leaks: Vec<Leak<'a>>,
     leaks_left_out: usize,
     groups: Vec<Group<'a>>,
+    compared: Vec<String>,
 }
 
 struct Finding<'a> {
@@ -115,6 +116,7 @@ fn render(report: &Report, _look: &Look) -> Result<String, ReportError> {
         leaks: report.wire.leaks.iter().take(LEAKS).map(leak).collect(),
         leaks_left_out: report.wire.leaks.len().saturating_sub(LEAKS),
         groups: groups(report),
+        compared: prose::comparison(report),
     };
     page.render().map_err(ReportError::Html)
 }

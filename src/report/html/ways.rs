@@ -1,7 +1,7 @@
 //! The picture of ways: of each probe's stimuli, what share went by which.
 
 use crate::model::probe::Phase;
-use crate::model::report::{Report, Ways};
+use crate::model::report::{Report, VerdictWord, Ways};
 use crate::report::prose;
 
 /// Where the bars begin and end, in the picture's own units, and what a row takes.
@@ -35,7 +35,7 @@ pub(super) fn rows(report: &Report) -> Vec<Row> {
     rows.map(|(at, (probe, ways))| Row {
         name: probe.name(),
         y: at * ROW + 4,
-        parts: parts(&ways),
+        parts: parts(&ways, probe.verdict == VerdictWord::Pass),
         total: ways.total(),
     })
     .collect()
@@ -46,9 +46,11 @@ pub(super) fn height(rows: &[Row]) -> usize {
     rows.len() * ROW + 4
 }
 
-fn parts(ways: &Ways) -> Vec<Part> {
+/// What left by an uplink is no alarm where the probe `passed`: a router near by may be asked.
+fn parts(ways: &Ways, passed: bool) -> Vec<Part> {
+    let uplink = if passed { ("near", "left by the uplink, as it may") } else { ("uplink", "left by the uplink") };
     let all = [
-        ("uplink", ways.uplink, "left by the uplink"),
+        (uplink.0, ways.uplink, uplink.1),
         ("tunnel", ways.tunnel, "took the tunnel"),
         ("refused", ways.refused, "refused by the kernel"),
         ("nowhere", ways.nowhere, "went nowhere"),
@@ -78,7 +80,7 @@ mod tests {
 
     #[test]
     fn a_bar_is_full_and_shows_one_in_thousands() {
-        let parts = parts(&Ways { uplink: 1, tunnel: 5_000, ..Ways::default() });
+        let parts = parts(&Ways { uplink: 1, tunnel: 5_000, ..Ways::default() }, false);
         let widths: Vec<f64> = parts.iter().map(|part| part.width.parse().unwrap()).collect();
         assert!((widths.iter().sum::<f64>() - (RIGHT - LEFT)).abs() < 0.5, "{widths:?}");
         assert!(parts[0].class == "uplink" && widths[0] > 5.0, "{widths:?}");
