@@ -61,6 +61,7 @@ pub async fn ensure(engine: &Engine) -> Result<String, TargetError> {
 /// Makes an image of this very program under a name of one's own. The image that had the name before is removed, unless a container
 /// still uses it.
 pub async fn make_as(engine: &Engine, tag: &str, manner: &Manner) -> Result<(), TargetError> {
+    let tag = &complete(tag);
     let before = id_of(engine, tag).await;
     load(engine, tag, &read_own_files().await?, manner).await?;
     if let Some(before) = before
@@ -69,6 +70,12 @@ pub async fn make_as(engine: &Engine, tag: &str, manner: &Manner) -> Result<(), 
         drop(engine.docker.remove_image(&before, None::<RemoveImageOptions>, None).await);
     }
     Ok(())
+}
+
+/// A name with the tag that Docker takes where none is given, which it does not take for an image that is loaded.
+fn complete(name: &str) -> String {
+    let has_tag = name.rsplit('/').next().is_some_and(|last| last.contains(':'));
+    if has_tag { name.to_owned() } else { format!("{name}:latest") }
 }
 
 async fn id_of(engine: &Engine, tag: &str) -> Option<String> {
@@ -271,6 +278,13 @@ mod tests {
             (entry.path().expect("path").display().to_string(), bytes)
         });
         entries.collect()
+    }
+
+    #[test]
+    fn a_name_without_a_tag_gets_one() {
+        assert_eq!(complete("leakcheck-lab"), "leakcheck-lab:latest");
+        assert_eq!(complete("localhost:5000/lab"), "localhost:5000/lab:latest");
+        assert_eq!(complete("lab:2"), "lab:2");
     }
 
     #[test]

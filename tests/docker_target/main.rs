@@ -9,6 +9,7 @@ mod docker_lock;
 mod engine;
 mod front;
 mod kernel;
+#[path = "../support/left.rs"]
 mod left;
 mod remote;
 
