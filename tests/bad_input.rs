@@ -175,8 +175,17 @@ fn docker_socket_dead() -> Result<(), Failed> {
 fn docker_address_of_another_kind() -> Result<(), Failed> {
     let place = Place::new();
     let mut command = place.command(PROGRAM);
-    let said = Said::of(command.env("DOCKER_HOST", "ssh://somewhere").arg("run"), &[]);
-    said.refuses(&["reach Docker at ssh://somewhere", "help: DOCKER_HOST may be unix:///path or tcp://host:port"])
+    let said = Said::of(command.env("DOCKER_HOST", "ftp://somewhere").arg("run"), &[]);
+    let help = "help: DOCKER_HOST may be unix:///path, tcp://host:port or ssh://user@host";
+    said.refuses(&["reach Docker at ftp://somewhere (as DOCKER_HOST says)", help])?;
+    let mut command = place.command(PROGRAM);
+    command.env_remove("DOCKER_HOST").env("DOCKER_CONFIG", place.0.path()).env("DOCKER_CONTEXT", "nowhere");
+    let said = Said::of(command.arg("run"), &[]);
+    said.refuses(&["find the Docker context `nowhere`, which DOCKER_CONTEXT names", "help: `docker context ls`"])?;
+    let mut command = place.command(PROGRAM);
+    command.env("DOCKER_HOST", "tcp://127.0.0.1:1").env("DOCKER_TLS_VERIFY", "1");
+    let said = Said::of(command.env("DOCKER_CERT_PATH", "/nonexistent").arg("run"), &[]);
+    said.refuses(&["use /nonexistent/ca.pem for TLS with Docker: it is not there", "help: DOCKER_CERT_PATH"])
 }
 
 fn container_that_does_not_exist() -> Result<(), Failed> {

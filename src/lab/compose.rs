@@ -101,6 +101,18 @@ impl ComposeStack {
         succeed(&mut command)
     }
 
+    /// The words that Compose is called by.
+    #[must_use]
+    pub fn words(&self) -> &[&'static str] {
+        &self.compose
+    }
+
+    /// Variables of the compose file.
+    #[must_use]
+    pub fn variables(&self) -> &[(String, String)] {
+        &self.variables
+    }
+
     /// The container of a service, whichever way Compose writes its name.
     ///
     /// # Errors

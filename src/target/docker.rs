@@ -1,20 +1,24 @@
 //! The Docker engine, by its API alone: connecting, and questions to it whose errors say what was asked. Knows nothing of leaks.
 
 use std::collections::HashMap;
-use std::env;
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bollard::Docker;
 use bollard::errors::Error;
-use bollard::models::{ContainerInspectResponse, ContainerSummary, ContainerSummaryStateEnum};
+use bollard::models::{
+    ContainerInspectResponse, ContainerSummary, ContainerSummaryHostConfig, ContainerSummaryStateEnum,
+};
 use bollard::query_parameters::{DownloadFromContainerOptionsBuilder, ListContainersOptions};
+use futures_util::future::try_join_all;
 use futures_util::{StreamExt, TryStreamExt};
 
+use super::address::{Address, Environment};
 use super::error::{Candidate, TargetError};
 use super::pid::small_text;
+use super::transport::Transport;
 
 /// Patience for the first answer of an engine.
 const FIRST_ANSWER: Duration = Duration::from_secs(10);
@@ -26,41 +30,63 @@ const LONGEST_ARCHIVE: usize = 256 * 1024;
 #[derive(Debug, Clone)]
 pub struct Engine {
     pub(super) docker: Docker,
-    /// Its address, as [`Engine::connect`] takes it.
-    pub host: String,
+    /// Its address, as [`Engine::at`] takes it.
+    pub address: Arc<Address>,
     /// Whether the engine is reached over a socket of this machine.
     pub local: bool,
 }
 
 impl Engine {
-    /// Connects to the engine at this address; else to that of `DOCKER_HOST`; else to the first socket that is there.
+    /// Connects to the engine at this address; else to the one that Docker's own command line would take.
     pub async fn connect(host: Option<&str>) -> Result<Self, TargetError> {
-        Self::connect_within(host, FIRST_ANSWER).await
+        let environment = Environment::own();
+        let address = host.map_or_else(|| environment.address(), |host| Ok(environment.given(host)))?;
+        Self::at(address).await
     }
 
-    async fn connect_within(host: Option<&str>, patience: Duration) -> Result<Self, TargetError> {
-        let host = host.map(str::to_owned).or_else(|| env::var("DOCKER_HOST").ok().filter(|host| !host.is_empty()));
-        let host = host.unwrap_or_else(|| format!("unix://{}", default_socket().display()));
-        let socket = host.strip_prefix("unix://");
-        if let Some(path) = socket {
-            knock(path)?;
-        }
-        let docker = Docker::connect_with_host(&host)
-            .map_err(|source| TargetError::Address { host: host.clone(), source })?
-            .negotiate_version();
-        match tokio::time::timeout(patience, docker).await {
-            Ok(Ok(docker)) => {
-                let local = socket.is_some();
-                Ok(Self { docker, host, local })
-            }
-            Ok(Err(source)) => Err(TargetError::Address { host, source }),
-            Err(_) => Err(TargetError::Silent { host, after: patience }),
+    /// Connects to the engine at this address.
+    pub async fn at(address: Address) -> Result<Self, TargetError> {
+        Self::at_within(address, FIRST_ANSWER).await
+    }
+
+    async fn at_within(address: Address, patience: Duration) -> Result<Self, TargetError> {
+        let at = address.to_string();
+        let unanswered = |source| TargetError::NoAnswer { at: at.clone(), source };
+        let (docker, said) = if let Some(path) = address.host.strip_prefix("unix://") {
+            knock(path, &at)?;
+            (Docker::connect_with_host(&address.host).map_err(unanswered)?, None)
+        } else {
+            let transport = Transport::to(&address)?;
+            transport.knock().await.map_err(|source| TargetError::Unreachable { at: at.clone(), source })?;
+            let said = transport.said.clone();
+            (transport.client().map_err(unanswered)?, Some(said))
+        };
+        let local = said.is_none();
+        match tokio::time::timeout(patience, docker.negotiate_version()).await {
+            Ok(Ok(docker)) => Ok(Self { docker, address: Arc::new(address), local }),
+            Ok(Err(source)) => match said.map(|said| said.text()).filter(|said| !said.is_empty()) {
+                Some(said) => Err(TargetError::Ssh { at, said }),
+                None => Err(unanswered(source)),
+            },
+            Err(_) => Err(TargetError::Silent { at, after: patience }),
         }
     }
 
     /// All containers, those that do not run too.
     pub async fn containers(&self) -> Result<Vec<ContainerSummary>, TargetError> {
         self.list(HashMap::new()).await
+    }
+
+    /// All containers, with the network mode of each, which Podman tells in an inspection only.
+    pub async fn containers_and_networks(&self) -> Result<Vec<ContainerSummary>, TargetError> {
+        let complete = |mut summary: ContainerSummary| async move {
+            if let (None, Some(id)) = (&summary.host_config, summary.id.as_deref()) {
+                let network_mode = self.inspect(id).await?.and_then(|found| found.host_config?.network_mode);
+                summary.host_config = Some(ContainerSummaryHostConfig { network_mode, ..Default::default() });
+            }
+            Ok(summary)
+        };
+        try_join_all(self.containers().await?.into_iter().map(complete)).await
     }
 
     /// All containers with this label (`key=value`).
@@ -135,25 +161,16 @@ fn only_file(archive: &[u8]) -> io::Result<String> {
     small_text(bytes)
 }
 
-/// Docker's own socket, else that of a rootless Docker or of Podman, where one of them is there.
-fn default_socket() -> PathBuf {
-    let docker = PathBuf::from("/var/run/docker.sock");
-    let runtime = env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-    let of_user = runtime.iter().flat_map(|dir| [dir.join("docker.sock"), dir.join("podman/podman.sock")]);
-    let others = of_user.chain([PathBuf::from("/run/podman/podman.sock")]);
-    std::iter::once(docker.clone()).chain(others).find(|path| path.exists()).unwrap_or(docker)
-}
-
 /// Connects to the socket and hangs up: the error of the kernel tells more than that of a client library.
-fn knock(path: &str) -> Result<(), TargetError> {
-    let path = path.to_owned();
-    match UnixStream::connect(Path::new(&path)) {
+fn knock(path: &str, at: &str) -> Result<(), TargetError> {
+    let (path, at) = (path.to_owned(), at.to_owned());
+    match UnixStream::connect(&path) {
         Ok(_) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(TargetError::NoSocket { path }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(TargetError::NoSocket { path, at }),
         Err(source) if source.kind() == io::ErrorKind::PermissionDenied => {
-            Err(TargetError::SocketPermission { path, source })
+            Err(TargetError::SocketPermission { at, source })
         }
-        Err(source) => Err(TargetError::SocketDead { path, source }),
+        Err(source) => Err(TargetError::SocketDead { at, source }),
     }
 }
 
@@ -164,7 +181,7 @@ mod tests {
     use super::*;
 
     async fn error_at(host: &str) -> TargetError {
-        match Engine::connect_within(Some(host), Duration::from_millis(200)).await {
+        match Engine::at_within(Environment::own().given(host), Duration::from_millis(200)).await {
             Ok(_) => panic!("nobody answers at {host}"),
             Err(error) => error,
         }
@@ -173,7 +190,10 @@ mod tests {
     #[tokio::test]
     async fn without_a_socket_the_path_is_named() {
         let error = error_at("unix:///nonexistent/docker.sock").await;
-        assert!(matches!(&error, TargetError::NoSocket { path } if path == "/nonexistent/docker.sock"), "{error:?}");
+        assert!(
+            matches!(&error, TargetError::NoSocket { path, .. } if path == "/nonexistent/docker.sock"),
+            "{error:?}"
+        );
         assert!(error.help().is_some_and(|help| help.contains("DOCKER_HOST")));
     }
 
@@ -197,9 +217,16 @@ mod tests {
 
     #[tokio::test]
     async fn an_unknown_kind_of_address_gets_help() {
-        let error = error_at("ssh://nas.local").await;
+        let error = error_at("npipe://nas.local").await;
         assert!(matches!(error, TargetError::Address { .. }), "{error:?}");
         assert!(error.help().is_some_and(|help| help.contains("tcp://")));
+    }
+
+    #[tokio::test]
+    async fn a_port_without_a_daemon_is_told() {
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+        let error = error_at(&format!("tcp://{}", closed.expect("an address"))).await;
+        assert!(matches!(error, TargetError::Unreachable { .. }), "{error:?}");
     }
 
     #[test]

@@ -5,8 +5,9 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use thiserror::Error;
+use bollard::errors::Error;
 
+use super::{tls, transport};
 use crate::near::nearest;
 use crate::net::netns::NetnsError;
 
@@ -26,29 +27,50 @@ impl fmt::Display for Candidate {
 }
 
 /// Finding or entering a target did not work.
-#[derive(Debug, Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum TargetError {
     /// `--target` is not of a form that is known.
     #[error("read the target `{}`: it is none of docker:NAME, netns:NAME-OR-PATH and pid:PID", .given.escape_debug())]
     Spec { given: String },
     /// There is no Docker socket.
-    #[error("reach Docker: there is no socket at {path}")]
-    NoSocket { path: String },
+    #[error("reach Docker: there is no socket at {}", .at.strip_prefix("unix://").unwrap_or(.at))]
+    NoSocket { path: String, at: String },
     /// The Docker socket is there and may not be used.
-    #[error("use the Docker socket {path}")]
-    SocketPermission { path: String, source: io::Error },
+    #[error("use the Docker socket {}", .at.strip_prefix("unix://").unwrap_or(.at))]
+    SocketPermission { at: String, source: io::Error },
     /// The Docker socket is there and nobody listens.
-    #[error("reach Docker at {path}")]
-    SocketDead { path: String, source: io::Error },
+    #[error("reach Docker at {at}")]
+    SocketDead { at: String, source: io::Error },
     /// The engine took the connection and did not answer.
-    #[error("reach Docker at {host}: no answer within {} s", .after.as_secs())]
-    Silent { host: String, after: Duration },
+    #[error("reach Docker at {at}: no answer within {} s", .after.as_secs())]
+    Silent { at: String, after: Duration },
     /// The address of the engine is of a kind that is not spoken here.
-    #[error("reach Docker at {host}")]
-    Address { host: String, source: bollard::errors::Error },
+    #[error("reach Docker at {host}: that is no address of an engine")]
+    Address { host: String },
+    /// There is no connection to be had with an engine elsewhere.
+    #[error("reach Docker at {at}")]
+    Unreachable { at: String, source: io::Error },
+    /// What answered is no engine, or refused us.
+    #[error("reach Docker at {at}")]
+    NoAnswer { at: String, source: Error },
+    /// `ssh` did not get through to the engine.
+    #[error("reach Docker at {at}: ssh said: {said}")]
+    Ssh { at: String, said: String },
+    /// A file for TLS is missing or does not fit.
+    #[error("use {path} for TLS with Docker: {why}")]
+    TlsFile { path: String, why: String },
+    /// The context that is in force is not there.
+    #[error("find the Docker context `{}`, which {by} names; {}", .name.escape_debug(), list_contexts(.known))]
+    NoContext { name: String, by: String, known: Vec<String> },
+    /// A file of Docker's settings cannot be read.
+    #[error("read {path}, which says where Docker is")]
+    DockerSettings { path: String, source: io::Error },
+    /// The engine's machine is of another kind than this program.
+    #[error("run the agent on the engine's machine: that is {engine}, and this leakcheck is made for {own}")]
+    Architecture { engine: String, own: String },
     /// The engine refused a request.
     #[error("{doing}")]
-    Docker { doing: String, source: bollard::errors::Error },
+    Docker { doing: String, source: Error },
     /// No container has this name.
     #[error("find a container or compose service named `{name}`; {}", list_running(.running))]
     NoContainer { name: String, running: Vec<Candidate> },
@@ -120,7 +142,21 @@ impl TargetError {
             Self::SocketPermission { .. } => "run with sudo, or join the group that owns the socket (sudo usermod -aG docker $USER) and log in again".to_owned(),
             Self::SocketDead { .. } => "nobody listens on it: start the daemon (systemctl start docker), or correct DOCKER_HOST".to_owned(),
             Self::Silent { .. } => "look whether `docker ps` answers; if not, restart the daemon".to_owned(),
-            Self::Address { .. } => "DOCKER_HOST may be unix:///path or tcp://host:port; for ssh:// or TLS forward the socket first: ssh -L /tmp/docker.sock:/var/run/docker.sock HOST".to_owned(),
+            Self::Address { .. } => "DOCKER_HOST may be unix:///path, tcp://host:port or ssh://user@host; `docker context ls` shows the contexts".to_owned(),
+            Self::Unreachable { source, .. } => tls_help(source).unwrap_or("look whether `docker ps` answers from here; correct DOCKER_HOST or the context, or start the daemon there").to_owned(),
+            Self::NoAnswer { source, .. } => match (tls_help(source), source) {
+                (Some(help), _) => help.to_owned(),
+                (None, Error::DockerResponseServerError { message, .. }) if message.contains("HTTPS server") => "the engine wants TLS: set DOCKER_TLS_VERIFY=1, and DOCKER_CERT_PATH to the folder with ca.pem, cert.pem and key.pem".to_owned(),
+                _ => "look whether `docker ps` answers from here; what is at this address may be no engine".to_owned(),
+            },
+            Self::Ssh { .. } => "ssh has to log in without asking (a key in ssh-agent, a known host), and find `docker` there: try `ssh HOST docker version`".to_owned(),
+            Self::TlsFile { .. } => "DOCKER_CERT_PATH, else ~/.docker or the context, has to hold ca.pem, and cert.pem with key.pem where the engine wants to know us".to_owned(),
+            Self::NoContext { name, known, .. } => match nearest(name, known.iter().map(String::as_str)) {
+                Some(near) => format!("name one that is there, as in DOCKER_CONTEXT={near}; `docker context use` chooses one for good"),
+                None => "`docker context ls` shows the contexts; `docker context use default` goes back to the socket of this machine".to_owned(),
+            },
+            Self::DockerSettings { .. } => "mend or remove it; DOCKER_HOST says where Docker is without it".to_owned(),
+            Self::Architecture { .. } => "take the leakcheck that is made for that machine, and run it there".to_owned(),
             Self::NoContainer { name, running } => match near(name, running) {
                 Some(near) => format!("name one that runs, as in --target docker:{near}"),
                 None => "start the stack first (docker compose up -d)".to_owned(),
@@ -171,6 +207,15 @@ fn list(found: &[Candidate]) -> String {
 
 fn list_running(found: &[Candidate]) -> String {
     if found.is_empty() { "no container runs".to_owned() } else { format!("running are {}", list(found)) }
+}
+
+fn list_contexts(names: &[String]) -> String {
+    if names.is_empty() { "there are none".to_owned() } else { format!("there are {}", names.join(", ")) }
+}
+
+/// What to do about an error that TLS is behind.
+fn tls_help(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
+    transport::tls_error(error).and_then(tls::advice)
 }
 
 fn list_known(names: &[String]) -> String {

@@ -1,14 +1,20 @@
-//! The image of the agent, made from the running program alone: `FROM scratch`, the program, and the shared objects that it has
-//! mapped when it is linked dynamically. No registry and no file on the disk is needed.
+//! The image of the agent, made from the running program alone: the program, and the shared objects that it has mapped when it is
+//! linked dynamically. It is loaded and not built: no registry, no builder and no file on the disk is needed, and an engine that is left
+//! alone in the middle has either all of it or nothing.
 
+use std::collections::HashMap;
 use std::ffi::{CStr, c_int, c_void};
 use std::fs;
 use std::hash::Hasher as _;
+use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use bollard::errors::Error;
-use bollard::query_parameters::{BuildImageOptionsBuilder, ListImagesOptions, RemoveImageOptions};
+use bollard::query_parameters::{ImportImageOptionsBuilder, ListImagesOptions, RemoveImageOptions};
 use futures_util::TryStreamExt;
+use ring::digest::{SHA256, digest};
+use serde_json::json;
 
 use super::docker::{Engine, asked};
 use super::error::TargetError;
@@ -20,7 +26,24 @@ const REPOSITORY: &str = "leakcheck-agent";
 /// Where the program is inside.
 const PROGRAM: &str = "/leakcheck";
 
-/// Finds the image of this very program, or builds it; its name and tag.
+/// Time between two questions for health, patience for each, time in which they may fail, and how many may fail in a row after it.
+const HEALTH_EVERY: Duration = Duration::from_secs(1);
+const HEALTH_PATIENCE: Duration = Duration::from_secs(3);
+const HEALTH_START: Duration = Duration::from_secs(20);
+const HEALTH_TRIES: u32 = 5;
+
+/// What an image says of itself beside its program.
+#[derive(Debug, Clone, Default)]
+pub struct Manner {
+    /// Labels.
+    pub labels: HashMap<String, String>,
+    /// Arguments of the program when a container gives none.
+    pub command: Vec<String>,
+    /// Arguments of the program by which Docker asks for health once a second.
+    pub health: Option<Vec<String>>,
+}
+
+/// Finds the image of this very program, or makes it; its name and tag.
 pub async fn ensure(engine: &Engine) -> Result<String, TargetError> {
     let files = read_own_files().await?;
     let tag = format!("{REPOSITORY}:{}", hash(&files));
@@ -29,22 +52,30 @@ pub async fn ensure(engine: &Engine) -> Result<String, TargetError> {
         Err(Error::DockerResponseServerError { status_code: 404, .. }) => {}
         Err(source) => return Err(asked("look for the agent's image")(source)),
     }
-    build(engine, &tag, &files, &format!("LABEL {LABEL}={IMAGE}\n")).await?;
+    let labels = HashMap::from([(LABEL.to_owned(), IMAGE.to_owned())]);
+    load(engine, &tag, &files, &Manner { labels, ..Manner::default() }).await?;
     remove_stale(engine, &tag).await;
     Ok(tag)
 }
 
-/// Builds an image of this very program under a name of one's own, with more lines for its recipe (`CMD`, `HEALTHCHECK` …). The image
-/// that had the name before is removed, unless a container still uses it.
-pub async fn build_as(engine: &Engine, tag: &str, instructions: &str) -> Result<(), TargetError> {
+/// Makes an image of this very program under a name of one's own. The image that had the name before is removed, unless a container
+/// still uses it.
+pub async fn make_as(engine: &Engine, tag: &str, manner: &Manner) -> Result<(), TargetError> {
+    let tag = &complete(tag);
     let before = id_of(engine, tag).await;
-    build(engine, tag, &read_own_files().await?, instructions).await?;
+    load(engine, tag, &read_own_files().await?, manner).await?;
     if let Some(before) = before
         && id_of(engine, tag).await.is_some_and(|now| now != before)
     {
         drop(engine.docker.remove_image(&before, None::<RemoveImageOptions>, None).await);
     }
     Ok(())
+}
+
+/// A name with the tag that Docker takes where none is given, which it does not take for an image that is loaded.
+fn complete(name: &str) -> String {
+    let has_tag = name.rsplit('/').next().is_some_and(|last| last.contains(':'));
+    if has_tag { name.to_owned() } else { format!("{name}:latest") }
 }
 
 async fn id_of(engine: &Engine, tag: &str) -> Option<String> {
@@ -96,14 +127,6 @@ fn shared_objects() -> Vec<String> {
     paths
 }
 
-/// The recipe of the image. Inside there is no cache of the loader, so it is told where the libraries are.
-fn recipe(files: &[Content], instructions: &str) -> String {
-    let mut dirs: Vec<&str> = files[1..].iter().filter_map(|file| Path::new(&file.path).parent()?.to_str()).collect();
-    dirs.dedup();
-    let search = if dirs.is_empty() { String::new() } else { format!("ENV LD_LIBRARY_PATH={}\n", dirs.join(":")) };
-    format!("FROM scratch\nCOPY root/ /\n{search}ENTRYPOINT [\"{PROGRAM}\"]\n{instructions}")
-}
-
 /// A hash that is stable for one build of the program, which is all that is compared.
 fn hash(files: &[Content]) -> String {
     let mut hasher = std::hash::DefaultHasher::new();
@@ -115,29 +138,87 @@ fn hash(files: &[Content]) -> String {
     format!("{:016x}", hasher.finish())
 }
 
-/// The context of the build: a recipe, and the files below `root`.
-fn context(files: &[Content], instructions: &str) -> std::io::Result<Vec<u8>> {
+/// The files as the one layer of the image.
+fn layer(files: &[Content]) -> io::Result<Vec<u8>> {
     let mut builder = tar::Builder::new(Vec::with_capacity(files.iter().map(|file| file.bytes.len() + 2048).sum()));
-    let mut add = |path: &str, bytes: &[u8]| {
-        let mut header = tar::Header::new_gnu();
-        header.set_size(bytes.len() as u64);
-        header.set_mode(0o755);
-        builder.append_data(&mut header, path, bytes)
-    };
-    add("Dockerfile", recipe(files, instructions).as_bytes())?;
     for file in files {
-        add(&format!("root{}", file.path), &file.bytes)?;
+        add(&mut builder, file.path.trim_start_matches('/'), 0o755, &file.bytes)?;
     }
     builder.into_inner()
 }
 
-async fn build(engine: &Engine, tag: &str, files: &[Content], instructions: &str) -> Result<(), TargetError> {
+/// The image as `docker save` writes one (Docker Image Specification 1.2): its layer, what it says of itself, and the list of both.
+fn archive(tag: &str, files: &[Content], manner: &Manner) -> io::Result<Vec<u8>> {
+    let layer = layer(files)?;
+    let config = config(files, manner, &format!("sha256:{}", hex(&layer))).to_string();
+    let name = format!("{}.json", hex(config.as_bytes()));
+    let manifest = json!([{"Config": name, "RepoTags": [tag], "Layers": ["layer.tar"]}]).to_string();
+    let mut builder = tar::Builder::new(Vec::with_capacity(layer.len() + 8192));
+    add(&mut builder, "manifest.json", 0o644, manifest.as_bytes())?;
+    add(&mut builder, &name, 0o644, config.as_bytes())?;
+    add(&mut builder, "layer.tar", 0o644, &layer)?;
+    builder.into_inner()
+}
+
+/// What the image says of itself. Inside there is no cache of the loader, so it is told where the libraries are.
+fn config(files: &[Content], manner: &Manner, layer: &str) -> serde_json::Value {
+    let mut dirs: Vec<&str> = files[1..].iter().filter_map(|file| Path::new(&file.path).parent()?.to_str()).collect();
+    dirs.dedup();
+    let search = (!dirs.is_empty()).then(|| format!("LD_LIBRARY_PATH={}", dirs.join(":")));
+    let health = manner.health.as_ref().map(|arguments| {
+        let test: Vec<&str> = ["CMD", PROGRAM].into_iter().chain(arguments.iter().map(String::as_str)).collect();
+        // Docker counts in nanoseconds.
+        let [every, patience, start] =
+            [HEALTH_EVERY, HEALTH_PATIENCE, HEALTH_START].map(|time| time.as_secs() * 1_000_000_000);
+        json!({"Test": test, "Interval": every, "Timeout": patience, "StartPeriod": start, "Retries": HEALTH_TRIES})
+    });
+    json!({
+        "architecture": architecture(),
+        "os": "linux",
+        // Nothing of now: the same program makes the same image.
+        "created": "1970-01-01T00:00:00Z",
+        "config": {
+            "Entrypoint": [PROGRAM],
+            "Cmd": manner.command,
+            "Env": search.as_slice(),
+            "Labels": manner.labels,
+            "Healthcheck": health,
+        },
+        "rootfs": {"type": "layers", "diff_ids": [layer]},
+        "history": [{"created": "1970-01-01T00:00:00Z", "created_by": concat!("leakcheck ", env!("CARGO_PKG_VERSION"))}],
+    })
+}
+
+fn add(builder: &mut tar::Builder<Vec<u8>>, path: &str, mode: u32, bytes: &[u8]) -> io::Result<()> {
+    let mut header = tar::Header::new_gnu();
+    header.set_size(bytes.len() as u64);
+    header.set_mode(mode);
+    builder.append_data(&mut header, path, bytes)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    digest(&SHA256, bytes).as_ref().iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
+}
+
+/// The architecture of this program, in Go's words, which are Docker's.
+fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+async fn load(engine: &Engine, tag: &str, files: &[Content], manner: &Manner) -> Result<(), TargetError> {
     let failed = |message: String| TargetError::Image { message };
-    let context = context(files, instructions).map_err(|error| failed(error.to_string()))?;
-    let options = BuildImageOptionsBuilder::default().t(tag).rm(true).forcerm(true).build();
-    let body = bollard::body_full(context.into());
-    let mut steps = std::pin::pin!(engine.docker.build_image(options, None, Some(body)));
-    while let Some(step) = steps.try_next().await.map_err(asked("build the agent's image"))? {
+    let theirs = engine.docker.version().await.map_err(asked("ask the engine what it is"))?.arch.unwrap_or_default();
+    if !theirs.is_empty() && theirs != architecture() {
+        return Err(TargetError::Architecture { engine: theirs, own: architecture().to_owned() });
+    }
+    let archive = archive(tag, files, manner).map_err(|error| failed(error.to_string()))?;
+    let options = ImportImageOptionsBuilder::default().quiet(true).build();
+    let mut steps = std::pin::pin!(engine.docker.import_image(options, bollard::body_full(archive.into()), None));
+    while let Some(step) = steps.try_next().await.map_err(asked("load the agent's image"))? {
         if let Some(message) = step.error_detail.and_then(|detail| detail.message) {
             return Err(failed(message));
         }
@@ -150,13 +231,19 @@ async fn build(engine: &Engine, tag: &str, files: &[Content], instructions: &str
 async fn remove_stale(engine: &Engine, keep: &str) {
     let filters = [("label".to_owned(), vec![format!("{LABEL}={IMAGE}")])].into();
     let options = ListImagesOptions { filters: Some(filters), ..Default::default() };
-    let ours = format!("{REPOSITORY}:");
     for image in engine.docker.list_images(Some(options)).await.unwrap_or_default() {
-        if image.repo_tags.iter().any(|tag| tag.starts_with(&ours)) && !image.repo_tags.iter().any(|tag| tag == keep) {
+        let mut ours = image.repo_tags.iter().filter_map(|tag| own_name(tag)).peekable();
+        if ours.peek().is_some() && ours.all(|tag| tag != keep) {
             // No force: an image that a container still uses stays.
             drop(engine.docker.remove_image(&image.id, None::<RemoveImageOptions>, None).await);
         }
     }
+}
+
+/// The name of an image of agents, without what Podman and others put before one that names no registry.
+fn own_name(tag: &str) -> Option<&str> {
+    let name = tag.strip_prefix("localhost/").or_else(|| tag.strip_prefix("docker.io/library/")).unwrap_or(tag);
+    name.strip_prefix(REPOSITORY)?.starts_with(':').then_some(name)
 }
 
 #[cfg(test)]
@@ -187,22 +274,57 @@ mod tests {
         assert_ne!(one, hash(&[file("/leakcheck", b"one"), file("/lib/x.so", b"")]));
     }
 
+    /// The archive's files, by name.
+    fn entries(archive: &[u8]) -> HashMap<String, Vec<u8>> {
+        let mut archive = tar::Archive::new(archive);
+        let entries = archive.entries().expect("entries").map(|entry| {
+            let mut entry = entry.expect("entry");
+            let mut bytes = Vec::new();
+            io::Read::read_to_end(&mut entry, &mut bytes).expect("in memory");
+            (entry.path().expect("path").display().to_string(), bytes)
+        });
+        entries.collect()
+    }
+
     #[test]
-    fn the_context_holds_every_file_at_its_place() {
+    fn an_image_of_agents_is_known_by_its_name() {
+        for tag in ["leakcheck-agent:1", "localhost/leakcheck-agent:1", "docker.io/library/leakcheck-agent:1"] {
+            assert_eq!(own_name(tag), Some("leakcheck-agent:1"));
+        }
+        for tag in ["leakcheck-agents:1", "ghcr.io/somebody/leakcheck-agent:1", "<none>:<none>"] {
+            assert_eq!(own_name(tag), None, "{tag}");
+        }
+    }
+
+    #[test]
+    fn a_name_without_a_tag_gets_one() {
+        assert_eq!(complete("leakcheck-lab"), "leakcheck-lab:latest");
+        assert_eq!(complete("localhost:5000/lab"), "localhost:5000/lab:latest");
+        assert_eq!(complete("lab:2"), "lab:2");
+    }
+
+    #[test]
+    fn the_archive_holds_every_file_at_its_place() {
         let files = [("/leakcheck", "program"), ("/lib64/ld.so", "loader"), ("/usr/lib/libc.so.6", "libc")];
         let files = files.map(|(path, text)| Content { path: path.to_owned(), bytes: text.into() });
-        let bytes = context(&files, "CMD [\"agent\"]\n").expect("in memory");
-        let mut archive = tar::Archive::new(bytes.as_slice());
-        let names: Vec<String> = archive
-            .entries()
-            .expect("entries")
-            .map(|entry| entry.expect("entry").path().expect("path").display().to_string())
-            .collect();
-        assert_eq!(names, ["Dockerfile", "root/leakcheck", "root/lib64/ld.so", "root/usr/lib/libc.so.6"]);
+        let manner = Manner { command: vec!["agent".to_owned()], ..Manner::default() };
+        let outer = archive("leakcheck-agent:1", &files, &manner).expect("in memory");
+        let outer = entries(&outer);
+        let manifest: serde_json::Value = serde_json::from_slice(&outer["manifest.json"]).expect("JSON");
+        assert_eq!(manifest[0]["RepoTags"], json!(["leakcheck-agent:1"]));
+        let config = manifest[0]["Config"].as_str().expect("a name");
+        assert_eq!(config, format!("{}.json", hex(&outer[config])));
+        let config: serde_json::Value = serde_json::from_slice(&outer[config]).expect("JSON");
+        assert_eq!(config["rootfs"]["diff_ids"], json!([format!("sha256:{}", hex(&outer["layer.tar"]))]));
+        assert_eq!(config["config"]["Env"], json!(["LD_LIBRARY_PATH=/lib64:/usr/lib"]));
         assert_eq!(
-            recipe(&files, "CMD [\"agent\"]\n"),
-            "FROM scratch\nCOPY root/ /\nENV LD_LIBRARY_PATH=/lib64:/usr/lib\nENTRYPOINT [\"/leakcheck\"]\nCMD [\"agent\"]\n"
+            (&config["config"]["Entrypoint"], &config["config"]["Cmd"]),
+            (&json!(["/leakcheck"]), &json!(["agent"]))
         );
-        assert!(!recipe(&files[..1], "").contains("LD_LIBRARY_PATH"), "a static program needs none");
+        let mut names: Vec<String> = entries(&outer["layer.tar"]).into_keys().collect();
+        names.sort();
+        assert_eq!(names, ["leakcheck", "lib64/ld.so", "usr/lib/libc.so.6"]);
+        let alone = super::config(&files[..1], &manner, "");
+        assert_eq!(alone["config"]["Env"], json!([]), "a static program needs none");
     }
 }

@@ -8,6 +8,7 @@ use bollard::query_parameters::{KillContainerOptionsBuilder, RestartContainerOpt
 use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 
+use super::address::{Address, Origin, Tls};
 use super::docker::{Engine, asked};
 use super::error::TargetError;
 
@@ -20,6 +21,9 @@ const FREEZE_AGAIN: Duration = Duration::from_millis(300);
 pub struct Container {
     /// Address of its engine.
     engine: String,
+    /// How that speaks TLS, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tls: Option<Tls>,
     /// Its id, 64 hexadecimal digits.
     pub id: String,
     /// Its name.
@@ -48,8 +52,9 @@ pub struct Condition {
 
 impl Container {
     /// The container `id` of the engine at `engine`, with the restart policy that it has to keep.
-    pub(super) fn new(engine: &str, id: &str, name: &str, restart: &str) -> Self {
-        Self { engine: engine.to_owned(), id: id.to_owned(), name: name.to_owned(), restart: restart.to_owned() }
+    pub(super) fn new(engine: &Address, id: &str, name: &str, restart: &str) -> Self {
+        let (id, name, restart) = (id.to_owned(), name.to_owned(), restart.to_owned());
+        Self { engine: engine.host.clone(), tls: engine.tls.clone(), id, name, restart }
     }
 
     /// How it is now.
@@ -148,7 +153,8 @@ impl Container {
     }
 
     async fn engine(&self) -> Result<Engine, String> {
-        Engine::connect(Some(&self.engine)).await.map_err(|error| told(&error))
+        let address = Address { host: self.engine.clone(), tls: self.tls.clone(), origin: Origin::Given };
+        Engine::at(address).await.map_err(|error| told(&error))
     }
 
     fn failed(&self, verb: &str) -> impl FnOnce(bollard::errors::Error) -> String {
@@ -203,9 +209,22 @@ mod tests {
         assert!(!dead.running && !dead.paused && dead.pid == 0);
     }
 
+    #[test]
+    fn a_journal_keeps_how_to_reach_the_engine() {
+        let tls = Some(Tls { dir: "/certs".into(), verify: true });
+        let address = Address { host: "tcp://nas:2376".to_owned(), tls, origin: Origin::Variable };
+        let container = Container::new(&address, "0123", "vpn", "always");
+        let written = serde_json::to_string(&container).expect("written");
+        assert_eq!(serde_json::from_str::<Container>(&written).expect("read"), container);
+        let before = r#"{"engine": "unix:///run/docker.sock", "id": "0123", "name": "vpn", "restart": ""}"#;
+        assert_eq!(serde_json::from_str::<Container>(before).expect("one without TLS").tls, None);
+    }
+
     #[tokio::test]
     async fn an_engine_that_is_gone_is_told_with_what_to_do() {
-        let container = Container::new("unix:///no/such/socket", "0123", "vpn", "");
+        let host = "unix:///no/such/socket".to_owned();
+        let address = Address { host, tls: None, origin: Origin::Given };
+        let container = Container::new(&address, "0123", "vpn", "");
         let why = container.put_back().await.expect_err("nobody is there");
         assert!(why.contains("/no/such/socket") && why.contains("start Docker"), "{why}");
         assert!(container.verify().await.is_err());

@@ -1,6 +1,7 @@
 //! Targets: which network namespace is audited, what its surroundings tell, and getting the agent into it. What the agent does
 //! there, and what is thought of it, is decided elsewhere.
 
+mod address;
 mod container;
 mod docker;
 mod error;
@@ -16,6 +17,8 @@ mod settings;
 mod spec;
 mod stack;
 mod sweep;
+mod tls;
+mod transport;
 
 use std::path::{Path, PathBuf};
 
@@ -23,6 +26,7 @@ use bollard::query_parameters::RestartContainerOptions;
 use docker::Engine;
 pub use error::{Candidate, TargetError};
 pub use gluetun::{Gluetun, ROLE_LABEL};
+pub use image::Manner;
 pub use lifecycle::{Condition, Container};
 pub use pid::{Process, Reach, read_small};
 pub use process::{AgentHandle, AgentInput, AgentOutput, AgentProcess};
@@ -160,7 +164,7 @@ impl Target {
     /// The container that owns the namespace, as something that can be stopped and started; `None` when there is none.
     pub fn container(&self) -> Option<Container> {
         let stack = self.stack.as_ref()?;
-        Some(Container::new(&stack.engine.host, &stack.id, &stack.name, &stack.settings.restart))
+        Some(Container::new(&stack.engine.address, &stack.id, &stack.name, &stack.settings.restart))
     }
 
     /// The containers that share the namespace, or were meant to, as they are now.
@@ -256,18 +260,18 @@ pub async fn engine_of(options: &FindOptions) -> Result<String, TargetError> {
     let name = platform.unwrap_or_else(|| "version".to_owned());
     let (version, api) = (told.version.unwrap_or_default(), told.api_version.unwrap_or_default());
     let containers = engine.containers().await?.len();
-    let text = format!("{name} {version} (API {api}) at {}, with {containers} containers", engine.host);
+    let text = format!("{name} {version} (API {api}) at {}, with {containers} containers", engine.address);
     Ok(crate::report::clean_line(&text, 200))
 }
 
-/// The image of this very program, built if it is not there; its name and tag. Any subcommand can be a container so, without a registry.
+/// The image of this very program, made if it is not there; its name and tag. Any subcommand can be a container so, without a registry.
 pub async fn own_image(options: &FindOptions) -> Result<String, TargetError> {
     image::ensure(&Engine::connect(options.docker_host.as_deref()).await?).await
 }
 
-/// Builds an image of this very program named `tag`, with more lines for its recipe (`CMD`, `HEALTHCHECK` …).
-pub async fn build_own_image(options: &FindOptions, tag: &str, instructions: &str) -> Result<(), TargetError> {
-    image::build_as(&Engine::connect(options.docker_host.as_deref()).await?, tag, instructions).await
+/// Makes an image of this very program named `tag`.
+pub async fn make_own_image(options: &FindOptions, tag: &str, manner: &Manner) -> Result<(), TargetError> {
+    image::make_as(&Engine::connect(options.docker_host.as_deref()).await?, tag, manner).await
 }
 
 /// The file that the user said is the stack's resolv.conf.

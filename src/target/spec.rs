@@ -65,7 +65,8 @@ pub enum Enter {
 pub struct FindOptions {
     /// This file is the stack's resolv.conf, whatever the target says.
     pub resolv_conf: Option<PathBuf>,
-    /// Address of the Docker engine (`unix://…`, `tcp://…`); else `DOCKER_HOST`, else the sockets that engines use.
+    /// Address of the Docker engine (`unix://…`, `tcp://…`, `ssh://…`); else as Docker's own command line finds it: `DOCKER_HOST`, the
+    /// context that is in force, the sockets that engines use.
     pub docker_host: Option<String>,
 }
 

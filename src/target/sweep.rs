@@ -6,6 +6,7 @@ use std::fs;
 
 use bollard::models::{ContainerSummary, ContainerSummaryStateEnum};
 use bollard::query_parameters::RemoveContainerOptionsBuilder;
+use jiff::Timestamp;
 
 use super::docker::{Engine, label, name_of};
 use super::error::TargetError;
@@ -19,6 +20,9 @@ pub const AGENT: &str = "agent";
 pub const IMAGE: &str = "agent-image";
 /// Label that tells whose agent it is.
 const RUNNER: &str = "leakcheck.runner";
+
+/// Seconds after which an agent that was not started is left over, whoever made it.
+const NOT_STARTED: i64 = 600;
 
 /// Whether the container is an agent of ours, or of another run.
 pub fn is_agent(summary: &ContainerSummary) -> bool {
@@ -35,9 +39,8 @@ pub async fn sweep(engine: &Engine) -> Result<Vec<String>, TargetError> {
     let mut removed = Vec::new();
     for summary in engine.labelled(&format!("{LABEL}={AGENT}")).await? {
         let Some(id) = summary.id.as_deref() else { continue };
-        let ended = matches!(summary.state, Some(ContainerSummaryStateEnum::EXITED | ContainerSummaryStateEnum::DEAD));
         let gone = label(&summary, RUNNER).and_then(Runner::parse).is_some_and(|runner| runner.is_gone());
-        if ended || gone {
+        if gone || is_over(&summary, Timestamp::now()) {
             let options = RemoveContainerOptionsBuilder::default().force(true).build();
             // Another run may be removing it at this moment, or the engine itself: then it is gone as well.
             if engine.docker.remove_container(id, Some(options)).await.is_ok() {
@@ -46,6 +49,18 @@ pub async fn sweep(engine: &Engine) -> Result<Vec<String>, TargetError> {
         }
     }
     Ok(removed)
+}
+
+/// Whether it has ended, or was made and never started: between the two a run lets no more than a moment pass, and the engine's clock may
+/// be another.
+fn is_over(summary: &ContainerSummary, now: Timestamp) -> bool {
+    match summary.state {
+        Some(ContainerSummaryStateEnum::EXITED | ContainerSummaryStateEnum::DEAD) => true,
+        Some(ContainerSummaryStateEnum::CREATED) => {
+            summary.created.is_some_and(|at| now.as_second() - at > NOT_STARTED)
+        }
+        _ => false,
+    }
 }
 
 /// A run of leakcheck, told apart from all others.
@@ -102,6 +117,18 @@ mod tests {
         let own = Runner::own();
         assert_eq!(Runner::parse(&own.to_string()), Some(own));
         assert_eq!(Runner::parse("nonsense"), None);
+    }
+
+    #[test]
+    fn one_that_was_never_started_is_over_after_a_while() {
+        let over = |state, age: i64| {
+            let summary = ContainerSummary { state: Some(state), created: Some(1_000_000 - age), ..Default::default() };
+            is_over(&summary, Timestamp::from_second(1_000_000).expect("a time"))
+        };
+        assert!(over(ContainerSummaryStateEnum::EXITED, 0));
+        assert!(!over(ContainerSummaryStateEnum::RUNNING, 100_000));
+        assert!(!over(ContainerSummaryStateEnum::CREATED, 5) && over(ContainerSummaryStateEnum::CREATED, 1_000));
+        assert!(!over(ContainerSummaryStateEnum::CREATED, -100_000), "the engine's clock is ahead");
     }
 
     #[test]

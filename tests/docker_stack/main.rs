@@ -3,6 +3,10 @@
 //! instants, and `LEAKCHECK_DOCKER_OUTAGES=200` takes a sealed stack so often through all three outages that Docker makes.
 
 mod audit;
+mod calls;
+mod examples;
+#[path = "../support/left.rs"]
+mod left;
 mod outages;
 mod stack;
 
@@ -22,7 +26,8 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let trials = Trials { compose, is_root: nix::unistd::Uid::effective().is_root() };
-    let all = audit::trials(&trials).into_iter().chain(outages::trials(&trials)).collect();
+    let kinds = [audit::trials, outages::trials, calls::trials, examples::trials];
+    let all = kinds.into_iter().flat_map(|kind| kind(&trials)).collect();
     libtest_mimic::run(&arguments, all).exit_code()
 }
 

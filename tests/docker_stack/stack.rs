@@ -30,6 +30,16 @@ impl Stack {
         self.0.compose(arguments)
     }
 
+    /// The words that Compose is called by.
+    pub fn compose_words(&self) -> &[&'static str] {
+        self.0.words()
+    }
+
+    /// What the compose file is told.
+    pub fn variables(&self) -> &[(String, String)] {
+        self.0.variables()
+    }
+
     pub async fn container(&self, service: &str) -> ContainerInspectResponse {
         self.0.container(service).await.expect("a container")
     }

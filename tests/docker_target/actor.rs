@@ -5,7 +5,7 @@ use std::io::{self, BufRead, Read, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use leakcheck::target::{Enter, FindOptions, Target};
+use leakcheck::target::{Enter, FindOptions, Target, TargetError};
 use serde::{Deserialize, Serialize};
 
 /// What the agent sees of itself; its first line.
@@ -103,7 +103,14 @@ fn look() -> io::Result<Seen> {
     })
 }
 
-/// Launches an agent, says what it is, and holds it until somebody ends us. Errors go out as they are.
+/// The error with its causes and what to do about it.
+fn told(error: TargetError) -> io::Error {
+    let causes = std::iter::successors(std::error::Error::source(&error), |cause| cause.source());
+    let text = causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"));
+    io::Error::other(format!("{text}\nhelp: {}", error.help().unwrap_or_default()))
+}
+
+/// Launches an agent, says what it is, and holds it until somebody ends us.
 fn runner(name: &str, enter: &str) -> io::Result<ExitCode> {
     let enter = match enter {
         "setns" => Enter::Setns,
@@ -112,8 +119,8 @@ fn runner(name: &str, enter: &str) -> io::Result<ExitCode> {
     };
     super::block_on(async {
         let spec = name.parse().map_err(io::Error::other)?;
-        let target = Target::find(Some(&spec), &FindOptions::default()).await.map_err(io::Error::other)?;
-        let agent = target.launch(enter, false).await.map_err(io::Error::other)?;
+        let target = Target::find(Some(&spec), &FindOptions::default()).await.map_err(told)?;
+        let agent = target.launch(enter, false).await.map_err(told)?;
         let pid = agent.handle.pid().map_or_else(String::new, |pid| pid.to_string());
         println!("{} {}", agent.how, agent.handle.container_id().unwrap_or(&pid));
         tokio::task::spawn_blocking(|| io::copy(&mut io::stdin().lock(), &mut io::sink())).await??;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bollard::models::HostConfig;
 use bollard::query_parameters::{RemoveImageOptionsBuilder, RestartContainerOptionsBuilder};
 use leakcheck::target::{
-    AgentProcess, Enter, FindOptions, ROLE_LABEL, Target, TargetError, TargetSpec, build_own_image, own_image,
+    AgentProcess, Enter, FindOptions, Manner, ROLE_LABEL, Target, TargetError, TargetSpec, make_own_image, own_image,
 };
 use libtest_mimic::Trial;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
@@ -122,7 +122,7 @@ fn as_nobody(bench: &Bench, name: &str, enter: &str) -> Command {
     command
 }
 
-fn runner(bench: &Bench, name: &str, enter: &str) -> Command {
+pub fn runner(bench: &Bench, name: &str, enter: &str) -> Command {
     let mut command = Command::new("/proc/self/exe");
     command.args(["runner", &format!("docker:{}", bench.name(name)), enter]);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -130,7 +130,7 @@ fn runner(bench: &Bench, name: &str, enter: &str) -> Command {
 }
 
 /// What a runner says that it launched: the way, and the id.
-fn launched(child: &mut Child) -> (String, String) {
+pub fn launched(child: &mut Child) -> (String, String) {
     let mut line = String::new();
     BufReader::new(child.stdout.as_mut().expect("its output")).read_line(&mut line).expect("a line");
     let (how, id) = line.trim().split_once(' ').unwrap_or_else(|| panic!("a runner that says {line:?}"));
@@ -350,8 +350,9 @@ async fn images_of_earlier_builds_are_pruned(bench: &Bench) {
     for (number, tag) in tags.iter().enumerate() {
         let label = if tag.contains("somebody") { "other" } else { "leakcheck" };
         // Another label, so that it is not the very same image.
-        let instructions = format!("LABEL {label}=agent-image\nLABEL number={number}\n");
-        build_own_image(&options, tag, &instructions).await.expect("built");
+        let labels = [(label, "agent-image".to_owned()), ("number", number.to_string())];
+        let labels = labels.map(|(key, value)| (key.to_owned(), value)).into();
+        make_own_image(&options, tag, &Manner { labels, ..Manner::default() }).await.expect("made");
     }
     bench.create("user", |body| body.image = Some(tags[1].to_owned())).await;
     // The containers of the trial may have it; its name is what is looked for.

@@ -5,7 +5,9 @@ use std::sync::OnceLock;
 
 use bollard::Docker;
 use bollard::models::{ContainerCreateBody, ContainerInspectResponse, HostConfig};
-use bollard::query_parameters::{CreateContainerOptionsBuilder, ListContainersOptions, RemoveContainerOptionsBuilder};
+use bollard::query_parameters::{
+    CreateContainerOptionsBuilder, ListContainersOptions, RemoveContainerOptionsBuilder, RemoveImageOptionsBuilder,
+};
 use leakcheck::target::{FindOptions, own_image};
 
 use super::{block_on, docker_lock};
@@ -71,6 +73,12 @@ impl Bench {
         let all = self.docker.list_containers(Some(options)).await.expect("a list");
         let names = all.into_iter().flat_map(|summary| summary.names.unwrap_or_default());
         names.map(|name| name.trim_start_matches('/').to_owned()).filter(|name| name.starts_with(prefix)).collect()
+    }
+
+    /// Takes the name of our own image away, so that whoever needs it makes it again. The trial's containers keep it.
+    pub async fn forget_own_image(&self) {
+        let force = RemoveImageOptionsBuilder::default().force(true).build();
+        drop(self.docker.remove_image(&self.image, Some(force), None).await);
     }
 
     /// Removes everything that the trial started.

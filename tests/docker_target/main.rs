@@ -7,7 +7,12 @@ mod docker;
 #[path = "../support/docker_lock.rs"]
 mod docker_lock;
 mod engine;
+mod front;
 mod kernel;
+#[path = "../support/left.rs"]
+mod left;
+mod podman;
+mod remote;
 
 use std::process::ExitCode;
 
@@ -21,6 +26,8 @@ fn main() -> ExitCode {
     // The trials look at all containers of the engine, so they would see each other's.
     arguments.test_threads = Some(1);
     let mut trials: Vec<Trial> = docker::trials();
+    trials.extend(remote::trials());
+    trials.extend(podman::trials());
     trials.extend(kernel::trials());
     libtest_mimic::run(&arguments, trials).exit_code()
 }

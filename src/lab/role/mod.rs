@@ -18,7 +18,7 @@ use super::internet::Servers;
 use super::leak::Leak;
 use super::tunnel_process;
 use super::witness::{HttpWitness, Journal};
-use crate::target::{FindOptions, build_own_image};
+use crate::target::{FindOptions, Manner, make_own_image};
 
 /// Variable that says which part a container plays.
 pub const ROLE: &str = "LEAKCHECK_ROLE";
@@ -35,12 +35,6 @@ const WEB_UI: u16 = 8080;
 const NEIGHBOUR: u16 = 8989;
 /// Patience for the answer of a health server.
 const PATIENCE: Duration = Duration::from_secs(2);
-
-/// What the image does when it is told nothing: it plays the part that the variable names.
-const INSTRUCTIONS: &str = r#"LABEL leakcheck=lab-image
-CMD ["lab", "role"]
-HEALTHCHECK --interval=1s --timeout=3s --start-period=20s --retries=5 CMD ["/leakcheck", "lab", "role", "health"]
-"#;
 
 /// A part of the lab.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -99,7 +93,14 @@ pub fn run(role: Role) -> anyhow::Result<()> {
 
 /// Builds the image of the parts from the running program, over the Docker API.
 pub async fn build_image(tag: &str) -> anyhow::Result<()> {
-    build_own_image(&FindOptions::default(), tag, INSTRUCTIONS).await.with_context(|| format!("make the image {tag}"))
+    // When it is told nothing it plays the part that the variable names.
+    let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+    let manner = Manner {
+        labels: [("leakcheck".to_owned(), "lab-image".to_owned())].into(),
+        command: words(&["lab", "role"]),
+        health: Some(words(&["lab", "role", "health"])),
+    };
+    make_own_image(&FindOptions::default(), tag, &manner).await.with_context(|| format!("make the image {tag}"))
 }
 
 /// How the stack is to be broken.
