@@ -2,6 +2,7 @@
 //! engine or Compose a failure; without it the trials are shown as ignored. `LEAKCHECK_DOCKER_KILLS=20` kills so many runs at random
 //! instants, and `LEAKCHECK_DOCKER_OUTAGES=200` takes a sealed stack so often through all three outages that Docker makes.
 
+mod access;
 mod audit;
 mod outages;
 mod stack;
@@ -22,7 +23,8 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let trials = Trials { compose, is_root: nix::unistd::Uid::effective().is_root() };
-    let all = audit::trials(&trials).into_iter().chain(outages::trials(&trials)).collect();
+    let all =
+        audit::trials(&trials).into_iter().chain(access::trials(&trials)).chain(outages::trials(&trials)).collect();
     libtest_mimic::run(&arguments, all).exit_code()
 }
 
