@@ -236,27 +236,24 @@ impl Asker<'_> {
                 && only.is_none_or(|only| place.stand == *only)
                 && !matches!(place.entered, Entered::Not(_))
         };
-        let asked = places.iter().filter(may).map(|place| {
-            async move {
-                let own_only = place.stand == Stand::Stack;
-                let came = self.reach(place, &row.to, *address, SILENCE, own_only).await;
-                let there = came.is_there();
-                let answer = self.answer(place, true, &row.to, Some(*address), came);
-                if there { Ok((place.stand.clone(), answer)) } else { Err(answer) }
-            }
-            .boxed_local()
-        });
-        let mut waiting: Vec<_> = asked.collect();
+        let ask = async |place: &Place| {
+            let came = self.reach(place, &row.to, *address, SILENCE, place.stand == Stand::Stack).await;
+            let there = came.is_there().then(|| place.stand.clone());
+            (there, self.answer(place, true, &row.to, Some(*address), came))
+        };
+        // For what the stack itself has nobody else is troubled.
+        let (own, others): (Vec<&Place>, Vec<&Place>) =
+            places.iter().filter(may).partition(|place| place.stand == Stand::Stack);
         let mut answers = Vec::new();
-        while !waiting.is_empty() {
-            let (ended, _, rest) = select_all(waiting).await;
-            waiting = rest;
-            match ended {
-                Ok((stand, answer)) => {
-                    answers.push(answer);
-                    return (Some(stand), answers);
+        for group in [own, others] {
+            let mut waiting: Vec<_> = group.into_iter().map(|place| ask(place).boxed_local()).collect();
+            while !waiting.is_empty() {
+                let ((there, answer), _, rest) = select_all(waiting).await;
+                waiting = rest;
+                answers.push(answer);
+                if there.is_some() {
+                    return (there, answers);
                 }
-                Err(answer) => answers.push(answer),
             }
         }
         (None, answers)
