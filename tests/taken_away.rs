@@ -47,6 +47,7 @@ fn rests_on(handicap: Handicap) -> &'static [&'static str] {
         ],
         // No outage is begun without a proof that the tunnel works, so that nothing can be said of one.
         Handicap::Answers => &[
+            "access",
             "capabilities",
             "dns-dependents",
             "dns-local-resolver",
@@ -64,7 +65,7 @@ fn rests_on(handicap: Handicap) -> &'static [&'static str] {
             "routes",
             "wire-quiet/outage",
         ],
-        Handicap::Outside => &["local-forbidden"],
+        Handicap::Outside => &["access", "local-forbidden"],
         Handicap::Arrivals => &["forward-accept"],
         Handicap::Proc => &["capabilities", "dns-dependents", "uplink-users"],
         Handicap::Sockets => &["inbound-torrent", "kill-switch", "wire-quiet"],

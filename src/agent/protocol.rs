@@ -10,14 +10,14 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::config::Tracker;
-use crate::model::evidence::{Boot, Evidence, Link, OutageEvidence, PhaseWire, Proto, SampleCount};
+use crate::model::evidence::{Boot, Came, Evidence, Link, OutageEvidence, PhaseWire, Proto, SampleCount};
 use crate::model::firewall::FirewallText;
 use crate::outage::Recipe;
 use crate::sensor::allow::AllowList;
-use crate::technique::{DependentFile, User};
+use crate::technique::{DependentFile, Names, Reaching, User};
 
 /// Version of this protocol. The agent is the same binary, so the two differ only when a stale image is used.
-pub const PROTOCOL: u32 = 7;
+pub const PROTOCOL: u32 = 8;
 /// A longer frame is a broken stream.
 const MAX_FRAME: u32 = 64 << 20;
 
@@ -89,6 +89,17 @@ pub enum Request {
     },
     /// Ends it.
     Overheard(Box<Overhearing>),
+    /// Looks up a name as programs of this place do. May come before `Start`.
+    Resolve {
+        /// How they do it.
+        names: Names,
+        /// The name, or an address.
+        host: String,
+        /// For so long at most, in milliseconds.
+        limit_ms: u64,
+    },
+    /// Asks a destination of the access matrix. May come before `Start`.
+    Reach(Box<Reaching>),
     /// Ends the agent.
     Stop,
 }
@@ -121,6 +132,10 @@ pub enum Reply {
     Stimuli(Box<Stimuli>),
     /// To `Overheard`.
     Boot(Box<Boot>),
+    /// To `Resolve`.
+    Resolved(Result<Vec<IpAddr>, Came>),
+    /// To `Reach`.
+    Reached(Came),
     /// To anything: it could not be done.
     Failed {
         /// What failed and why.

@@ -230,6 +230,10 @@ async fn work(state: &State, request: Request, aborted: watch::Receiver<bool>, r
             },
             None => Reply::Failed { what: "nothing was listened to".to_owned(), help: None },
         },
+        Request::Resolve { names, host, limit_ms } => {
+            Reply::Resolved(names.resolve(&host, Duration::from_millis(limit_ms)).await)
+        }
+        Request::Reach(order) => Reply::Reached(technique::reach_place(&order).await),
         request => work_started(state, request, aborted, replies).await,
     }
 }
@@ -307,7 +311,9 @@ async fn work_started(state: &State, request: Request, aborted: watch::Receiver<
         | Request::Stimulated
         | Request::AwaitTunnel { .. }
         | Request::Overhear { .. }
-        | Request::Overheard(_) => failed("the request came at the wrong time".to_owned()),
+        | Request::Overheard(_)
+        | Request::Resolve { .. }
+        | Request::Reach(_) => failed("the request came at the wrong time".to_owned()),
     }
 }
 

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use toml::de::{DeTable, DeValue};
 use toml::{Spanned, Table, Value};
 
-use super::{Config, ConfigError, OutageRules};
+use super::{Config, ConfigError, OutageRules, access};
 
 /// Read when no other file is named and it is there.
 const DEFAULT_FILE: &str = "leakcheck.toml";
@@ -161,6 +161,13 @@ fn span_of(text: &str, section: &str, key: &str) -> Option<Range<usize>> {
     }
 }
 
+/// Where a key of a row of `[[access]]` stands.
+fn span_in_row(tree: &DeTable<'_>, row: usize, key: &str) -> Option<Range<usize>> {
+    let DeValue::Array(rows) = tree.get("access")?.get_ref() else { return None };
+    let DeValue::Table(row) = rows.get(row)?.get_ref() else { return None };
+    row.iter().find(|(name, _)| name.get_ref() == key).map(|(name, _)| name.span())
+}
+
 /// What is wrong with a text, and where.
 struct Refusal {
     span: Option<Range<usize>>,
@@ -171,11 +178,18 @@ struct Refusal {
 /// Checks `text` key by key, and makes its relative paths relative to `folder`.
 fn parse(text: &str, folder: &Path) -> Result<Table, Refusal> {
     let tree = DeTable::parse(text).map_err(|e| Refusal { span: e.span(), key: None, message: plain(e.message()) })?;
-    toml::from_str::<Config>(text).map_err(|e| Refusal {
+    let config = toml::from_str::<Config>(text).map_err(|e| Refusal {
         key: e.span().and_then(|span| key_at(tree.get_ref(), &span)),
         span: e.span(),
         message: plain(e.message()),
     })?;
+    if let Some((row, key, message)) = access::clash(&config.access) {
+        return Err(Refusal {
+            span: span_in_row(tree.get_ref(), row, key),
+            key: Some(format!("access.{key}")),
+            message,
+        });
+    }
     let mut table: Table = text.parse().map_err(|e: toml::de::Error| Refusal {
         span: e.span(),
         key: None,
@@ -209,9 +223,15 @@ fn key_at(table: &DeTable<'_>, span: &Range<usize>) -> Option<String> {
     for (key, value) in table {
         let key: &Spanned<_> = key;
         let name = key.get_ref();
-        if let DeValue::Table(inner) = value.get_ref()
-            && let Some(rest) = key_at(inner, span)
-        {
+        let rest = match value.get_ref() {
+            DeValue::Table(inner) => key_at(inner, span),
+            DeValue::Array(items) => items.iter().find_map(|item| match item.get_ref() {
+                DeValue::Table(inner) => key_at(inner, span),
+                _ => None,
+            }),
+            _ => None,
+        };
+        if let Some(rest) = rest {
             return Some(format!("{name}.{rest}"));
         }
         if holds(key.span()) || holds(value.span()) {
@@ -290,6 +310,7 @@ fn plain(message: &str) -> String {
     message
         .replace('\n', ", ")
         .replace("unknown field", "unknown key")
+        .replace("missing field", "missing key")
         .replace("invalid type: ", WRONG_TYPE)
         .replace("a sequence", "a list in [ ]")
         .replace("u32", "a whole number")

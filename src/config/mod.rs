@@ -1,6 +1,7 @@
 //! `leakcheck.toml`: its keys, their defaults, and what the environment overrides. Nothing here asks the network; what is
 //! not configured is found by the runner.
 
+mod access;
 mod error;
 mod load;
 mod secret;
@@ -18,6 +19,7 @@ use ipnet::IpNet;
 use reqwest::Url;
 use serde::Deserialize;
 
+pub use access::{Access, Destination, Stand};
 pub use error::ConfigError;
 #[cfg(feature = "lab")]
 pub(crate) use load::understand;
@@ -40,6 +42,8 @@ pub struct Config {
     pub local: LocalRules,
     /// Who is asked what the internet sees.
     pub echo: Echo,
+    /// Who may talk to whom.
+    pub access: Vec<Access>,
     /// What names may be asked of.
     pub dns: Dns,
     /// How the tunnel is taken down, and for how long.

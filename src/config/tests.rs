@@ -101,6 +101,13 @@ fn every_key_is_read() {
     assert_eq!(config.outage.control_server.as_str(), "http://127.0.0.1:8001/");
     assert_eq!(config.outage.api_key_file, Some(PathBuf::from("/run/secrets/gluetun_api_key")));
     assert_eq!((config.outage.down.len(), config.outage.up.len()), (3, 3));
+    let rows: Vec<_> = config.access.iter().map(|row| (row.source(), row.to.to_string(), row.allow)).collect();
+    let row = |from: &str, to: &str, allow| (from.to_owned(), to.to_owned(), allow);
+    assert_eq!(rows[0], row("container:sonarr", "http://gluetun:8080/api?…", true));
+    assert_eq!(rows[1], row("LAN", "udp://[fd18::10]:53", false));
+    assert_eq!(rows[2], row("stack", "icmp://nas.lan", false));
+    assert_eq!(config.access[0].from, Stand::In("docker:sonarr".parse().unwrap()));
+    assert_eq!(config.access[0].to.host_port(), host("gluetun", 8080));
 }
 
 #[test]
@@ -244,6 +251,35 @@ fn lists_of_ports_may_come_from_the_environment() {
     }
     let error = load("", &[("LEAKCHECK_ECHO__SOURCE_PORTS", "6881,70000")]).unwrap_err().to_string();
     assert!(error.contains("LEAKCHECK_ECHO__SOURCE_PORTS"), "{error}");
+}
+
+#[test]
+fn destinations_print_as_they_are_written_and_keep_what_they_ask() {
+    for text in [
+        "tcp://[fd18::20]:8989",
+        "udp://gluetun:53",
+        "icmp://192.168.1.1",
+        "icmp://[fd18::20]",
+        "https://nas.lan:8443/x",
+    ] {
+        assert_eq!(text.parse::<Destination>().unwrap().to_string(), text);
+    }
+    for text in
+        ["gluetun:8080", "tcp://gluetun", "icmp://", "icmp://a b", "sctp://gluetun:1", "udp://gluetun:0", "http://", ""]
+    {
+        assert!(text.parse::<Destination>().is_err(), "{text}");
+    }
+    let keyed: Destination = "http://gluetun:8080/api?apikey=hunter2".parse().unwrap();
+    assert!(!format!("{keyed} {keyed:?}").contains("hunter2"));
+    let sent = serde_json::to_string(&keyed).unwrap();
+    assert_eq!(serde_json::from_str::<Destination>(&sent).unwrap(), keyed);
+    assert!(sent.contains("hunter2"), "the agent has to ask it");
+    for text in ["stack", "host", "container:sonarr", "netns:lan", "pid:42"] {
+        assert_eq!(text.parse::<Stand>().unwrap().to_string(), text);
+    }
+    for text in ["sonarr", "container:", "stack:x", "pid:0", "host:1", ""] {
+        assert!(text.parse::<Stand>().is_err(), "{text}");
+    }
 }
 
 /// Programs take their keys in queries: no report, log or error may repeat one.

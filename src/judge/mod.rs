@@ -1,6 +1,7 @@
 //! Evidence to verdict, by the law of pass. Pure: no clock, no network, no files. What is missing makes inconclusive; nothing here turns an
 //! error or a silence into a pass.
 
+mod access;
 mod agreement;
 mod boot;
 mod capabilities;
@@ -33,9 +34,11 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use serde_json::{Map, Value, json};
 
+pub use access::rows as access_rows;
+
 use crate::config::{ForcedPolicy, Provider};
 pub use crate::model::evidence::end;
-use crate::model::evidence::{Evidence, OutageEvidence, PhaseWire, Sighting};
+use crate::model::evidence::{AccessRule, Evidence, OutageEvidence, PhaseWire, Sighting};
 use crate::model::firewall::FirewallText;
 use crate::model::probe::{Expectation, Phase, Probe};
 use crate::model::report::EvidenceLine;
@@ -77,6 +80,8 @@ pub struct Facts {
     pub endpoint: Option<SocketAddr>,
     /// What may be talked to past the tunnel.
     pub local: Vec<IpNet>,
+    /// Who may talk to whom; empty: not stated.
+    pub access: Vec<AccessRule>,
     /// The firewall's text: for explanations, and for rules that no packet was sent for.
     pub firewall: Option<FirewallText>,
 }
@@ -135,6 +140,7 @@ pub fn judge(case: &Case<'_>) -> Ruling {
         Expectation::NoStrangerAnswered => inbound::judge(case),
         Expectation::NothingForwarded => forwarding::judge(case),
         Expectation::LocalForbidden => served::judge_forbidden(case),
+        Expectation::AccessAsStated => access::judge(case),
         Expectation::WireQuiet => wire::judge(case),
     };
     let more = ruling.evidence.len().saturating_sub(MAX_LINES);

@@ -16,7 +16,7 @@ use super::realm::RealmError;
 use super::stack::{self, Gluetun, GluetunConfig, StackError};
 use super::topology::{self, Topology, TopologyError};
 use super::userns::PrivateDir;
-use super::variant::{Protocol, Variant};
+use super::variant::{Home, Protocol, Variant};
 use super::wireguard::PrivateKey;
 use super::witness::{CaError, Journal, LabCa};
 use crate::net::netns::NetnsError;
@@ -315,6 +315,8 @@ impl Lab {
             values.extend(ipv6.iter().filter(|_| self.variant.ipv6()));
             list(&values)
         };
+        let [near, vpn] = [&self.topology.neighbour, &self.topology.provider].map(|realm| realm.netns().path());
+        let host = if self.variant.home == Home::Ipv6 { "[fd18::10]" } else { plan::STACK };
         format!(
             r#"[target]
 netns = {netns:?}
@@ -351,7 +353,33 @@ recovery_timeout = "30s"
 control_server = "{control}"
 down = ["/proc/self/exe", "lab", "vpn", "stopped"]
 up = ["/proc/self/exe", "lab", "vpn", "running"]
+[[access]]
+from = "host"
+to = {stack:?}
+allow = true
+[[access]]
+from = "netns:{near}"
+name = "neighbour"
+to = {stack:?}
+allow = true
+[[access]]
+from = "netns:{near}"
+name = "neighbour"
+to = "icmp://{host}"
+allow = true
+[[access]]
+from = "stack"
+to = {neighbour:?}
+allow = true
+[[access]]
+from = "netns:{vpn}"
+name = "VPN"
+to = "http://{client}:8080/"
+allow = false
 "#,
+            near = near.display(),
+            vpn = vpn.display(),
+            client = plan::net(plan::CLIENT).addr(),
             netns = self.stack_netns(),
             resolv_conf = self.stack_resolv_conf(),
             management = SocketAddr::new(plan::ip(self.variant.home.management()), 22),

@@ -7,10 +7,12 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+mod access;
 pub mod names;
 mod outage;
 mod wire;
 
+pub use access::{AccessRule, Came};
 pub use outage::*;
 pub use wire::*;
 
@@ -279,6 +281,18 @@ pub enum Said {
         /// It was found outside, and was restarted.
         #[serde(default)]
         restarted: bool,
+    },
+    /// A destination of the access matrix, the witness, was asked from somewhere.
+    Access {
+        /// The source, as [`AccessRule::from`] has it, or another place.
+        from: String,
+        /// It was asked to see whether it is there at all, and not for a row of the matrix.
+        #[serde(default)]
+        control: bool,
+        /// The address that was asked; `None`: it did not come to that.
+        address: Option<IpAddr>,
+        /// What came of it.
+        came: Came,
     },
     /// A local target answered.
     Reached {

@@ -103,6 +103,8 @@ pub enum Expectation {
     NothingForwarded,
     /// No target of `local.must_not_reach` answers, though they are there.
     LocalForbidden,
+    /// Each row of the access matrix holds: what may be reached answers, what may not does not, though it is there.
+    AccessAsStated,
     /// Nothing that the allow-list does not name leaves by an uplink, whoever sent it.
     WireQuiet,
 }

@@ -39,6 +39,9 @@ pub struct Report {
     pub wire: Wire,
     /// The outages that were made, in order.
     pub outages: Vec<Outage>,
+    /// The access matrix, row by row and asking by asking; absent where none is configured.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub access: Vec<AccessRow>,
     /// Counts of verdicts.
     pub summary: Summary,
     /// What the reader should know about the run itself: what was found by itself, what could not be done.
@@ -369,6 +372,41 @@ pub struct LocalReach {
     /// How much of that passed without a question that stayed unanswered, in milliseconds.
     #[serde(default)]
     pub reached_ms: f64,
+}
+
+/// One row of the access matrix and what was found of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct AccessRow {
+    /// The asking of a probe that found it.
+    pub asking: String,
+    /// The source.
+    pub from: String,
+    /// The destination.
+    pub to: String,
+    /// Whether the one has to reach the other, or must not.
+    pub allow: bool,
+    /// What was found.
+    pub found: AccessFound,
+    /// The same, one line for people.
+    pub what: String,
+}
+
+/// What was found of a row of the access matrix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum AccessFound {
+    /// It answered, as it has to.
+    Reached,
+    /// It did not answer, as it must not, although it is there.
+    KeptOut,
+    /// It has to answer and does not.
+    Lost,
+    /// It must not answer and does.
+    Open,
+    /// Neither could be proven.
+    Unknown,
 }
 
 /// Counts of verdicts.

@@ -1,5 +1,6 @@
 //! `--format markdown` and `report.md`: for pull requests, wikis and GitHub's step summary, which takes 1 MiB and no more.
 
+use super::access::{self, Grid};
 use super::{Format, Look, ReportError, prose};
 use crate::model::report::{ProbeResult, Report, VerdictWord};
 
@@ -8,6 +9,8 @@ pub(super) const FORMAT: Format =
 
 /// Octets of the table, and of the findings; what GitHub takes is 1 MiB.
 const ROOM: usize = 400_000;
+/// Octets of an access matrix.
+const MATRIX: usize = 40_000;
 /// Lines of evidence of one finding.
 const EVIDENCE: usize = 20;
 /// Kinds of packets that are listed one by one.
@@ -37,6 +40,7 @@ fn render(report: &Report, _look: &Look) -> Result<String, ReportError> {
     if untold > 0 {
         text += &format!("\n{} left out for want of room: see the JSON report.\n", prose::count(untold, "check"));
     }
+    access::grids(report).iter().for_each(|grid| text += &matrix(grid));
     let (mut findings, mut left_out) = (String::new(), 0);
     for probe in &report.probes {
         if probe.verdict.is_finding() {
@@ -93,6 +97,23 @@ fn finding(probe: &ProbeResult) -> String {
         text += "\n</details>\n";
     }
     text
+}
+
+/// The access matrix, as far as there is room.
+fn matrix(grid: &Grid<'_>) -> String {
+    let heads: Vec<String> = grid.sources.iter().map(|source| escape(source)).collect();
+    let mut text = format!("\n### Access matrix: {}\n\n| | {} |\n", escape(grid.asking), heads.join(" | "));
+    text += &format!("| --- |{}\n", " --- |".repeat(heads.len()));
+    let mut untold = 0;
+    for (to, found) in &grid.rows {
+        let cells: Vec<&str> = found.iter().map(|found| access::word(*found)).collect();
+        let row = format!("| {} | {} |\n", escape(to), cells.join(" | "));
+        if text.len() + row.len() <= MATRIX { text += &row } else { untold += 1 }
+    }
+    if untold > 0 {
+        text += &format!("\n{} left out for want of room: see the JSON report.\n", prose::count(untold, "destination"));
+    }
+    text + &format!("\n{}\n", escape(access::LEGEND))
 }
 
 fn item(text: &str) -> String {

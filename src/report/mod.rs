@@ -1,6 +1,7 @@
 //! What a run says: one file per format, all made from [`Report`] alone and all free of what a hostile server could have
 //! put into the evidence. Decides nothing.
 
+mod access;
 mod error;
 mod files;
 mod github;

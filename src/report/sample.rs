@@ -99,6 +99,7 @@ pub(crate) fn passing() -> Report {
             }],
             events: vec![evidence(0.5, "resolv.conf is unchanged")],
         }],
+        access: Vec::new(),
         summary: Summary::default(),
         notes: vec!["the tunnel is tun0, found by itself".to_owned()],
         comparison: None,
@@ -140,6 +141,28 @@ pub(crate) fn failing() -> Report {
     report.outages[0].holes = vec![Hole { from_ms: 12.0, to_ms: 13.5, proto: "udp".to_owned(), packets: 3 }];
     report.outages[0].local[0].answered = 25;
     report.outages[0].local[0].reached_ms = 2_495.0;
+    report.settle();
+    report
+}
+
+/// A run with an access matrix in which everything is that can be found of a row.
+pub(crate) fn with_access() -> Report {
+    let mut report = passing();
+    let row = |from: &str, to: &str, found| AccessRow {
+        asking: "access".to_owned(),
+        from: from.to_owned(),
+        to: to.to_owned(),
+        allow: matches!(found, AccessFound::Reached | AccessFound::Lost),
+        found,
+        what: format!("what came of asking {to} from {from}"),
+    };
+    report.access = vec![
+        row("container:sonarr", "http://gluetun:8080/", AccessFound::Reached),
+        row("host", "http://gluetun:8080/", AccessFound::Lost),
+        row("stack", "tcp://192.168.1.1:22", AccessFound::KeptOut),
+        row("container:sonarr", "tcp://192.168.1.1:22", AccessFound::Open),
+        row("host", "icmp://10.64.0.2", AccessFound::Unknown),
+    ];
     report.settle();
     report
 }

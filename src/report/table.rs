@@ -6,8 +6,9 @@ use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
 use comfy_table::{Attribute, Cell, CellAlignment, ColumnConstraint, ContentArrangement, LineStyle, Table, Width};
 use unicode_width::UnicodeWidthStr;
 
+use super::access::Grid;
 use super::page::{Ink, Page};
-use super::{Format, Look, ReportError, prose};
+use super::{Format, Look, ReportError, access, prose};
 use crate::model::report::{ProbeResult, Report, VerdictWord};
 use crate::model::verdict::FailKind;
 
@@ -30,6 +31,9 @@ fn render(report: &Report, look: &Look) -> Result<String, ReportError> {
     let took = prose::span(report.duration_ms as f64);
     page.line(&format!("{}, {}, {}, {took}", report.tool, report.target, report.started), Ink::Plain);
     page.raw(&results(report, &look));
+    for grid in access::grids(report) {
+        matrix(&mut page, &grid, &look);
+    }
 
     let mut explained = BTreeSet::new();
     for probe in &report.probes {
@@ -92,6 +96,37 @@ fn results(report: &Report, look: &Look) -> String {
     let mut text = table.trim_fmt();
     text.push('\n');
     text
+}
+
+/// The access matrix: destinations below each other and sources beside each other, or a line for each pair where that is too wide.
+fn matrix(page: &mut Page, grid: &Grid<'_>, look: &Look) {
+    page.blank();
+    let mut table = Table::new();
+    table.load_style(UTF8_HORIZONTAL_ONLY);
+    table.style_mut().row_separator = LineStyle::none();
+    table.set_content_arrangement(ContentArrangement::Disabled).force_no_tty();
+    if look.colour {
+        table.enforce_styling();
+    }
+    table.set_header(std::iter::once(grid.asking).chain(grid.sources.iter().copied()));
+    for (to, found) in &grid.rows {
+        let cells = found.iter().map(|found| Cell::new(access::word(*found)).fg(access::ink(*found).colour()));
+        table.add_row(std::iter::once(Cell::new(to)).chain(cells));
+    }
+    let mut text = table.trim_fmt();
+    text.push('\n');
+    // The longest line is a rule, which has no colour.
+    if text.lines().all(|line| !line.starts_with('─') || line.width() <= usize::from(look.width)) {
+        page.raw(&text);
+    } else {
+        page.line(grid.asking, Ink::Plain);
+        for (to, found) in &grid.rows {
+            for (from, found) in grid.sources.iter().zip(found).filter(|(_, found)| found.is_some()) {
+                page.item(access::word(*found), &format!("{from} → {to}"), access::ink(*found));
+            }
+        }
+    }
+    page.line(access::LEGEND, Ink::Plain);
 }
 
 /// Breaks a name after its slashes where it would otherwise be torn anywhere.

@@ -6,7 +6,9 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 use crate::model::comparison::{Change, Comparison};
-use crate::model::report::{EvidenceLine, Hole, LocalReach, Outage, ProbeResult, Report, Sampled, Wire, WireLeak};
+use crate::model::report::{
+    AccessRow, EvidenceLine, Hole, LocalReach, Outage, ProbeResult, Report, Sampled, Wire, WireLeak,
+};
 
 /// Characters of one text in a report. Our own texts are far shorter.
 const LIMIT: usize = 1_500;
@@ -93,6 +95,7 @@ impl Report {
             probes,
             wire,
             outages,
+            access,
             summary: _,
             notes,
             comparison,
@@ -118,6 +121,11 @@ impl Report {
         }
         for outage in outages {
             of_outage(outage, f);
+        }
+        for AccessRow { asking, from, to, allow: _, found: _, what } in access {
+            for text in [asking, from, to, what] {
+                f(text, Kind::Line);
+            }
         }
     }
 }

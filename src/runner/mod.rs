@@ -1,6 +1,7 @@
 //! A run: finds the target, puts the agent inside, asks the probes phase by phase, makes the outages, and has all of it judged. What is
 //! asked and in which order is decided here; what it means is decided by the judge.
 
+mod access;
 mod account;
 mod container;
 mod dependents;
@@ -253,6 +254,7 @@ fn audit(
         clock,
         must_serve: options.config.local.must_serve.clone(),
         must_not_reach: options.config.local.must_not_reach.clone(),
+        access: options.config.access.clone(),
         open_ports: open_ports(options, target),
         extra_ca: extra_ca.clone(),
     });
@@ -352,6 +354,7 @@ fn audit(
         probes: results,
         wire,
         outages,
+        access: phases.access,
         notes,
         comparison: None,
     };

@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use hickory_proto::rr::RecordType;
 use reqwest::Url;
 
-use crate::config::{Config, Local};
+use crate::config::{Access, Config, Local};
 use crate::handicap::{Handicap, lacks};
 use crate::model::evidence::names::FROM_OUTSIDE;
 use crate::model::evidence::{Answer, Said};
@@ -35,6 +35,8 @@ pub(super) struct Asker {
     pub must_serve: Vec<Local>,
     /// Must not be reached from the stack; that they are there at all is seen from here.
     pub must_not_reach: Vec<Local>,
+    /// Who may talk to whom.
+    pub access: Vec<Access>,
     /// Ports of the stack that are meant to be reached.
     pub open_ports: Vec<u16>,
     /// PEM text of more certificate authorities.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, ColorSetting, Failed, Trial as TestTrial};
 
+use super::access;
 use super::account::result;
 use super::container::{Around, Operation, Reborn};
 use super::dependents;
@@ -18,10 +19,10 @@ use super::session::{Session, Tunnel};
 use crate::agent::protocol::{Act, OutageOrder, Reply, Request};
 use crate::catalog::Trial;
 use crate::config::OutageMethod;
-use crate::judge::{Case, Facts, Ruling, judge, ways};
+use crate::judge::{Case, Facts, Ruling, access_rows, judge, ways};
 use crate::model::evidence::{Evidence, OutageEvidence, PhaseWire};
-use crate::model::probe::{Phase, Probe};
-use crate::model::report::{ProbeResult, VerdictWord, Ways};
+use crate::model::probe::{Expectation, Phase, Probe};
+use crate::model::report::{AccessRow, ProbeResult, VerdictWord, Ways};
 use crate::model::verdict::Verdict;
 use crate::report::progress::Progress;
 use crate::technique;
@@ -50,6 +51,8 @@ pub(super) struct Phases {
     asker: Arc<Asker>,
     /// What the sensor saw in each phase so far.
     pub wires: Vec<Arc<PhaseWire>>,
+    /// What was found of the access matrix in each phase so far.
+    pub access: Vec<AccessRow>,
     /// The outage of the last phase, if it had one.
     pub outage: Option<Arc<OutageEvidence>>,
     /// How long the last phase took.
@@ -82,6 +85,7 @@ struct State {
     /// What is to be handed to the stack while the tunnel is down, by the name of the asking, and what came of it.
     handing: Vec<(String, Handing)>,
     handed: HashMap<String, Result<Evidence, String>>,
+    access: Vec<AccessRow>,
     results: Vec<(usize, ProbeResult)>,
 }
 
@@ -113,6 +117,7 @@ impl Phases {
             progress: Arc::clone(progress),
             asker: Arc::clone(asker),
             wires: Vec::new(),
+            access: Vec::new(),
             outage: None,
             took: Duration::ZERO,
         }
@@ -181,6 +186,7 @@ impl Phases {
         self.took = began.elapsed();
         let mut state = shared.state.lock().unwrap_or_else(PoisonError::into_inner);
         self.wires.extend(state.wire.clone());
+        self.access.append(&mut state.access);
         self.outage = state.outage.clone();
         self.reborn = state.reborn.take();
         let mut results = std::mem::take(&mut state.results);
@@ -246,6 +252,15 @@ impl Shared {
             let answers = self.session.block_on(self.asker.served());
             let to_ms = self.now_ms(&asking.name)?;
             return Ok(Some(Evidence { from_ms, to_ms, answers, ..Evidence::default() }));
+        }
+        if asking.probe.technique == technique::ACCESS {
+            let from_ms = self.now_ms(&asking.name)?;
+            let (rows, extra_ca) = (&self.asker.access, self.asker.extra_ca.as_deref());
+            let evidence = match rows.as_slice() {
+                [] => Evidence::default(),
+                rows => access::ask(&self.session, &self.around, rows, extra_ca, from_ms),
+            };
+            return Ok(Some(Evidence { from_ms, to_ms: self.now_ms(&asking.name)?, ..evidence }));
         }
         if asking.probe.technique == technique::DEPENDENTS {
             let from_ms = self.now_ms(&asking.name)?;
@@ -330,6 +345,9 @@ impl Shared {
             facts: &self.facts,
         };
         let ruling = judge(&case);
+        if asking.probe.expect == Expectation::AccessAsStated {
+            self.state.lock().unwrap_or_else(PoisonError::into_inner).access.extend(access_rows(&case));
+        }
         let ruling = match problem {
             // A problem of the phase is the reason behind whatever is missing.
             Some(why) if ruling.verdict == Verdict::Inconclusive => Ruling { reason: Some(why), ..ruling },

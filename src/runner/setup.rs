@@ -127,6 +127,7 @@ pub(super) fn facts(config: &Config, outside: &Outside, stack: &Stack) -> Facts 
         endpoint_known: stack.endpoint.is_some(),
         endpoint: stack.endpoint.as_ref().map(|(address, _)| *address),
         local: stack.local.clone(),
+        access: config.access.iter().map(crate::config::Access::rule).collect(),
         firewall: Some(stack.firewall.clone()),
     }
 }

@@ -55,6 +55,11 @@ pub async fn launch_on_host(engine: &Engine) -> Result<AgentProcess, TargetError
     launch_with(engine, "host", &["NET_RAW".to_owned()]).await
 }
 
+/// Starts the agent in a container on this network (a network mode of Docker's), with the right to send echo requests and no other.
+pub async fn launch_to_ask(engine: &Engine, network: &str) -> Result<AgentProcess, TargetError> {
+    launch_with(engine, network, &["NET_RAW".to_owned()]).await
+}
+
 async fn launch_with(engine: &Engine, network: &str, capabilities: &[String]) -> Result<AgentProcess, TargetError> {
     let create = async || {
         let image = image::ensure(engine).await?;

@@ -95,6 +95,32 @@ pub(super) async fn find(engine: Engine, name: Option<&str>) -> Result<Stack, Ta
     })
 }
 
+/// A container from which something is asked.
+pub(super) struct Found {
+    pub id: String,
+    pub name: String,
+    /// Its first process, and that of the container that has its network, when they are to be seen from here.
+    pub process: Option<Process>,
+    pub owner: Option<Process>,
+    /// The network mode by which another container joins its network.
+    pub network: String,
+}
+
+/// The container of this name, id or compose service, which has to run, as has the one whose network it joined.
+pub(super) async fn place_of(engine: &Engine, name: &str) -> Result<Found, TargetError> {
+    let named = by_name(engine, name).await?;
+    let container = Inspected::new(named.clone());
+    container.check_running()?;
+    let owner = Inspected::new(owner_of(engine, named).await?.0);
+    owner.check_running()?;
+    let process = |one: &Inspected| {
+        let sandbox = one.inner.network_settings.as_ref().and_then(|settings| settings.sandbox_key.as_deref());
+        one.pid().filter(|_| engine.local).and_then(|pid| Process::of_container(pid, &one.id, sandbox.map(Path::new)))
+    };
+    let network = if owner.network_mode() == "host" { "host".to_owned() } else { format!("container:{}", owner.id) };
+    Ok(Found { process: process(&container), owner: process(&owner), network, id: container.id, name: container.name })
+}
+
 impl Stack {
     /// Names of the links on the engine's host that are the bridges of its networks.
     pub(super) async fn bridges(&self) -> Result<Vec<String>, TargetError> {
@@ -257,12 +283,18 @@ impl Inspected {
         u32::try_from(pid).ok().filter(|pid| *pid > 0)
     }
 
-    /// Refuses a container that is not up, and one whose network is the host's.
-    fn check_enterable(&self) -> Result<(), TargetError> {
+    /// Refuses a container that is not up.
+    fn check_running(&self) -> Result<(), TargetError> {
         let status = self.inner.state.as_ref().and_then(|state| state.status);
         if status != Some(ContainerStateStatusEnum::RUNNING) {
             return Err(TargetError::NotRunning { name: self.name.clone(), state: self.state() });
         }
+        Ok(())
+    }
+
+    /// Refuses a container that is not up, and one whose network is the host's.
+    fn check_enterable(&self) -> Result<(), TargetError> {
+        self.check_running()?;
         if self.network_mode() == "host" {
             return Err(TargetError::HostNetwork { name: self.name.clone() });
         }

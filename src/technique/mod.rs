@@ -1,5 +1,6 @@
 //! Techniques: each sends one kind of stimulus from inside the namespace and returns evidence. None decides anything.
 
+mod access;
 mod capabilities;
 mod control;
 mod craft;
@@ -52,6 +53,7 @@ use crate::sensor::allow::Endpoint;
 use crate::sensor::ledger::Ledger;
 use crate::target::{Reach, read_small};
 
+pub use access::{Names, Reaching, reach_place};
 pub use dependent_resolvers::DependentFile;
 pub use exit_http::{asking_exits, exit_in};
 pub use firewall::Openings;
@@ -206,6 +208,9 @@ pub const OUTAGE_SAMPLER: &str = "outage-sampler";
 /// The technique of probes that the runner asks from outside of the namespace.
 pub const SERVED: &str = "served";
 
+/// The technique of probes of the access matrix, each row of which the runner asks from its own source.
+pub const ACCESS: &str = "access";
+
 /// The technique of probes that are asked of Docker: who shares the stack's network.
 pub const DEPENDENTS: &str = "dependents";
 
@@ -225,7 +230,7 @@ pub fn names() -> Vec<&'static str> {
     TECHNIQUES
         .iter()
         .map(|technique| technique.name())
-        .chain([OUTAGE_SAMPLER, SERVED, DEPENDENTS, BOOT, FLOWS_V6])
+        .chain([OUTAGE_SAMPLER, SERVED, ACCESS, DEPENDENTS, BOOT, FLOWS_V6])
         .collect()
 }
 

@@ -2,6 +2,7 @@
 //! engine or Compose a failure; without it the trials are shown as ignored. `LEAKCHECK_DOCKER_KILLS=20` kills so many runs at random
 //! instants, and `LEAKCHECK_DOCKER_OUTAGES=200` takes a sealed stack so often through all three outages that Docker makes.
 
+mod access;
 mod audit;
 mod calls;
 mod examples;
@@ -26,7 +27,7 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let trials = Trials { compose, is_root: nix::unistd::Uid::effective().is_root() };
-    let kinds = [audit::trials, outages::trials, calls::trials, examples::trials];
+    let kinds = [audit::trials, access::trials, outages::trials, calls::trials, examples::trials];
     let all = kinds.into_iter().flat_map(|kind| kind(&trials)).collect();
     libtest_mimic::run(&arguments, all).exit_code()
 }

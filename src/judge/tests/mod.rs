@@ -16,7 +16,7 @@ use serde_json::{Map, Value};
 
 use super::{Case, Facts, Ruling, judge};
 use crate::catalog::Catalog;
-use crate::model::evidence::{Evidence, OutageEvidence, PhaseWire};
+use crate::model::evidence::{AccessRule, Evidence, OutageEvidence, PhaseWire};
 use crate::model::firewall::FirewallText;
 use crate::model::probe::{Expectation, Phase, Probe};
 
@@ -68,6 +68,8 @@ struct FactsText {
     endpoint: Option<SocketAddr>,
     #[serde(default)]
     local: Vec<IpNet>,
+    #[serde(default)]
+    access: Vec<AccessRule>,
     firewall: Option<FirewallText>,
 }
 
@@ -175,6 +177,7 @@ impl FactsText {
             endpoint_known: self.endpoint_known,
             endpoint: self.endpoint,
             local: self.local.clone(),
+            access: self.access.clone(),
             firewall: self.firewall.clone(),
         }
     }

@@ -9,7 +9,7 @@ use askama::Template;
 
 use self::timeline::Timeline;
 use self::ways::Row;
-use super::{Format, Look, ReportError, prose};
+use super::{Format, Look, ReportError, access, prose};
 use crate::model::report::{ProbeResult, Report, RunVerdict, VerdictWord, WireLeak};
 use crate::model::verdict::FailKind;
 
@@ -38,6 +38,8 @@ struct Page<'a> {
     counts: Vec<(VerdictWord, u64)>,
     findings: Vec<Finding<'a>>,
     findings_left_out: usize,
+    matrices: Vec<Matrix<'a>>,
+    legend: &'static str,
     ways: Vec<Row>,
     ways_height: usize,
     outages: Vec<Timeline>,
@@ -59,6 +61,13 @@ struct Finding<'a> {
     advice: bool,
     evidence: Vec<String>,
     more: usize,
+}
+
+/// The access matrix of one asking.
+struct Matrix<'a> {
+    asking: &'a str,
+    sources: Vec<&'a str>,
+    rows: Vec<(&'a str, Vec<(&'static str, &'static str)>)>,
 }
 
 struct Leak<'a> {
@@ -109,6 +118,8 @@ fn render(report: &Report, _look: &Look) -> Result<String, ReportError> {
         counts: report.summary.counts().into_iter().filter(|(_, count)| *count > 0).collect(),
         findings_left_out: interesting.len() - findings.len(),
         findings,
+        matrices: access::grids(report).into_iter().map(matrix).collect(),
+        legend: access::LEGEND,
         ways_height: ways::height(&ways),
         ways,
         outages: report.outages.iter().map(timeline::of).collect(),
@@ -138,6 +149,12 @@ fn finding(probe: &ProbeResult, first: bool) -> Finding<'_> {
         evidence: probe.evidence.iter().take(EVIDENCE).map(prose::evidence).collect(),
         more: probe.evidence.len().saturating_sub(EVIDENCE),
     }
+}
+
+fn matrix(grid: access::Grid<'_>) -> Matrix<'_> {
+    let cell = |found| (access::class(found), access::word(found));
+    let rows = grid.rows.into_iter().map(|(to, found)| (to, found.into_iter().map(cell).collect())).collect();
+    Matrix { asking: grid.asking, sources: grid.sources, rows }
 }
 
 fn leak(leak: &WireLeak) -> Leak<'_> {

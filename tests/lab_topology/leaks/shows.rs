@@ -167,6 +167,16 @@ pub(super) fn shows(lab: &Lab, sign: &Sign) -> Result<bool> {
             let connect = move || std::net::TcpStream::connect_timeout(&at, Duration::from_millis(300)).is_ok();
             lab.topology().internet.call(connect)?
         }
+        Sign::NeighbourCannot(at) => {
+            let at: SocketAddr = at.parse()?;
+            let connects = move || std::net::TcpStream::connect_timeout(&at, Duration::from_millis(300)).is_ok();
+            connects() && !lab.topology().neighbour.call(connects)?
+        }
+        Sign::VpnConnects(at) => {
+            let at: SocketAddr = at.parse()?;
+            let connect = move || std::net::TcpStream::connect_timeout(&at, Duration::from_millis(300)).is_ok();
+            lab.topology().provider.call(connect)?
+        }
         Sign::NotServed(at) => std::net::TcpStream::connect_timeout(&at.parse()?, Duration::from_millis(300)).is_err(),
         Sign::Connects(at) => {
             let at: SocketAddr = at.parse()?;

@@ -76,6 +76,10 @@ pub(super) enum Sign {
     Redirected(&'static str),
     /// The stack's own server there answers the home.
     Served(&'static str),
+    /// The neighbour cannot connect to there, and the home can.
+    NeighbourCannot(&'static str),
+    /// Whoever is inside the VPN can connect to there.
+    VpnConnects(&'static str),
     /// Somebody on the internet can connect to there.
     PeerConnects(&'static str),
     /// The stack's programs can connect to there.
@@ -116,6 +120,8 @@ pub(super) enum Sign {
 }
 
 pub(super) const SIGNS: &[(&str, &[Sign])] = &[
+    ("access-lost", &[Sign::NeighbourCannot("172.18.0.10:8080")]),
+    ("access-open", &[Sign::VpnConnects("10.64.0.2:8080")]),
     ("endpoint-clear", &[Sign::BoundTcp("198.51.100.2:443")]),
     ("encapsulated", &[Sign::BoundRaw(47, "8.8.8.8"), Sign::BoundRaw(41, "8.8.8.8"), Sign::BoundRaw(4, "8.8.8.8")]),
     ("established", &[Sign::Unasked("8.8.8.8"), Sign::Unasked("1.1.1.1")]),
