@@ -10,14 +10,14 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::config::Tracker;
-use crate::model::evidence::{Boot, Evidence, Link, OutageEvidence, PhaseWire, Proto, SampleCount};
+use crate::model::evidence::{Boot, Evidence, Link, OutageEvidence, PhaseWire, Proto, Said, SampleCount};
 use crate::model::firewall::FirewallText;
 use crate::outage::Recipe;
 use crate::sensor::allow::AllowList;
 use crate::technique::{DependentFile, User};
 
 /// Version of this protocol. The agent is the same binary, so the two differ only when a stale image is used.
-pub const PROTOCOL: u32 = 7;
+pub const PROTOCOL: u32 = 8;
 /// A longer frame is a broken stream.
 const MAX_FRAME: u32 = 64 << 20;
 
@@ -89,6 +89,11 @@ pub enum Request {
     },
     /// Ends it.
     Overheard(Box<Overhearing>),
+    /// Beside the stack on a network of its: asks its control server as a stranger. Comes instead of `Start`.
+    AskControl {
+        /// Where it would be.
+        at: SocketAddr,
+    },
     /// Ends the agent.
     Stop,
 }
@@ -121,6 +126,8 @@ pub enum Reply {
     Stimuli(Box<Stimuli>),
     /// To `Overheard`.
     Boot(Box<Boot>),
+    /// To `AskControl`.
+    Said(Box<Said>),
     /// To anything: it could not be done.
     Failed {
         /// What failed and why.

@@ -230,6 +230,7 @@ async fn work(state: &State, request: Request, aborted: watch::Receiver<bool>, r
             },
             None => Reply::Failed { what: "nothing was listened to".to_owned(), help: None },
         },
+        Request::AskControl { at } => Reply::Said(Box::new(technique::ask_as_stranger(at).await)),
         request => work_started(state, request, aborted, replies).await,
     }
 }
@@ -307,7 +308,8 @@ async fn work_started(state: &State, request: Request, aborted: watch::Receiver<
         | Request::Stimulated
         | Request::AwaitTunnel { .. }
         | Request::Overhear { .. }
-        | Request::Overheard(_) => failed("the request came at the wrong time".to_owned()),
+        | Request::Overheard(_)
+        | Request::AskControl { .. } => failed("the request came at the wrong time".to_owned()),
     }
 }
 

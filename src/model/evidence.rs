@@ -7,10 +7,12 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+mod account;
 pub mod names;
 mod outage;
 mod wire;
 
+pub use account::*;
 pub use outage::*;
 pub use wire::*;
 
@@ -279,6 +281,15 @@ pub enum Said {
         /// It was found outside, and was restarted.
         #[serde(default)]
         restarted: bool,
+    },
+    /// The container engine told of the stack's containers.
+    Account(Box<StackAccount>),
+    /// The VPN's control server answered somebody outside of the stack who has no key.
+    Control {
+        /// HTTP status.
+        http: u16,
+        /// What it told of the VPN, where it told.
+        vpn: Option<String>,
     },
     /// A local target answered.
     Reached {

@@ -52,6 +52,11 @@ pub async fn launch_on_host(engine: &Engine) -> Result<AgentProcess, TargetError
     launch_with(engine, "host", &["NET_RAW".to_owned()]).await
 }
 
+/// Starts the agent in a container on the network of this name, with no right at all: it is to ask what anybody there may ask.
+pub async fn launch_beside(engine: &Engine, network: &str) -> Result<AgentProcess, TargetError> {
+    launch_with(engine, network, &[]).await
+}
+
 async fn launch_with(engine: &Engine, network: &str, capabilities: &[String]) -> Result<AgentProcess, TargetError> {
     let create = async || {
         let image = image::ensure(engine).await?;
