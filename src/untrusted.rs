@@ -132,7 +132,8 @@ fn evidence(octets: &[u8]) {
             let ruling = judge(&case);
             let heard = told.wire.as_ref().is_some_and(|wire| wire.dropped == 0 && !wire.controls.is_empty());
             // Others listen to the start of a container, and Docker says who shares the network.
-            let by_sensor = !["boot", "dependents"].contains(&probe.technique.as_str());
+            let by_sensor =
+                !(probe.technique == "boot" || crate::technique::OF_ENGINE.contains(&probe.technique.as_str()));
             let passed = ruling.verdict == Verdict::Pass;
             assert!(heard || !passed || !by_sensor, "{} passes without a sensor: {ruling:?}", probe.id);
             assert_eq!(passed, ruling.reason.is_none(), "{}: {ruling:?}", probe.id);

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::config::Tracker;
-use crate::model::evidence::{Boot, Came, Evidence, Link, OutageEvidence, PhaseWire, Proto, SampleCount};
+use crate::model::evidence::{Boot, Came, Evidence, Link, OutageEvidence, PhaseWire, Proto, Said, SampleCount};
 use crate::model::firewall::FirewallText;
 use crate::outage::Recipe;
 use crate::sensor::allow::AllowList;
@@ -100,6 +100,11 @@ pub enum Request {
     },
     /// Asks a destination of the access matrix. May come before `Start`.
     Reach(Box<Reaching>),
+    /// Beside the stack on a network of its: asks its control server as a stranger. Comes instead of `Start`.
+    AskControl {
+        /// Where it would be.
+        at: SocketAddr,
+    },
     /// Ends the agent.
     Stop,
 }
@@ -136,6 +141,8 @@ pub enum Reply {
     Resolved(Result<Vec<IpAddr>, Came>),
     /// To `Reach`.
     Reached(Came),
+    /// To `AskControl`.
+    Said(Box<Said>),
     /// To anything: it could not be done.
     Failed {
         /// What failed and why.

@@ -234,6 +234,7 @@ async fn work(state: &State, request: Request, aborted: watch::Receiver<bool>, r
             Reply::Resolved(names.resolve(&host, Duration::from_millis(limit_ms)).await)
         }
         Request::Reach(order) => Reply::Reached(technique::reach_place(&order).await),
+        Request::AskControl { at } => Reply::Said(Box::new(technique::ask_as_stranger(at).await)),
         request => work_started(state, request, aborted, replies).await,
     }
 }
@@ -313,7 +314,8 @@ async fn work_started(state: &State, request: Request, aborted: watch::Receiver<
         | Request::Overhear { .. }
         | Request::Overheard(_)
         | Request::Resolve { .. }
-        | Request::Reach(_) => failed("the request came at the wrong time".to_owned()),
+        | Request::Reach(_)
+        | Request::AskControl { .. } => failed("the request came at the wrong time".to_owned()),
     }
 }
 

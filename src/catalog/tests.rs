@@ -124,9 +124,7 @@ fn leaks_and_probes_know_each_other() {
             assert!(catalog.get(id).is_ok(), "{} names the probe {id}, which is not there", leak.id);
         }
     }
-    // What only containers can do wrong has its broken stacks in tests/docker_stack/outages.rs.
-    let of_containers = [crate::technique::BOOT, crate::technique::DEPENDENTS];
-    for probe in catalog.probes().iter().filter(|probe| !of_containers.contains(&probe.technique.as_str())) {
+    for probe in catalog.probes() {
         let seen = |leak: &crate::lab::Leak| leak.red.contains(&probe.id) || leak.amber.contains(&probe.id);
         assert!(leaks.iter().any(seen), "no leak turns {} red", probe.id);
     }

@@ -72,7 +72,7 @@ fn check_use(probe: &Probe, params: &serde_json::Value) -> Result<(), String> {
         None if probe.technique == technique::BOOT && probe.phases != [Phase::Outage] => {
             Err(format!("`{}` listens to outages, so `phases` has to be [\"outage\"]", probe.technique))
         }
-        None if [technique::DEPENDENTS, technique::ACCESS].contains(&probe.technique.as_str())
+        None if (probe.technique == technique::ACCESS || technique::OF_ENGINE.contains(&probe.technique.as_str()))
             && probe.phases.contains(&Phase::Outage) =>
         {
             Err(format!("`{}` is not asked in an outage, so `phases` may not hold \"outage\"", probe.technique))

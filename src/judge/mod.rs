@@ -21,6 +21,7 @@ mod local_resolvers;
 mod resolver;
 mod routes;
 mod served;
+mod stack;
 mod stale;
 #[cfg(test)]
 mod tests;
@@ -74,6 +75,8 @@ pub struct Facts {
     pub uplinks: Vec<String>,
     /// Name of the tunnel, if there is one.
     pub tunnel: Option<String>,
+    /// Addresses of the tunnel's link with their prefixes.
+    pub tunnel_nets: Vec<IpNet>,
     /// Whether the VPN server is known.
     pub endpoint_known: bool,
     /// The VPN server, if it is known.
@@ -142,6 +145,16 @@ pub fn judge(case: &Case<'_>) -> Ruling {
         Expectation::LocalForbidden => served::judge_forbidden(case),
         Expectation::AccessAsStated => access::judge(case),
         Expectation::WireQuiet => wire::judge(case),
+        Expectation::OnlyNeededPower => stack::powers::judge(case),
+        Expectation::NoClientBeside => stack::beside::judge(case),
+        Expectation::PublishedNarrowly => stack::ports::judge(case),
+        Expectation::StartedInOrder => stack::start::judge(case),
+        Expectation::KillSwitchOn => stack::kill_switch::judge(case),
+        Expectation::SubnetsStayHome => stack::subnets::judge(case),
+        Expectation::Ipv6ClosedOff => stack::ipv6::judge(case),
+        Expectation::ControlClosed => stack::control::judge(case),
+        Expectation::NoSecretInClear => stack::secrets::judge(case),
+        Expectation::ResolversOfVpn => stack::resolvers::judge(case),
     };
     let more = ruling.evidence.len().saturating_sub(MAX_LINES);
     if more > 0 {

@@ -220,6 +220,8 @@ pub(super) fn answer_line(answer: &Answer) -> EvidenceLine {
         | Said::ResolvConf { .. }
         | Said::Mapper { .. }
         | Said::Shares { .. }
+        | Said::Account(_)
+        | Said::Control { .. }
         | Said::Arrived { .. }
         | Said::Access { .. } => (format!("{witness}: an answer of another kind"), json!({ "witness": witness })),
     };

@@ -8,11 +8,13 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 mod access;
+mod account;
 pub mod names;
 mod outage;
 mod wire;
 
 pub use access::{AccessRule, Came};
+pub use account::*;
 pub use outage::*;
 pub use wire::*;
 
@@ -293,6 +295,15 @@ pub enum Said {
         address: Option<IpAddr>,
         /// What came of it.
         came: Came,
+    },
+    /// The container engine told of the stack's containers.
+    Account(Box<StackAccount>),
+    /// The VPN's control server answered somebody outside of the stack who has no key.
+    Control {
+        /// HTTP status.
+        http: u16,
+        /// What it told of the VPN, where it told.
+        vpn: Option<String>,
     },
     /// A local target answered.
     Reached {

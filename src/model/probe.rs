@@ -107,6 +107,26 @@ pub enum Expectation {
     AccessAsStated,
     /// Nothing that the allow-list does not name leaves by an uplink, whoever sent it.
     WireQuiet,
+    /// No container of the stack was given more power than it needs; a hardening finding.
+    OnlyNeededPower,
+    /// No torrent client of the stack's project or networks stands beside the VPN; a hardening finding.
+    NoClientBeside,
+    /// No port of the stack is published to everybody, and none for peers; a hardening finding.
+    PublishedNarrowly,
+    /// What shares the VPN's network starts when it is healthy, and all of it is started again; a hardening finding.
+    StartedInOrder,
+    /// No setting turns Gluetun's firewall off.
+    KillSwitchOn,
+    /// Outbound subnets and Docker networks hold nothing of the VPN's own and nothing public.
+    SubnetsStayHome,
+    /// Docker gives the stack no IPv6 that no tunnel carries; a hardening finding.
+    Ipv6ClosedOff,
+    /// Gluetun's control server does not answer strangers on the stack's networks; a hardening finding.
+    ControlClosed,
+    /// No secret stands in a variable; a hardening finding.
+    NoSecretInClear,
+    /// No setting has Gluetun ask others than the VPN's resolver; a hardening finding.
+    ResolversOfVpn,
 }
 
 /// One probe. The file stem is its id, which is also its filter, its name in JUnit and its anchor in the documentation.
@@ -118,7 +138,7 @@ pub struct Probe {
     pub id: String,
     /// What table and reports call it, one short line.
     pub title: String,
-    /// Probes of a group stand together in reports: `exit`, `dns`, `ipv6`, `uplink`, `outage`, `local`, `wire`.
+    /// Probes of a group stand together in reports: `exit`, `dns`, `ipv6`, `uplink`, `outage`, `local`, `wire`, `stack`.
     pub group: String,
     /// The sentence that a pass proves.
     pub claim: String,

@@ -14,6 +14,7 @@ mod phase;
 mod put_back;
 mod session;
 mod setup;
+mod stack;
 
 use std::net::IpAddr;
 use std::path::Path;

@@ -1,7 +1,7 @@
 //! One phase: the sensor is armed, every trial of it runs at once under libtest-mimic, the sensor is closed, and each trial gets its verdict.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,7 @@ use super::inbound;
 use super::outside::Asker;
 use super::put_back::Notebook;
 use super::session::{Session, Tunnel};
+use super::stack;
 use crate::agent::protocol::{Act, OutageOrder, Reply, Request};
 use crate::catalog::Trial;
 use crate::config::OutageMethod;
@@ -69,6 +70,8 @@ struct Shared {
     progress: Arc<dyn Progress>,
     asker: Arc<Asker>,
     asked: Asked,
+    /// What the container engine tells of the stack, asked once.
+    told: OnceLock<Evidence>,
     expected: usize,
     state: Mutex<State>,
     closed: Condvar,
@@ -156,6 +159,7 @@ impl Phases {
             progress: Arc::clone(&self.progress),
             asker: Arc::clone(&self.asker),
             asked,
+            told: OnceLock::new(),
             expected: trials.len(),
             state: Mutex::new(State { problem, ..State::default() }),
             closed: Condvar::new(),
@@ -269,6 +273,9 @@ impl Shared {
             let looked = dependents::evidence(&self.around.target, &self.restarted, now_ms);
             return Ok(Some(self.session.block_on(looked)));
         }
+        if [technique::STACK, technique::STACK_CONTROL].contains(&asking.probe.technique.as_str()) {
+            return self.stack(asking).map(Some);
+        }
         if asking.probe.technique == technique::INBOUND {
             let (home, near) = (&self.facts.home, &self.facts.uplink_nets);
             return inbound::ask(&self.session, &asking.name, home, &self.asker.open_ports, near).map(Some);
@@ -285,6 +292,19 @@ impl Shared {
             Reply::Failed { what, .. } => Err(what),
             other => Err(format!("the agent gave an answer that does not fit: {other:?}")),
         }
+    }
+
+    /// What the container engine tells, and the control server where the probe is about it.
+    fn stack(&self, asking: &Asking) -> Result<Evidence, String> {
+        let from_ms = self.now_ms(&asking.name)?;
+        let began = Instant::now();
+        let now_ms = || from_ms + began.elapsed().as_secs_f64() * 1000.0;
+        let told = self.told.get_or_init(|| self.session.block_on(stack::account(&self.around.target, now_ms)));
+        let mut evidence = told.clone();
+        if asking.probe.technique == technique::STACK_CONTROL {
+            stack::ask_control(&self.session, &self.around, &self.facts.uplink_nets, &mut evidence, now_ms);
+        }
+        Ok(evidence)
     }
 
     /// What came of handing packets to the stack; in an outage that comes later, and is only prepared.

@@ -124,6 +124,12 @@ pub(super) fn facts(config: &Config, outside: &Outside, stack: &Stack) -> Facts 
             .collect(),
         uplinks: uplinks.map(|link| link.name.clone()).collect(),
         tunnel: stack.tunnel.clone(),
+        tunnel_nets: stack
+            .links
+            .iter()
+            .filter(|link| Some(&link.name) == stack.tunnel.as_ref())
+            .flat_map(|link| link.addresses.clone())
+            .collect(),
         endpoint_known: stack.endpoint.is_some(),
         endpoint: stack.endpoint.as_ref().map(|(address, _)| *address),
         local: stack.local.clone(),

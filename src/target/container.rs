@@ -60,6 +60,11 @@ pub async fn launch_to_ask(engine: &Engine, network: &str) -> Result<AgentProces
     launch_with(engine, network, &["NET_RAW".to_owned()]).await
 }
 
+/// Starts the agent in a container on the network of this name, with no right at all: it is to ask what anybody there may ask.
+pub async fn launch_beside(engine: &Engine, network: &str) -> Result<AgentProcess, TargetError> {
+    launch_with(engine, network, &[]).await
+}
+
 async fn launch_with(engine: &Engine, network: &str, capabilities: &[String]) -> Result<AgentProcess, TargetError> {
     let create = async || {
         let image = image::ensure(engine).await?;

@@ -15,7 +15,7 @@ const CONTROL_PORT: u16 = 8000;
 pub const ROLE_LABEL: &str = "leakcheck.role";
 
 /// Variables whose values hold no secret and are worth knowing. Names in full, because a prefix lets the next secret in.
-const HARMLESS: [&str; 25] = [
+const HARMLESS: [&str; 30] = [
     "VPN_SERVICE_PROVIDER",
     "VPN_TYPE",
     "VPN_INTERFACE",
@@ -30,6 +30,7 @@ const HARMLESS: [&str; 25] = [
     "FIREWALL",
     "FIREWALL_ENABLED_DISABLING_IT_SHOOTS_YOU_IN_YOUR_FOOT",
     "FIREWALL_OUTBOUND_SUBNETS",
+    "EXTRA_SUBNETS",
     "FIREWALL_INPUT_PORTS",
     "FIREWALL_VPN_INPUT_PORTS",
     "HTTP_CONTROL_SERVER_ADDRESS",
@@ -37,9 +38,13 @@ const HARMLESS: [&str; 25] = [
     "DNS_SERVER",
     "DNS_UPSTREAM_RESOLVERS",
     "DNS_UPSTREAM_RESOLVER_TYPE",
+    "DNS_UPSTREAM_PLAIN_ADDRESSES",
+    "DNS_PLAINTEXT_ADDRESS",
     "DNS_KEEP_NAMESERVER",
     "DOT",
     "DOT_PROVIDERS",
+    "OPENVPN_IPV6",
+    "HTTP_CONTROL_SERVER_AUTH_CONFIG_FILEPATH",
     "HEALTH_VPN_DURATION_INITIAL",
 ];
 

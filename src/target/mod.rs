@@ -2,6 +2,7 @@
 //! there, and what is thought of it, is decided elsewhere.
 
 mod address;
+mod account;
 mod container;
 mod docker;
 mod error;
@@ -40,6 +41,7 @@ pub use spec::{Enter, FindOptions, TargetSpec};
 pub use stack::Dependent;
 use stack::Stack;
 
+use crate::model::evidence::StackAccount;
 use crate::net::netns::Netns;
 
 /// A network namespace that was found, and what could be learned of it from outside.
@@ -177,6 +179,11 @@ impl Target {
         }
     }
 
+    /// What the engine tells of the stack's containers; `None` when the target is no container.
+    pub async fn account(&self) -> Option<Result<StackAccount, TargetError>> {
+        Some(account::take(self.stack.as_ref()?).await)
+    }
+
     /// Restarts a dependent, which has it join the namespace that its owner has now.
     pub async fn restart_dependent(&self, dependent: &Dependent) -> Result<(), TargetError> {
         let Some(stack) = &self.stack else { return Ok(()) };
@@ -228,6 +235,12 @@ impl Target {
             return setns::launch(None);
         }
         container::launch_on_host(&stack.engine).await
+    }
+
+    /// Starts an agent beside the stack, in a container on the Docker network of this name.
+    pub async fn launch_beside(&self, network: &str) -> Result<AgentProcess, TargetError> {
+        let Some(stack) = &self.stack else { return Err(TargetError::NotDocker { label: self.label.clone() }) };
+        container::launch_beside(&stack.engine, network).await
     }
 
     /// Reads the stack's resolv.conf as it is now.

@@ -17,10 +17,10 @@ use super::sweep;
 use crate::net::netns::Netns;
 
 /// Label of Compose: which project a container is of.
-const PROJECT: &str = "com.docker.compose.project";
+pub(super) const PROJECT: &str = "com.docker.compose.project";
 
 /// Label of Compose: of which service of it.
-const SERVICE: &str = "com.docker.compose.service";
+pub(super) const SERVICE: &str = "com.docker.compose.service";
 
 /// A container that shares the network of the stack, or was meant to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,7 +57,7 @@ pub(super) struct Stack {
     pub notes: Vec<String>,
     /// Its service, where Compose made it.
     pub service: Option<String>,
-    project: Option<String>,
+    pub project: Option<String>,
 }
 
 /// Finds the container that was named, or the one Gluetun there is, and follows it to the owner of its network.
@@ -156,7 +156,7 @@ impl Stack {
         Ok(dependents)
     }
 
-    fn is_joined_by(&self, summary: &ContainerSummary, all: &[ContainerSummary]) -> bool {
+    pub(super) fn is_joined_by(&self, summary: &ContainerSummary, all: &[ContainerSummary]) -> bool {
         let mode = summary.host_config.as_ref().and_then(|config| config.network_mode.as_deref());
         let Some(owner) = mode.and_then(|mode| mode.strip_prefix("container:")) else { return false };
         if is_named(owner, &self.id, &self.name) {
@@ -200,7 +200,7 @@ impl Stack {
 }
 
 /// Whether Docker would take `given` for this container: its name, its id, or the beginning of its id.
-fn is_named(given: &str, id: &str, name: &str) -> bool {
+pub(super) fn is_named(given: &str, id: &str, name: &str) -> bool {
     given == name || (given.len() >= 12 && id.starts_with(given))
 }
 

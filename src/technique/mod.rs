@@ -3,6 +3,7 @@
 mod access;
 mod capabilities;
 mod control;
+mod control_server;
 mod craft;
 mod dependent_resolvers;
 mod exit_all;
@@ -54,6 +55,7 @@ use crate::sensor::ledger::Ledger;
 use crate::target::{Reach, read_small};
 
 pub use access::{Names, Reaching, reach_place};
+pub use control_server::{ask_as_stranger, status_route};
 pub use dependent_resolvers::DependentFile;
 pub use exit_http::{asking_exits, exit_in};
 pub use firewall::Openings;
@@ -214,6 +216,15 @@ pub const ACCESS: &str = "access";
 /// The technique of probes that are asked of Docker: who shares the stack's network.
 pub const DEPENDENTS: &str = "dependents";
 
+/// The technique of probes that are asked of the container engine: how the stack is set up.
+pub const STACK: &str = "stack";
+
+/// The same, and the stack's control server is asked from outside.
+pub const STACK_CONTROL: &str = "stack-control";
+
+/// All that are asked of the container engine, and not in an outage.
+pub const OF_ENGINE: [&str; 3] = [DEPENDENTS, STACK, STACK_CONTROL];
+
 /// The technique of probes of a container's start, which an outage listens to that starts it.
 pub const BOOT: &str = "boot";
 
@@ -230,7 +241,7 @@ pub fn names() -> Vec<&'static str> {
     TECHNIQUES
         .iter()
         .map(|technique| technique.name())
-        .chain([OUTAGE_SAMPLER, SERVED, ACCESS, DEPENDENTS, BOOT, FLOWS_V6])
+        .chain([OUTAGE_SAMPLER, SERVED, ACCESS, DEPENDENTS, STACK, STACK_CONTROL, BOOT, FLOWS_V6])
         .collect()
 }
 

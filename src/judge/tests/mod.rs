@@ -63,6 +63,7 @@ struct FactsText {
     uplink_nets: Vec<IpNet>,
     uplinks: Vec<String>,
     tunnel: Option<String>,
+    tunnel_nets: Vec<IpNet>,
     endpoint_known: bool,
     #[serde(default)]
     endpoint: Option<SocketAddr>,
@@ -174,6 +175,7 @@ impl FactsText {
             uplink_nets: self.uplink_nets.clone(),
             uplinks: self.uplinks.clone(),
             tunnel: self.tunnel.clone(),
+            tunnel_nets: self.tunnel_nets.clone(),
             endpoint_known: self.endpoint_known,
             endpoint: self.endpoint,
             local: self.local.clone(),

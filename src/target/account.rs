@@ -1,0 +1,153 @@
+//! The engine's account of a stack: its containers, those beside it, and its networks, put into the words of the evidence. What is wrong with
+//! it is decided elsewhere.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, Ipv4Addr};
+
+use bollard::models::{ContainerInspectResponse, ContainerSummary, Network};
+use bollard::query_parameters::ListNetworksOptions;
+use futures_util::future::try_join_all;
+
+use super::docker::{asked, label, name_of};
+use super::error::TargetError;
+use super::gluetun::Gluetun;
+use super::settings;
+use super::stack::{PROJECT, SERVICE, Stack, is_named};
+use super::sweep;
+use crate::model::evidence::{ContainerAccount, GluetunAccount, NetworkAccount, Published, StackAccount};
+
+/// Docker's own networks, on which containers are that were told nothing: sharing one of them means nothing.
+const COMMON: [&str; 3] = ["bridge", "host", "none"];
+
+/// Variables by which images of torrent clients are told where to take peers' connections.
+const PEER_PORTS: [&str; 4] = ["TORRENTING_PORT", "PEERPORT", "TRANSMISSION_PEER_PORT", "RT_INC_PORT"];
+
+/// Asks the engine.
+pub(super) async fn take(stack: &Stack) -> Result<StackAccount, TargetError> {
+    let all = stack.engine.containers().await?;
+    let gone = || TargetError::NoContainer { name: stack.name.clone(), running: Vec::new() };
+    let own = stack.engine.inspect(&stack.id).await?.ok_or_else(gone)?;
+    let listed = stack.engine.docker.list_networks(None::<ListNetworksOptions>).await;
+    let listed = listed.map_err(asked("list the networks"))?;
+    let vpn = container(&own, stack.project.as_deref());
+    let networks = listed.iter().filter(|net| net.name.as_ref().is_some_and(|name| vpn.networks.contains(name)));
+    let networks = networks.map(network).collect();
+    let others = all.iter().filter(|one| one.id.as_deref() != Some(&stack.id) && !sweep::is_agent(one));
+    let placed: Vec<(Place, &ContainerSummary)> =
+        others.filter_map(|one| Some((place(stack, &vpn, one, &all)?, one))).collect();
+    let looked = placed.iter().map(|(_, one)| stack.engine.inspect(one.id.as_deref().unwrap_or_default()));
+    let inspected = try_join_all(looked).await?;
+    let (mut dependents, mut beside) = (Vec::new(), Vec::new());
+    // One that is gone by now says nothing any more.
+    for ((place, summary), inner) in placed.iter().zip(inspected) {
+        let Some(inner) = inner else { continue };
+        let mut account = container(&inner, stack.project.as_deref());
+        account.joined_gone = has_joined_gone(summary, &all);
+        match place {
+            Place::Inside => dependents.push(account),
+            Place::Beside => beside.push(account),
+        }
+    }
+    dependents.sort_by(|a, b| a.name.cmp(&b.name));
+    beside.sort_by(|a, b| a.name.cmp(&b.name));
+    let gluetun = own.config.as_ref().and_then(Gluetun::read);
+    let gluetun = gluetun.map(|told| GluetunAccount { version: told.version, settings: told.env });
+    Ok(StackAccount { vpn, dependents, beside, networks, gluetun })
+}
+
+/// Where another container is to the stack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Inside,
+    Beside,
+}
+
+/// `None`: it has nothing to do with the stack.
+fn place(stack: &Stack, vpn: &ContainerAccount, other: &ContainerSummary, all: &[ContainerSummary]) -> Option<Place> {
+    if stack.is_joined_by(other, all) {
+        return Some(Place::Inside);
+    }
+    let same_project = stack.project.is_some() && label(other, PROJECT) == stack.project.as_deref();
+    let on = other.network_settings.as_ref().and_then(|settings| settings.networks.as_ref());
+    let shares =
+        on.into_iter().flat_map(HashMap::keys).any(|net| !COMMON.contains(&net.as_str()) && vpn.networks.contains(net));
+    (same_project || shares || has_joined_gone(other, all)).then_some(Place::Beside)
+}
+
+fn has_joined_gone(summary: &ContainerSummary, all: &[ContainerSummary]) -> bool {
+    let mode = summary.host_config.as_ref().and_then(|config| config.network_mode.as_deref());
+    let Some(owner) = mode.and_then(|mode| mode.strip_prefix("container:")) else { return false };
+    !all.iter().any(|one| is_named(owner, one.id.as_deref().unwrap_or_default(), &name_of(one)))
+}
+
+/// `project` is that of the VPN container.
+fn container(inner: &ContainerInspectResponse, project: Option<&str>) -> ContainerAccount {
+    let settings = settings::read(inner);
+    let config = inner.config.as_ref();
+    let host = inner.host_config.as_ref();
+    let labels = config.and_then(|config| config.labels.as_ref());
+    let own_label = |key: &str| labels.and_then(|labels| labels.get(key)).map(String::as_str);
+    let status = inner.state.as_ref().and_then(|state| state.status);
+    let devices = host.and_then(|host| host.devices.as_ref()).into_iter().flatten();
+    let sysctls = host.and_then(|host| host.sysctls.as_ref()).into_iter().flatten();
+    let name = inner.name.as_deref().or(inner.id.as_deref()).unwrap_or_default();
+    ContainerAccount {
+        name: name.trim_start_matches('/').to_owned(),
+        state: status.map_or_else(|| "unknown".to_owned(), |status| status.to_string()),
+        service: own_label(SERVICE).map(str::to_owned),
+        same_project: project.is_some() && own_label(PROJECT) == project,
+        network_mode: host.and_then(|host| host.network_mode.clone()).unwrap_or_default(),
+        joined_gone: false,
+        published: published(inner),
+        devices: devices.filter_map(|device| device.path_in_container.clone()).collect(),
+        sysctls: sysctls
+            .filter(|(key, _)| key.starts_with("net.ipv6."))
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect::<BTreeMap<_, _>>(),
+        peer_ports: peer_ports(config.and_then(|config| config.env.as_deref()).unwrap_or_default()),
+        image: settings.image,
+        networks: settings.networks,
+        capabilities: settings.capabilities,
+        privileged: settings.privileged,
+        host_namespaces: settings.host_namespaces.iter().map(|name| (*name).to_owned()).collect(),
+        engine_socket: settings.docker_socket,
+        healthcheck: settings.healthcheck,
+        restart: settings.restart,
+        by_compose: settings.by_compose,
+        depends_on: settings.depends_on,
+        secret_variables: settings.secret_variables,
+    }
+}
+
+/// An address that is not given is every address; a port that cannot be read is none.
+fn published(inner: &ContainerInspectResponse) -> Vec<Published> {
+    let ports = inner.network_settings.as_ref().and_then(|settings| settings.ports.as_ref());
+    let mut found = Vec::new();
+    for (inside, bindings) in ports.into_iter().flatten() {
+        let (number, proto) = inside.split_once('/').unwrap_or((inside, "tcp"));
+        let Ok(inside) = number.parse() else { continue };
+        for binding in bindings.iter().flatten() {
+            let Some(port) = binding.host_port.as_deref().and_then(|port| port.parse().ok()) else { continue };
+            let stated = binding.host_ip.as_deref().and_then(|ip| ip.parse().ok());
+            let address = stated.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+            found.push(Published { address, port, inside, proto: proto.to_owned() });
+        }
+    }
+    found.sort();
+    found
+}
+
+fn peer_ports(env: &[String]) -> Vec<u16> {
+    let lines = env.iter().filter_map(|line| line.split_once('='));
+    lines.filter(|(name, _)| PEER_PORTS.contains(name)).filter_map(|(_, value)| value.trim().parse().ok()).collect()
+}
+
+fn network(net: &Network) -> NetworkAccount {
+    let config = net.ipam.as_ref().and_then(|ipam| ipam.config.as_ref());
+    let subnets = config.into_iter().flatten().filter_map(|range| range.subnet.as_deref()?.parse().ok());
+    NetworkAccount {
+        name: net.name.clone().unwrap_or_default(),
+        ipv6: net.enable_ipv6.unwrap_or_default(),
+        subnets: subnets.collect(),
+    }
+}
