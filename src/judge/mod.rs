@@ -4,6 +4,7 @@
 mod agreement;
 mod boot;
 mod capabilities;
+mod client;
 mod dark;
 mod dependents;
 mod exit;
@@ -135,6 +136,10 @@ pub fn judge(case: &Case<'_>) -> Ruling {
         Expectation::NoStrangerAnswered => inbound::judge(case),
         Expectation::NothingForwarded => forwarding::judge(case),
         Expectation::LocalForbidden => served::judge_forbidden(case),
+        Expectation::ClientBound => client::judge_bound(case),
+        Expectation::ClientQuiet => client::judge_quiet(case),
+        Expectation::ClientPort => client::judge_port(case),
+        Expectation::ClientAddress => client::judge_address(case),
         Expectation::WireQuiet => wire::judge(case),
     };
     let more = ruling.evidence.len().saturating_sub(MAX_LINES);

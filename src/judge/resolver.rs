@@ -220,6 +220,8 @@ pub(super) fn answer_line(answer: &Answer) -> EvidenceLine {
         | Said::ResolvConf { .. }
         | Said::Mapper { .. }
         | Said::Shares { .. }
+        | Said::Client(_)
+        | Said::Forwards { .. }
         | Said::Arrived { .. } => (format!("{witness}: an answer of another kind"), json!({ "witness": witness })),
     };
     line(answer.at_ms, what, fields)

@@ -7,10 +7,12 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+mod client;
 pub mod names;
 mod outage;
 mod wire;
 
+pub use client::*;
 pub use outage::*;
 pub use wire::*;
 
@@ -279,6 +281,18 @@ pub enum Said {
         /// It was found outside, and was restarted.
         #[serde(default)]
         restarted: bool,
+    },
+    /// A torrent client told about itself.
+    Client(Box<ClientSays>),
+    /// Which ports the VPN forwards to the stack.
+    Forwards {
+        /// Those; empty: none. `None`: nobody knows, and nobody is to blame for it.
+        ports: Option<Vec<u16>>,
+        /// Whether Gluetun is set to have one forwarded.
+        #[serde(default)]
+        wanted: bool,
+        /// How that is known, or why it is not.
+        how: String,
     },
     /// A local target answered.
     Reached {

@@ -103,6 +103,14 @@ pub enum Expectation {
     NothingForwarded,
     /// No target of `local.must_not_reach` answers, though they are there.
     LocalForbidden,
+    /// The torrent client keeps to the tunnel: to the uplink it leaks, to nothing it is a hardening finding.
+    ClientBound,
+    /// The torrent client neither asks routers for ports nor makes itself known on the home's network; a hardening finding.
+    ClientQuiet,
+    /// The torrent client listens, and on the port that the VPN forwards, where it forwards one.
+    ClientPort,
+    /// The torrent client believes that it is seen under an exit of the VPN, and never under the home's address.
+    ClientAddress,
     /// Nothing that the allow-list does not name leaves by an uplink, whoever sent it.
     WireQuiet,
 }
@@ -116,7 +124,7 @@ pub struct Probe {
     pub id: String,
     /// What table and reports call it, one short line.
     pub title: String,
-    /// Probes of a group stand together in reports: `exit`, `dns`, `ipv6`, `uplink`, `outage`, `local`, `wire`.
+    /// Probes of a group stand together in reports: `exit`, `dns`, `ipv6`, `uplink`, `torrent`, `outage`, `local`, `wire`.
     pub group: String,
     /// The sentence that a pass proves.
     pub claim: String,
