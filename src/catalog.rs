@@ -21,7 +21,7 @@ mod tests;
 const PROBES: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/probes.rs"));
 
 /// The order of groups in reports; groups that a user adds come after them.
-const GROUPS: [&str; 8] = ["exit", "dns", "ipv6", "uplink", "outage", "local", "wire", "stack"];
+const GROUPS: [&str; 9] = ["exit", "dns", "ipv6", "uplink", "torrent", "outage", "local", "wire", "stack"];
 
 /// Probes in the order of reports, each id once.
 #[derive(Debug, Clone, PartialEq)]

@@ -21,7 +21,7 @@ use crate::sensor::ledger::Ledger;
 use crate::target::TargetSpec;
 use crate::technique::format::announce::{Announcement, connection};
 use crate::technique::format::{bencode, krpc, stun};
-use crate::technique::{exit_in, gateway, local_resolvers, nameservers};
+use crate::technique::{exit_in, gateway, local_resolvers, nameservers, torrent};
 use crate::{agent, catalog, report, sensor};
 
 /// A kind of input and its reader.
@@ -48,6 +48,7 @@ pub const INPUTS: &[Input] = &[
     ("sockets", |octets| sensor::sockets::understand(&text(octets))),
     ("stun", |octets| drop(stun::response(octets, &[7; 12]))),
     ("target", target),
+    ("torrent-client", torrent::understand),
     ("tracker", tracker),
     ("wireguard", agent::sources::understand),
 ];

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use crate::config::Tracker;
+use crate::config::{TorrentClient, Tracker};
 use crate::model::evidence::{Boot, Came, Evidence, Link, OutageEvidence, PhaseWire, Proto, Said, SampleCount};
 use crate::model::firewall::FirewallText;
 use crate::outage::Recipe;
@@ -264,6 +264,12 @@ pub struct Setup {
     pub control_server: String,
     /// What opens it. Never printed, never part of evidence.
     pub control_key: Option<ControlKey>,
+    /// Whether Gluetun is set to have a port forwarded, where its settings are known.
+    pub forwarding: Option<bool>,
+    /// Ports that its settings let in by the tunnel.
+    pub vpn_input_ports: Vec<u16>,
+    /// The torrent client, if one is configured.
+    pub torrent: Option<TorrentAccess>,
     /// Whether the agent sees the processes, programs and files of the machine, and not those of a container that was made for it.
     pub host_programs: bool,
     /// Command that takes the tunnel down; empty: none.
@@ -276,7 +282,7 @@ pub struct Setup {
     pub without: Vec<crate::handicap::Handicap>,
 }
 
-/// What opens the control server. Does not print itself.
+/// What opens the control server, or a torrent client. Does not print itself.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ControlKey {
@@ -298,6 +304,17 @@ impl std::fmt::Debug for ControlKey {
             ControlKey::Login { .. } => "Login(…)",
         })
     }
+}
+
+/// Where a torrent client is asked, and what opens it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TorrentAccess {
+    /// Which client.
+    pub client: TorrentClient,
+    /// Its web interface.
+    pub url: String,
+    /// What opens it. Never printed, never part of evidence. A client that knows no user names leaves the name empty.
+    pub key: Option<ControlKey>,
 }
 
 /// What the agent found in the namespace.

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use toml::de::{DeTable, DeValue};
 use toml::{Spanned, Table, Value};
 
-use super::{Config, ConfigError, OutageRules, access};
+use super::{Config, ConfigError, OutageRules, Torrent, TorrentClient, access};
 
 /// Read when no other file is named and it is there.
 const DEFAULT_FILE: &str = "leakcheck.toml";
@@ -19,6 +19,8 @@ const TARGETS: [&str; 3] = ["docker", "netns", "pid"];
 /// The two ways to open a control server.
 const KEY: &[&str] = &["api_key_file"];
 const LOGIN: &[&str] = &["control_user", "control_password_file"];
+/// The same for a torrent client, whose key is named alike.
+const CLIENT_LOGIN: &[&str] = &["user", "password_file"];
 
 impl Config {
     /// Reads `explicit`, else `leakcheck.toml` of the working folder if there is one, and lays the variables
@@ -43,9 +45,13 @@ impl Config {
         };
         let overrides = overrides(env)?;
         // Another kind of target, or another way in, replaces the file's, as a flag does.
-        for (section, new, old) in
-            [("target", &TARGETS[..], &TARGETS[..]), ("outage", KEY, LOGIN), ("outage", LOGIN, KEY)]
-        {
+        for (section, new, old) in [
+            ("target", &TARGETS[..], &TARGETS[..]),
+            ("outage", KEY, LOGIN),
+            ("outage", LOGIN, KEY),
+            ("torrent", KEY, CLIENT_LOGIN),
+            ("torrent", CLIENT_LOGIN, KEY),
+        ] {
             let is_set = overrides.iter().any(|set| set.section == section && new.contains(&set.key.as_str()));
             if let (true, Some(Value::Table(keys))) = (is_set, table.get_mut(section)) {
                 keys.retain(|key, _| !old.contains(&key));
@@ -103,6 +109,7 @@ fn check(config: &Config) -> Result<(), Clash> {
     if let Some((second, _)) = TARGETS.into_iter().zip(set).filter(|(_, set)| *set).nth(1) {
         return clash("target", second, "a stack has one target: name one of docker, netns and pid");
     }
+    check_torrent(&config.torrent)?;
     let OutageRules { api_key_file, control_user, control_password_file, down, up, .. } = &config.outage;
     match (control_user, control_password_file) {
         (Some(_), None) => {
@@ -136,6 +143,43 @@ fn check(config: &Config) -> Result<(), Clash> {
         (true, false) => clash("outage", "up", "a tunnel that nothing takes down needs no `up`: name `down` too"),
         (false, true) => clash("outage", "down", "the tunnel would stay down: name `up` too"),
         (true, true) | (false, false) => Ok(()),
+    }
+}
+
+/// The same for the keys of `[torrent]`.
+fn check_torrent(torrent: &Torrent) -> Result<(), Clash> {
+    let clash = |key, message| Err(Clash { section: "torrent", key, message });
+    let Torrent { client, url, user, password_file, api_key_file } = torrent;
+    let Some(client) = client else {
+        let set = [
+            ("url", url.is_some()),
+            ("user", user.is_some()),
+            ("password_file", password_file.is_some()),
+            ("api_key_file", api_key_file.is_some()),
+        ];
+        return match set.into_iter().find(|(_, set)| *set) {
+            Some((key, _)) => clash(key, "which torrent client is it? name `client` too"),
+            None => Ok(()),
+        };
+    };
+    match (client, user, password_file, api_key_file) {
+        (TorrentClient::Transmission | TorrentClient::Deluge, _, _, Some(_)) => {
+            clash("api_key_file", "of the torrent clients qBittorrent alone has API keys")
+        }
+        (_, Some(_), _, Some(_)) | (_, _, Some(_), Some(_)) => {
+            clash("api_key_file", "a torrent client is opened by a key or by a password, not by both")
+        }
+        (TorrentClient::Deluge, Some(_), ..) => {
+            clash("user", "Deluge's web interface asks for a password and no user name")
+        }
+        (_, Some(user), ..) if user.is_empty() || user.contains(':') => {
+            clash("user", "a user name is not empty and holds no colon")
+        }
+        (_, Some(_), None, _) => clash("user", "a user name opens nothing alone: name `password_file` too"),
+        (TorrentClient::Qbittorrent | TorrentClient::Transmission, None, Some(_), _) => {
+            clash("password_file", "whose password is it? name `user` too")
+        }
+        _ => Ok(()),
     }
 }
 
@@ -209,6 +253,8 @@ fn parse(text: &str, folder: &Path) -> Result<Table, Refusal> {
         ("echo", "extra_ca"),
         ("outage", "api_key_file"),
         ("outage", "control_password_file"),
+        ("torrent", "password_file"),
+        ("torrent", "api_key_file"),
     ] {
         if let Some(Value::String(path)) = table.get_mut(section).and_then(|section| section.get_mut(key)) {
             *path = folder.join(&*path).to_string_lossy().into_owned();

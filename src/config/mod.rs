@@ -26,7 +26,7 @@ pub(crate) use load::understand;
 pub use secret::Secret;
 use text::{many, maybe, one};
 use value::{Address, AddressPort, Canary, HttpUrl, LocalNet, Name, Net, PublicIp, Span};
-pub use value::{ForcedPolicy, HostPort, Local, OutageMethod, Provider, Tracker, parse_duration, shown};
+pub use value::{ForcedPolicy, HostPort, Local, OutageMethod, Provider, TorrentClient, Tracker, parse_duration, shown};
 
 /// The whole configuration. Every key is optional.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -46,6 +46,8 @@ pub struct Config {
     pub access: Vec<Access>,
     /// What names may be asked of.
     pub dns: Dns,
+    /// The torrent client, to be asked about itself.
+    pub torrent: Torrent,
     /// How the tunnel is taken down, and for how long.
     pub outage: OutageRules,
 }
@@ -152,6 +154,24 @@ pub struct Dns {
     /// A public name that must resolve.
     #[serde(deserialize_with = "one::<Canary, _, _>")]
     pub canary: String,
+}
+
+/// `[torrent]`. Without it the usual places on the stack's own loopback are looked at, and nobody logs in.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Torrent {
+    /// Which client it is.
+    #[serde(deserialize_with = "maybe::<TorrentClient, _, _>")]
+    pub client: Option<TorrentClient>,
+    /// Its web interface as seen from inside the namespace; else where that client's usually is.
+    #[serde(deserialize_with = "maybe::<HttpUrl, _, _>")]
+    pub url: Option<Url>,
+    /// User name, where it asks for one.
+    pub user: Option<String>,
+    /// File that holds the password; read when a run begins, see [`Secret::read`].
+    pub password_file: Option<PathBuf>,
+    /// File that holds an API key (qBittorrent 5.2 and later).
+    pub api_key_file: Option<PathBuf>,
 }
 
 /// `[outage]`.

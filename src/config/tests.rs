@@ -108,6 +108,9 @@ fn every_key_is_read() {
     assert_eq!(rows[2], row("stack", "icmp://nas.lan", false));
     assert_eq!(config.access[0].from, Stand::In("docker:sonarr".parse().unwrap()));
     assert_eq!(config.access[0].to.host_port(), host("gluetun", 8080));
+    assert_eq!(config.torrent.client, Some(TorrentClient::Qbittorrent));
+    assert_eq!(config.torrent.url.unwrap().as_str(), "http://127.0.0.1:8081/");
+    assert_eq!(config.torrent.api_key_file, Some(PathBuf::from("/run/secrets/qbittorrent_api_key")));
 }
 
 #[test]
@@ -119,6 +122,22 @@ fn a_login_is_read_and_its_file_belongs_to_the_configuration() {
     assert_eq!(rules.control_user.as_deref(), Some("admin"));
     assert_eq!(rules.control_password_file, path.parent().map(|folder| folder.join("password")));
     assert_eq!(rules.up, ["systemctl", "start", "openvpn-client@home"]);
+}
+
+#[test]
+fn a_torrent_clients_login_is_read_and_the_environment_replaces_it() {
+    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/valid/torrent.toml"));
+    let (config, _) = Config::load(Some(path), Env::new()).unwrap();
+    let torrent = config.torrent;
+    assert_eq!((torrent.client, torrent.user.as_deref()), (Some(TorrentClient::Transmission), Some("admin")));
+    assert_eq!(torrent.password_file, path.parent().map(|folder| folder.join("torrent-password")));
+    let login = "[torrent]\nclient = 'qbittorrent'\nuser = 'admin'\npassword_file = 'pw'\n";
+    let config = load(login, &[("LEAKCHECK_TORRENT__API_KEY_FILE", "/run/secrets/key")]).unwrap();
+    assert!(config.torrent.user.is_none() && config.torrent.api_key_file.is_some());
+    let none =
+        load("", &[("LEAKCHECK_TORRENT__CLIENT", "deluge"), ("LEAKCHECK_TORRENT__PASSWORD_FILE", "pw")]).unwrap();
+    assert_eq!(none.torrent.client, Some(TorrentClient::Deluge));
+    assert!(load("", &[("LEAKCHECK_TORRENT__URL", "http://127.0.0.1:8080")]).is_err());
 }
 
 #[test]

@@ -27,6 +27,18 @@ pub enum ForcedPolicy {
     Drop,
 }
 
+/// A torrent client that can be asked about itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TorrentClient {
+    /// By its Web API, version 2.
+    Qbittorrent,
+    /// By its RPC.
+    Transmission,
+    /// By the JSON-RPC of its web interface.
+    Deluge,
+}
+
 /// A way to take the tunnel down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum OutageMethod {
@@ -117,6 +129,7 @@ macro_rules! words {
 }
 words!(Provider, "provider", Mullvad => "mullvad", Any => "any");
 words!(ForcedPolicy, "policy", NoEscape => "no-escape", Drop => "drop");
+words!(TorrentClient, "torrent client", Qbittorrent => "qbittorrent", Transmission => "transmission", Deluge => "deluge");
 words!(OutageMethod, "outage method", VpnStop => "vpn-stop", LinkDown => "link-down", EndpointBlock => "endpoint-block", ProcessKill => "process-kill", ProcessStop => "process-stop", Command => "command", Pause => "pause", Restart => "restart", Kill => "kill");
 
 /// A host, by name or address, and a port.

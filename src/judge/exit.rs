@@ -83,7 +83,7 @@ pub(super) fn exits<'a>(evidence: &'a Evidence, facts: &Facts) -> Vec<Exit<'a>> 
 }
 
 /// Why the exits of one address family are not proven to be the VPN's. What is proven of one family says nothing of the other.
-fn unproven(facts: &Facts, exits: &[Exit<'_>], v6: bool) -> Option<String> {
+pub(super) fn unproven(facts: &Facts, exits: &[Exit<'_>], v6: bool) -> Option<String> {
     let mut of_family = exits.iter().filter(|exit| exit.ip.is_ipv6() == v6).peekable();
     of_family.peek()?;
     // Where it is stated where exits lie, each of them has been held against it.
@@ -108,7 +108,7 @@ fn is_public_v6(ip: IpAddr) -> bool {
     matches!(ip, IpAddr::V6(v6) if !v6.is_unicast_link_local()) && !is_private(ip)
 }
 
-fn of_uplink(ip: IpAddr, facts: &Facts) -> bool {
+pub(super) fn of_uplink(ip: IpAddr, facts: &Facts) -> bool {
     facts.uplink_nets.iter().any(|net| net.contains(&ip))
 }
 

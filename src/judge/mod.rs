@@ -5,6 +5,7 @@ mod access;
 mod agreement;
 mod boot;
 mod capabilities;
+mod client;
 mod dark;
 mod dependents;
 mod exit;
@@ -144,6 +145,10 @@ pub fn judge(case: &Case<'_>) -> Ruling {
         Expectation::NothingForwarded => forwarding::judge(case),
         Expectation::LocalForbidden => served::judge_forbidden(case),
         Expectation::AccessAsStated => access::judge(case),
+        Expectation::ClientBound => client::judge_bound(case),
+        Expectation::ClientQuiet => client::judge_quiet(case),
+        Expectation::ClientPort => client::judge_port(case),
+        Expectation::ClientAddress => client::judge_address(case),
         Expectation::WireQuiet => wire::judge(case),
         Expectation::OnlyNeededPower => stack::powers::judge(case),
         Expectation::NoClientBeside => stack::beside::judge(case),

@@ -222,6 +222,8 @@ pub(super) fn answer_line(answer: &Answer) -> EvidenceLine {
         | Said::Shares { .. }
         | Said::Account(_)
         | Said::Control { .. }
+        | Said::Client(_)
+        | Said::Forwards { .. }
         | Said::Arrived { .. }
         | Said::Access { .. } => (format!("{witness}: an answer of another kind"), json!({ "witness": witness })),
     };

@@ -12,6 +12,7 @@ use super::odd::OddWitness;
 use super::plan;
 use super::port_mapper;
 use super::provider::{self, Provider, ProviderConfig};
+use super::qbittorrent::{self, Qbittorrent, Release};
 use super::realm::Realm;
 use super::run::{LabError, LabSpec, of_families};
 use super::stack::{self, Gluetun, GluetunConfig, StackError, Uplink};
@@ -133,6 +134,7 @@ pub(super) fn start_stack(
             version: Version::V3_41,
             roles: Vec::new(),
             habits,
+            forwarded: leak.as_ref().and_then(Leak::forwarded_port),
             upstream: (!dead).then(|| SocketAddr::new(plan::ip(plan::TUNNEL_RESOLVER), 53)),
             original,
             also,
@@ -144,8 +146,9 @@ pub(super) fn start_stack(
         addresses.extend(uplink.addresses.iter().map(IpNet::addr));
         let mut servers = stack::serve(&gluetun, services, &addresses)?;
         let peers = journal.clone();
-        let page = HttpWitness::page("stack web", journal, "qBittorrent");
-        servers.http(&page, (Ipv6Addr::UNSPECIFIED, 8080).into(), None)?;
+        let settings = qbittorrent::Settings::of(leak.as_ref());
+        let client = Qbittorrent::new(settings, Release::default(), "stack web", journal);
+        client.start(&mut servers, (Ipv6Addr::UNSPECIFIED, plan::WEB_UI).into())?;
         for action in leak.iter().flat_map(Leak::actions) {
             if let Action::TorrentClient { listen } = action {
                 servers.torrent_client(*listen, peers.clone())?;

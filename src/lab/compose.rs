@@ -17,11 +17,12 @@ use crate::model::report::Report;
 /// The project under which it stands, before each name of its containers and networks.
 pub const PROJECT: &str = "leakcheck-test";
 /// What it is made of.
-const FILES: [(&str, &str); 4] = [
+const FILES: [(&str, &str); 5] = [
     ("docker-compose.yml", include_str!("../../fixtures/compose/docker-compose.yml")),
     ("stale.yml", include_str!("../../fixtures/compose/stale.yml")),
     ("stale-resolv.conf", include_str!("../../fixtures/compose/stale-resolv.conf")),
     ("leakcheck.toml", include_str!("../../fixtures/compose/leakcheck.toml")),
+    ("torrent-password", include_str!("../../fixtures/compose/torrent-password")),
 ];
 const CA: (&str, &str) = ("lab-ca.pem", include_str!("../../fixtures/compose/lab-ca.pem"));
 /// All of its services, each of which says when it is ready.

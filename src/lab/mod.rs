@@ -20,6 +20,7 @@ mod openvpn;
 pub mod plan;
 mod port_mapper;
 pub mod provider;
+pub mod qbittorrent;
 pub mod realm;
 mod remote;
 pub mod role;

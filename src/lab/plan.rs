@@ -115,6 +115,9 @@ pub const TRACKER: (&str, &str, &str) = ("tracker.opentrackr.org", "93.158.213.9
 /// Port of the tracker, of both protocols.
 pub const TRACKER_PORT: u16 = 1337;
 
+/// Port of the torrent client's web interface.
+pub const WEB_UI: u16 = 8080;
+
 /// A torrent client's peer.
 pub const PEER: &str = "192.0.2.77";
 /// The same over IPv6.

@@ -12,6 +12,7 @@ use super::load::Load;
 use super::odd::OddWitness;
 use super::plan;
 use super::provider::{Provider, ProviderError};
+use super::qbittorrent;
 use super::realm::RealmError;
 use super::stack::{self, Gluetun, GluetunConfig, StackError};
 use super::topology::{self, Topology, TopologyError};
@@ -162,6 +163,7 @@ pub struct Lab {
     journal: Journal,
     resolv_conf: PathBuf,
     ca: PathBuf,
+    torrent_password: PathBuf,
     variant: Variant,
 }
 
@@ -187,6 +189,9 @@ impl Lab {
         let journal = Journal::new();
         let authority = LabCa::new()?;
         let ca = world.write("lab-ca.pem", &authority.pem()).map_err(|e| LabError::File("lab-ca.pem", e))?;
+        let torrent_password = world
+            .write("torrent-password", qbittorrent::PASSWORD)
+            .map_err(|e| LabError::File("torrent-password", e))?;
         let resolv_conf = world.write("stack-resolv.conf", "").map_err(|e| LabError::File("stack-resolv.conf", e))?;
         let mut servers = vec![start_internet(&topology.internet, authority, &journal, &spec)?];
         servers.extend(start_home(&topology, &journal, spec.variant.home)?);
@@ -256,6 +261,7 @@ impl Lab {
             journal,
             resolv_conf,
             ca,
+            torrent_password,
             variant: spec.variant,
         })
     }
@@ -346,6 +352,11 @@ resolvers = ["127.0.0.1", "10.64.0.1"]
 forced = {forced}
 forced_policy = "no-escape"
 canary = "example.com"
+[torrent]
+client = "qbittorrent"
+url = "http://127.0.0.1:{web_ui}"
+user = {user:?}
+password_file = {password:?}
 [outage]
 methods = ["vpn-stop", "link-down", "endpoint-block"]
 window = "2500ms"
@@ -390,6 +401,9 @@ allow = false
             home = list(&self.variant.home.public()),
             subnets = list(&self.variant.local()),
             ca = self.ca,
+            web_ui = plan::WEB_UI,
+            user = qbittorrent::USER,
+            password = self.torrent_password,
             control = self.control_server(),
         )
     }

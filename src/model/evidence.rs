@@ -9,12 +9,14 @@ use serde::{Deserialize, Serialize};
 
 mod access;
 mod account;
+mod client;
 pub mod names;
 mod outage;
 mod wire;
 
 pub use access::{AccessRule, Came};
 pub use account::*;
+pub use client::*;
 pub use outage::*;
 pub use wire::*;
 
@@ -304,6 +306,18 @@ pub enum Said {
         http: u16,
         /// What it told of the VPN, where it told.
         vpn: Option<String>,
+    },
+    /// A torrent client told about itself.
+    Client(Box<ClientSays>),
+    /// Which ports the VPN forwards to the stack.
+    Forwards {
+        /// Those; empty: none. `None`: nobody knows, and nobody is to blame for it.
+        ports: Option<Vec<u16>>,
+        /// Whether Gluetun is set to have one forwarded.
+        #[serde(default)]
+        wanted: bool,
+        /// How that is known, or why it is not.
+        how: String,
     },
     /// A local target answered.
     Reached {

@@ -105,6 +105,14 @@ pub enum Expectation {
     LocalForbidden,
     /// Each row of the access matrix holds: what may be reached answers, what may not does not, though it is there.
     AccessAsStated,
+    /// The torrent client keeps to the tunnel: to the uplink it leaks, to nothing it is a hardening finding.
+    ClientBound,
+    /// The torrent client neither asks routers for ports nor makes itself known on the home's network; a hardening finding.
+    ClientQuiet,
+    /// The torrent client listens, and on the port that the VPN forwards, where it forwards one.
+    ClientPort,
+    /// The torrent client believes that it is seen under an exit of the VPN, and never under the home's address.
+    ClientAddress,
     /// Nothing that the allow-list does not name leaves by an uplink, whoever sent it.
     WireQuiet,
     /// No container of the stack was given more power than it needs; a hardening finding.
@@ -138,7 +146,7 @@ pub struct Probe {
     pub id: String,
     /// What table and reports call it, one short line.
     pub title: String,
-    /// Probes of a group stand together in reports: `exit`, `dns`, `ipv6`, `uplink`, `outage`, `local`, `wire`, `stack`.
+    /// Probes of a group stand together in reports: `exit`, `dns`, `ipv6`, `uplink`, `torrent`, `outage`, `local`, `wire`, `stack`.
     pub group: String,
     /// The sentence that a pass proves.
     pub claim: String,

@@ -7,6 +7,9 @@ use crate::catalog::CatalogError;
 use crate::outage::JournalError;
 use crate::target::TargetError;
 
+/// What [`RunError::TorrentSecret`] calls an API key.
+pub(super) const API_KEY: &str = "API key";
+
 /// See the head of this file.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -64,6 +67,17 @@ pub enum RunError {
         #[source]
         source: io::Error,
     },
+    /// The file that opens the torrent client.
+    #[error("read the {what} of the torrent client from {}", path.display())]
+    TorrentSecret {
+        /// `API key` or `password`.
+        what: &'static str,
+        /// As configured.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// The journal of what has to be put back.
     #[error(transparent)]
     Journal(#[from] JournalError),
@@ -102,6 +116,10 @@ impl RunError {
             RunError::ControlPassword { .. } => {
                 Some("set outage.control_password_file to a file that holds the password and can be read".to_owned())
             }
+            RunError::TorrentSecret { what, .. } => Some(format!(
+                "set torrent.{} to a file that holds the {what} and can be read",
+                if *what == API_KEY { "api_key_file" } else { "password_file" }
+            )),
             RunError::Journal(error) => Some(error.help()),
             RunError::NoStart => Some("add --outage kill or --outage restart".to_owned()),
             RunError::NoFlows => Some("add --outage vpn-stop or --outage endpoint-block".to_owned()),

@@ -32,7 +32,7 @@ pub fn look(options: &Options<'_>) -> Result<Found, RunError> {
     let target = runtime.block_on(find(options))?;
     let process = runtime.block_on(target.launch(options.enter, false))?;
     let session = Session::open(runtime.handle(), process, None);
-    let started = session.start(setup(options, &target, &session, None, None, clock));
+    let started = session.start(setup(options, &target, &session, None, (None, None), clock));
     // What keeps it from ending well keeps nobody from having looked.
     let _ = session.end();
     let stack = started?;

@@ -33,9 +33,9 @@ use phase::{Asked, Phases};
 use put_back::Notebook;
 pub use put_back::{Restored, restore};
 use session::Session;
-use setup::{facts, open_ports, setup};
+use setup::{facts, open_ports, setup, torrent_access};
 
-use crate::agent::protocol::{ControlKey, OutageOrder, Stack};
+use crate::agent::protocol::{ControlKey, OutageOrder, Stack, TorrentAccess};
 use crate::catalog::{Catalog, Selection, Trial};
 use crate::config::{Config, OutageMethod, Secret};
 use crate::judge;
@@ -134,6 +134,7 @@ pub fn run(options: &Options<'_>) -> Result<Report, RunError> {
     let extra_ca = options.config.echo.extra_ca.as_deref().map(read_ca).transpose()?;
     let key_file = key_file(options.config);
     let control_key = key_file.as_ref().map(read_key).transpose()?;
+    let torrent = torrent_access(options.config)?;
     let mended = put_back::work_off_containers(&runtime, options.state_dir, stated_target(options).as_ref())?;
     let mut target = runtime.block_on(find(options))?;
     if let Some(label) = &options.label {
@@ -151,7 +152,7 @@ pub fn run(options: &Options<'_>) -> Result<Report, RunError> {
         Some(entry) => put_back::work_off(&session, entry).map(|()| notebook.cross_out()),
         None => Ok(()),
     };
-    let inputs = Inputs { outside, extra_ca, control_key, clock };
+    let inputs = Inputs { outside, extra_ca, control_key, torrent, clock };
     let result = result.and_then(|()| audit(options, &runtime, &mut target, &mut session, &notebook, inputs));
     let ended = session.end();
     let (mut report, home) = result?;
@@ -239,6 +240,7 @@ struct Inputs {
     outside: tokio::task::JoinHandle<Outside>,
     extra_ca: Option<String>,
     control_key: Option<ControlKey>,
+    torrent: Option<TorrentAccess>,
     clock: Instant,
 }
 
@@ -250,7 +252,7 @@ fn audit(
     notebook: &Arc<Notebook>,
     inputs: Inputs,
 ) -> Result<(Report, Vec<IpAddr>), RunError> {
-    let Inputs { outside, extra_ca, control_key, clock } = inputs;
+    let Inputs { outside, extra_ca, control_key, torrent, clock } = inputs;
     let asker = Arc::new(Asker {
         clock,
         must_serve: options.config.local.must_serve.clone(),
@@ -259,7 +261,7 @@ fn audit(
         open_ports: open_ports(options, target),
         extra_ca: extra_ca.clone(),
     });
-    let setup = setup(options, target, session, extra_ca, control_key, clock);
+    let setup = setup(options, target, session, extra_ca, (control_key, torrent), clock);
     let stack = session.start(setup.clone())?;
     let outside = runtime.block_on(outside).unwrap_or_default();
     let facts = facts(options.config, &outside, &stack);

@@ -5,21 +5,22 @@ use std::time::Instant;
 use ipnet::IpNet;
 
 use super::Options;
+use super::error::{API_KEY, RunError};
 use super::outside::Outside;
 use super::session::Session;
-use crate::agent::protocol::{ControlKey, PROTOCOL, Setup, Stack};
-use crate::config::{Config, Provider};
+use crate::agent::protocol::{ControlKey, PROTOCOL, Setup, Stack, TorrentAccess};
+use crate::config::{Config, Provider, Secret};
 use crate::judge::Facts;
 use crate::model::evidence::{Proto, Role};
 use crate::target::{SETNS, Target};
-use crate::technique;
+use crate::technique::{self, client_url};
 
 pub(super) fn setup(
     options: &Options<'_>,
     target: &Target,
     session: &Session,
     extra_ca: Option<String>,
-    control_key: Option<ControlKey>,
+    (control_key, torrent): (Option<ControlKey>, Option<TorrentAccess>),
     clock: Instant,
 ) -> Setup {
     let config = options.config;
@@ -70,6 +71,9 @@ pub(super) fn setup(
         container: target.container().map(|container| container.name),
         control_server: control,
         control_key,
+        forwarding: gluetun.map(|_| setting("VPN_PORT_FORWARDING").is_some_and(|value| is_on(&value))),
+        vpn_input_ports: ports(setting("FIREWALL_VPN_INPUT_PORTS").as_deref()),
+        torrent,
         host_programs: session.how == SETNS,
         down: config.outage.down.clone(),
         up: config.outage.up.clone(),
@@ -81,8 +85,41 @@ pub(super) fn setup(
 /// Ports of the stack that its owner means to be reached.
 pub(super) fn open_ports(options: &Options<'_>, target: &Target) -> Vec<u16> {
     let stated = target.gluetun.as_ref().and_then(|gluetun| gluetun.env.get("FIREWALL_INPUT_PORTS"));
-    let stated = stated.into_iter().flat_map(|text| text.split(',')).filter_map(|port| port.trim().parse().ok());
+    let stated = ports(stated.map(String::as_str));
     options.config.local.must_serve.iter().map(|local| local.host_port().port).chain(stated).collect()
+}
+
+/// Ports as Gluetun's variables list them.
+fn ports(text: Option<&str>) -> Vec<u16> {
+    text.into_iter().flat_map(|text| text.split(',')).filter_map(|port| port.trim().parse().ok()).collect()
+}
+
+/// What counts as yes in Gluetun's variables, in lower case.
+fn is_on(text: &str) -> bool {
+    matches!(text, "on" | "yes" | "true" | "1" | "enabled")
+}
+
+/// Where the torrent client is asked, with what opens it, if one is configured.
+///
+/// # Errors
+/// When the file that opens it cannot be read.
+pub(super) fn torrent_access(config: &Config) -> Result<Option<TorrentAccess>, RunError> {
+    let torrent = &config.torrent;
+    let Some(client) = torrent.client else { return Ok(None) };
+    let read = |what, path: &std::path::PathBuf| {
+        let secret = Secret::read(path);
+        secret.map_err(|source| RunError::TorrentSecret { what, path: path.clone(), source })
+    };
+    let key = match (&torrent.api_key_file, &torrent.password_file) {
+        (Some(path), _) => Some(ControlKey::ApiKey(read(API_KEY, path)?.expose().to_owned())),
+        (None, Some(path)) => Some(ControlKey::Login {
+            user: torrent.user.clone().unwrap_or_default(),
+            password: read("password", path)?.expose().to_owned(),
+        }),
+        (None, None) => None,
+    };
+    let url = torrent.url.as_ref().map_or_else(|| client_url(client).to_owned(), ToString::to_string);
+    Ok(Some(TorrentAccess { client, url, key }))
 }
 
 /// The containers that run in the namespace, or may, with their resolv.conf.

@@ -1,8 +1,8 @@
 //! Targets: which network namespace is audited, what its surroundings tell, and getting the agent into it. What the agent does
 //! there, and what is thought of it, is decided elsewhere.
 
-mod address;
 mod account;
+mod address;
 mod container;
 mod docker;
 mod error;

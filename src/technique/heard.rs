@@ -9,6 +9,7 @@ use futures_util::future::join_all;
 use reqwest::Url;
 use tokio::sync::OnceCell;
 
+use super::torrent::Told;
 use super::udp::SourcePorts;
 use super::{Context, exit_in, http, names};
 use crate::model::evidence::{Answer, Evidence, Said};
@@ -32,6 +33,7 @@ pub(super) struct Phase {
     pub stun: OnceCell<Evidence>,
     pub dht: OnceCell<Evidence>,
     pub tracker: OnceCell<Evidence>,
+    pub torrent: OnceCell<Told>,
     ports: OnceCell<SourcePorts>,
     checks: Mutex<HashMap<IpAddr, Arc<Opinion>>>,
 }

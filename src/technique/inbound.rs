@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{Context, Technique, Work, read};
+use super::{Context, Technique, Work, read, torrent};
 use crate::clock::Clock;
 use crate::handicap::{Handicap, lacks};
 use crate::model::evidence::names::source_port;
@@ -78,7 +78,8 @@ impl Technique for Inbound {
             let mut evidence = Evidence { from_ms: cx.clock.now_ms(), ..Evidence::default() };
             match read::<Params>(&params) {
                 Ok(Params { from, from_v6, leave }) if from.is_some() || from_v6.is_some() && !has_v4(cx) => {
-                    list(cx, &trial, (from, from_v6), &leave, &mut evidence);
+                    let client = torrent::port(cx).await;
+                    list(cx, &trial, (from, from_v6), (&leave, client), &mut evidence);
                 }
                 Ok(_) => {
                     let why =
@@ -102,7 +103,7 @@ fn list(
     cx: &Context,
     trial: &Arc<str>,
     from: (Option<Ipv4Addr>, Option<Ipv6Addr>),
-    leave: &[u16],
+    (leave, client): (&[u16], Option<u16>),
     evidence: &mut Evidence,
 ) {
     let waiting = match waiting() {
@@ -112,7 +113,7 @@ fn list(
     let mut leave: BTreeSet<u16> = leave.iter().copied().chain([DNS]).collect();
     let control = reqwest::Url::parse(&cx.setup.control_server).ok();
     leave.extend(control.and_then(|url| url.port_or_known_default()));
-    let usual: BTreeSet<u16> = cx.setup.source_ports.iter().copied().chain([TORRENT]).collect();
+    let usual: BTreeSet<u16> = cx.setup.source_ports.iter().copied().chain([TORRENT]).chain(client).collect();
     let own = cx.uplinks().flat_map(|link| link.addresses.iter().map(|net| net.addr()));
     let addresses = own.filter(|ip| !super::is_link_local(*ip));
     let mut asked = BTreeSet::new();

@@ -29,6 +29,7 @@ mod openings;
 mod resolver_path;
 mod routes;
 mod send;
+pub(crate) mod torrent;
 mod udp;
 mod uplink;
 mod user;
@@ -70,6 +71,7 @@ pub use names::lookup_marked;
 pub use names::{NoAnswer, addresses, lookup, nameservers, resolver_at};
 pub use openings::aim_at;
 pub use send::{Outcome, Sender, echo_octets, fate_of, open, syn_octets};
+pub use torrent::client_url;
 pub use user::{User, as_user};
 pub use volley::Volley;
 
@@ -202,6 +204,7 @@ pub const TECHNIQUES: &[&dyn Technique] = &[
     &forwarding::Forwarding,
     &inbound::Inbound,
     &inbound::Arrivals,
+    &torrent::Torrent,
 ];
 
 /// The technique of probes that are asked in an outage alone: their evidence is the outage itself.

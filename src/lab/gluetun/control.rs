@@ -43,6 +43,7 @@ pub struct ControlServer {
     version: Version,
     roles: Vec<Role>,
     private_key: String,
+    forwarded: Option<u16>,
     self_restart: Option<Duration>,
     /// Whether the older route is the one that knows the VPN.
     older_route: bool,
@@ -66,6 +67,7 @@ impl ControlServer {
             version,
             roles: Vec::new(),
             private_key: String::new(),
+            forwarded: None,
             self_restart: (version == Version::V3_40).then_some(SELF_RESTART),
             older_route: false,
             faults: Faults::default(),
@@ -84,6 +86,12 @@ impl ControlServer {
     /// The key that the settings tell those who may read them.
     pub fn with_private_key(mut self, key: &str) -> Self {
         self.private_key = key.to_owned();
+        self
+    }
+
+    /// The port that the provider forwards.
+    pub fn with_forwarded(mut self, port: Option<u16>) -> Self {
+        self.forwarded = port;
         self
     }
 
@@ -184,11 +192,13 @@ impl ControlServer {
             (OPENVPN, false) => text(&json!({"status": Status::Stopped.to_string()})),
             (DNS, false) => text(&json!({"status": self.dns.status().to_string()})),
             (PUBLIC_IP, false) => text(&self.public_ip()),
-            (PORT_FORWARD, false) => text(&json!({"port": 0, "ports": []})),
+            (PORT_FORWARD, false) => {
+                text(&json!({"port": self.forwarded.unwrap_or(0), "ports": Vec::from_iter(self.forwarded)}))
+            }
             (PORT_FORWARDED, false) if self.version >= Version::V3_41 => {
                 (StatusCode::MOVED_PERMANENTLY, [(LOCATION, PORT_FORWARD)]).into_response()
             }
-            (PORT_FORWARDED, false) => text(&json!({"port": 0})),
+            (PORT_FORWARDED, false) => text(&json!({"port": self.forwarded.unwrap_or(0)})),
             (SETTINGS_ROUTE, false) => text(&json!({
                 "type": "wireguard",
                 "provider": {"name": "mullvad"},

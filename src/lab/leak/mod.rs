@@ -153,6 +153,12 @@ impl Leak {
             .find_map(|action| if let Action::AlsoAsked { resolver } = action { Some(*resolver) } else { None })
     }
 
+    /// The port that the provider forwards to the stack.
+    #[must_use]
+    pub fn forwarded_port(&self) -> Option<u16> {
+        self.actions().find_map(|action| if let Action::ForwardedPort { port } = action { Some(*port) } else { None })
+    }
+
     /// What is done, whenever it is done.
     pub fn actions(&self) -> impl Iterator<Item = &Action> {
         self.changes.iter().map(|change| &change.action)
@@ -298,6 +304,24 @@ pub enum Action {
     TorrentClient {
         /// Where it listens, over TCP and UDP.
         listen: SocketAddr,
+    },
+    /// The torrent client is set otherwise than in a sealed stack, or has learned another address of its own. What is not said is as it was.
+    Client {
+        /// The link to which it is bound; empty: any.
+        interface: Option<String>,
+        /// Whether it asks routers for a port (UPnP, NAT-PMP).
+        #[serde(default)]
+        upnp: bool,
+        /// Whether it tells the local network of itself (BEP 14).
+        #[serde(default)]
+        lsd: bool,
+        /// The address under which it believes that it is seen.
+        external: Option<IpAddr>,
+    },
+    /// Gluetun says that the provider forwards this port to the stack.
+    ForwardedPort {
+        /// The port.
+        port: u16,
     },
     /// The home lets peers in by a port of its public address, as Docker's `ports` and a router's port forwarding do.
     Publish {

@@ -43,6 +43,7 @@ pub(super) async fn start(leak: Option<Leak>, journal: Journal) -> anyhow::Resul
         version: Version::V3_41,
         roles: Vec::new(),
         habits: Vec::new(),
+        forwarded: leak.as_ref().and_then(Leak::forwarded_port),
         upstream: (!dead).then(|| (plan::ip(plan::TUNNEL_RESOLVER), DNS).into()),
         original,
         also,

@@ -16,6 +16,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::internet::Servers;
 use super::leak::Leak;
+use super::plan;
+use super::qbittorrent::{self, Qbittorrent, Release};
 use super::tunnel_process;
 use super::witness::{HttpWitness, Journal};
 use crate::target::{FindOptions, Manner, make_own_image};
@@ -29,8 +31,6 @@ pub const IMAGE: &str = "leakcheck-lab";
 
 /// Port on which a part says that it is ready; Gluetun's own health server has it too.
 const READY: u16 = 9999;
-/// Port of the torrent client's web interface.
-const WEB_UI: u16 = 8080;
 /// Port of the neighbour's web interface.
 const NEIGHBOUR: u16 = 8989;
 /// Patience for the answer of a health server.
@@ -74,7 +74,7 @@ pub fn run(role: Role) -> anyhow::Result<()> {
         let journal = Journal::new();
         let part = match role {
             Role::Gluetun => gluetun::start(leak, journal).await?,
-            Role::Torrent => page("torrent", "qBittorrent", WEB_UI, journal)?,
+            Role::Torrent => torrent(leak.as_ref(), journal)?,
             Role::Neighbour => ready(page("neighbour", "Sonarr", NEIGHBOUR, journal)?)?,
             Role::Home => ready(home::start(leak.as_ref(), &journal)?)?,
             Role::Internet => ready(internet::start(&journal)?)?,
@@ -137,6 +137,14 @@ fn page(service: &str, title: &str, port: u16, journal: Journal) -> anyhow::Resu
     Ok(servers.into())
 }
 
+/// The torrent client, whose web interface is all that there is of it.
+fn torrent(leak: Option<&Leak>, journal: Journal) -> anyhow::Result<Part> {
+    let mut servers = Servers::default();
+    let client = Qbittorrent::new(qbittorrent::Settings::of(leak), Release::default(), "torrent", journal);
+    client.start(&mut servers, (Ipv4Addr::UNSPECIFIED, plan::WEB_UI).into())?;
+    Ok(servers.into())
+}
+
 /// Says to the health check that this part stands.
 fn ready(mut part: Part) -> anyhow::Result<Part> {
     let witness = HttpWitness::page("ready", Journal::new(), "ready");
@@ -146,7 +154,7 @@ fn ready(mut part: Part) -> anyhow::Result<Part> {
 
 /// The torrent client has no port of its own for this: the network is Gluetun's.
 fn health() -> anyhow::Result<()> {
-    let port = if place::variable(ROLE).as_deref() == Some("torrent") { WEB_UI } else { READY };
+    let port = if place::variable(ROLE).as_deref() == Some("torrent") { plan::WEB_UI } else { READY };
     let at = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
     let mut stream = TcpStream::connect_timeout(&at, PATIENCE).with_context(|| format!("reach {at}"))?;
     stream.set_read_timeout(Some(PATIENCE)).context("set a time limit")?;

@@ -299,6 +299,8 @@ impl Hand {
             | Action::Outbound { .. }
             | Action::PortMapper { .. }
             | Action::TorrentClient { .. }
+            | Action::Client { .. }
+            | Action::ForwardedPort { .. }
             | Action::RouterAdvertisement { .. }
             | Action::Publish { .. }
             | Action::OutsideResolver { .. }
@@ -356,6 +358,8 @@ impl Hand {
             | Action::Outbound { .. }
             | Action::PortMapper { .. }
             | Action::TorrentClient { .. }
+            | Action::Client { .. }
+            | Action::ForwardedPort { .. }
             | Action::RouterAdvertisement { .. }
             | Action::Publish { .. }
             | Action::OutsideResolver { .. }

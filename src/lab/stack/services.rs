@@ -35,6 +35,8 @@ pub struct ServiceConfig {
     pub roles: Vec<Role>,
     /// What its control server does otherwise.
     pub habits: Vec<Habit>,
+    /// The port that the provider forwards.
+    pub forwarded: Option<u16>,
     /// The VPN's resolver; `None` for a stack whose own resolver is dead.
     pub upstream: Option<SocketAddr>,
     /// The container's original resolver, which is asked for local names.
@@ -66,7 +68,8 @@ pub fn serve(stack: &Gluetun, config: ServiceConfig, addresses: &[IpAddr]) -> Re
     let vpn: Arc<dyn VpnControl> = Arc::clone(&control) as _;
     let switch = DnsSwitch::new();
     let listener = tcp((Ipv4Addr::UNSPECIFIED, CONTROL_PORT).into())?;
-    let mut server = ControlServer::new(config.version, Arc::clone(&vpn), switch.clone());
+    let mut server =
+        ControlServer::new(config.version, Arc::clone(&vpn), switch.clone()).with_forwarded(config.forwarded);
     for role in config.roles {
         server = server.with_role(role);
     }
