@@ -12,7 +12,6 @@ use bollard::models::{
     ContainerInspectResponse, ContainerSummary, ContainerSummaryHostConfig, ContainerSummaryStateEnum,
 };
 use bollard::query_parameters::{DownloadFromContainerOptionsBuilder, ListContainersOptions};
-use futures_util::future::try_join_all;
 use futures_util::{StreamExt, TryStreamExt};
 
 use super::address::{Address, Environment};
@@ -79,14 +78,14 @@ impl Engine {
 
     /// All containers, with the network mode of each, which Podman tells in an inspection only.
     pub async fn containers_and_networks(&self) -> Result<Vec<ContainerSummary>, TargetError> {
-        let complete = |mut summary: ContainerSummary| async move {
+        let mut all = self.containers().await?;
+        for summary in &mut all {
             if let (None, Some(id)) = (&summary.host_config, summary.id.as_deref()) {
                 let network_mode = self.inspect(id).await?.and_then(|found| found.host_config?.network_mode);
                 summary.host_config = Some(ContainerSummaryHostConfig { network_mode, ..Default::default() });
             }
-            Ok(summary)
-        };
-        try_join_all(self.containers().await?.into_iter().map(complete)).await
+        }
+        Ok(all)
     }
 
     /// All containers with this label (`key=value`).

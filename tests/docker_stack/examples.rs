@@ -29,7 +29,8 @@ fn compose(stack: &Stack, files: &[&str], arguments: &[&str]) -> Output {
         command.arg("-f").arg(folder.join(file));
     }
     let group = fs::metadata("/var/run/docker.sock").expect("the socket").gid().to_string();
-    command.envs([("LEAKCHECK_IMAGE", "leakcheck-lab"), ("DOCKER_GROUP", &group)]).envs(stack.variables());
+    command.env("LEAKCHECK_IMAGE", "leakcheck-lab").env("DOCKER_GROUP", group);
+    command.envs(stack.variables().iter().map(|(name, value)| (name, value)));
     command.args(arguments).current_dir(folder).output().expect("Compose")
 }
 

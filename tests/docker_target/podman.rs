@@ -28,11 +28,13 @@ pub fn trials() -> Vec<Trial> {
     let is_root = nix::unistd::Uid::effective().is_root();
     let trial = Trial::test("podman::is_an_engine_too", || {
         let service = Service::start();
-        let mut again = Command::new("/proc/self/exe");
-        again.args(TRIALS).arg("--exact").env("DOCKER_HOST", &service.host).env("LEAKCHECK_DOCKER", "required");
-        let output = again.output()?;
-        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success() && said.contains("9 passed"), "{said}");
+        for name in TRIALS {
+            let mut again = Command::new("/proc/self/exe");
+            again.args([name, "--exact"]).env("DOCKER_HOST", &service.host).env("LEAKCHECK_DOCKER", "required");
+            let output = again.output()?;
+            let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success() && said.contains("1 passed"), "{said}");
+        }
         Ok(())
     });
     vec![trial.with_ignored_flag(!is_there || !is_root)]
