@@ -131,6 +131,7 @@ pub(super) fn start_stack(
         let gluetun = stack::run_gluetun(config).await?;
         let services = stack::ServiceConfig {
             version: Version::V3_41,
+            control: stack::CONTROL,
             roles: Vec::new(),
             habits,
             upstream: (!dead).then(|| SocketAddr::new(plan::ip(plan::TUNNEL_RESOLVER), 53)),

@@ -4,6 +4,7 @@
 
 mod audit;
 mod outages;
+mod settings;
 mod stack;
 
 use std::process::ExitCode;
@@ -22,7 +23,8 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let trials = Trials { compose, is_root: nix::unistd::Uid::effective().is_root() };
-    let all = audit::trials(&trials).into_iter().chain(outages::trials(&trials)).collect();
+    let all =
+        audit::trials(&trials).into_iter().chain(outages::trials(&trials)).chain(settings::trials(&trials)).collect();
     libtest_mimic::run(&arguments, all).exit_code()
 }
 

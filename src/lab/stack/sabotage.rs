@@ -312,6 +312,7 @@ impl Hand {
             | Action::Power { .. }
             | Action::LateFirewall { .. }
             | Action::RestartVpn {}
+            | Action::Compose { .. }
             | Action::Speak { .. } => {}
         }
         Ok(())
@@ -369,6 +370,7 @@ impl Hand {
             | Action::Power { .. }
             | Action::LateFirewall { .. }
             | Action::RestartVpn {}
+            | Action::Compose { .. }
             | Action::Speak { .. } => {}
         }
         Ok(())
