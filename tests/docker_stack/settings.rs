@@ -64,7 +64,7 @@ fn loose_settings(stack: &Stack) {
         assert_eq!(probe.verdict, VerdictWord::Warn, "{probe:#?}");
         assert!(tells(probe, finding), "{finding:?} is not in {probe:#?}");
     }
-    for id in ["stack-kill-switch", "stack-subnets"] {
+    for id in ["stack-firewall", "stack-subnets"] {
         assert_eq!(probe(&report, id).verdict, VerdictWord::Pass, "{:#?}", probe(&report, id));
     }
     let all = serde_json::to_string(&report).expect("JSON");
@@ -77,7 +77,7 @@ fn open_settings(stack: &Stack) {
     let (status, report) = stack.audit("auto", &["--quick", ABOUT]);
     assert_eq!(status, Some(1), "{report:#?}");
     for (id, finding) in [
-        ("stack-kill-switch", &["gluetun", "FIREWALL_ENABLED_DISABLING_IT_SHOOTS_YOU_IN_YOUR_FOOT=off", "drop"][..]),
+        ("stack-firewall", &["gluetun", "FIREWALL_ENABLED_DISABLING_IT_SHOOTS_YOU_IN_YOUR_FOOT=off", "drop"][..]),
         ("stack-subnets", &["gluetun", "10.64.0.1", "10.0.0.0/8", "192.168.1.0/24"]),
     ] {
         let probe = probe(&report, id);
