@@ -84,6 +84,8 @@ const SILENCE_IS_A_FINDING: [(Handicap, &str); 2] =
 /// Asked of a container engine, which the lab has not: skipped, or not asked at all. What becomes of them without their evidence is held by
 /// `fixtures/evidence`, and against an engine by the trials on the compose fixture.
 const OF_CONTAINERS: [&str; 2] = ["boot", "dependents-joined"];
+/// What the names of those begin with that ask it how the stack is set up.
+const OF_SETTINGS: &str = "stack-";
 /// Long enough for a method to be proven dark.
 const WINDOW: &str = "1s";
 /// What an outage says in which the samples came too late, and nothing else was amiss.
@@ -130,13 +132,17 @@ fn means(pattern: &str, name: &str) -> bool {
     name.strip_prefix(pattern).is_some_and(|rest| pattern.is_empty() || rest.is_empty() || rest.starts_with('/'))
 }
 
+fn of_containers(probe: &str) -> bool {
+    OF_CONTAINERS.contains(&probe) || probe.starts_with(OF_SETTINGS)
+}
+
 /// A probe that no list names would never be tried without what it alone rests on, nor would one that is named wrongly.
 fn every_probe_rests(probes: &[String]) -> Result<(), Failed> {
     let listed = Handicap::value_variants().iter().flat_map(|handicap| rests_on(*handicap)).copied();
     let listed = listed.chain(SILENCE_IS_A_FINDING.map(|(_, pattern)| pattern));
     let mut named: Vec<&str> = listed.filter_map(|pattern| pattern.split('/').next()).collect();
     named.retain(|id| !id.is_empty());
-    let in_lab = probes.iter().map(String::as_str).filter(|probe| !OF_CONTAINERS.contains(probe));
+    let in_lab = probes.iter().map(String::as_str).filter(|probe| !of_containers(probe));
     let unnamed: Vec<&str> = in_lab.filter(|probe| !named.contains(probe)).collect();
     let unknown: Vec<&str> = named.into_iter().filter(|id| !probes.iter().any(|probe| probe == id)).collect();
     match (unnamed.as_slice(), unknown.as_slice()) {
@@ -152,7 +158,7 @@ fn without(handicap: Handicap, probe: &str) -> Result<(), Failed> {
     let asked: Vec<&ProbeResult> = report.probes.iter().filter(|result| result.id == probe).collect();
     let wrong: Vec<String> = asked.iter().filter_map(|result| wrong(handicap, result)).collect();
     match asked.is_empty() {
-        true if OF_CONTAINERS.contains(&probe) => Ok(()),
+        true if of_containers(probe) => Ok(()),
         true => Err("it was not asked".into()),
         false if wrong.is_empty() => Ok(()),
         false => Err(wrong.join("\n").into()),
@@ -162,7 +168,7 @@ fn without(handicap: Handicap, probe: &str) -> Result<(), Failed> {
 fn wrong(handicap: Handicap, result: &ProbeResult) -> Option<String> {
     let name = result.name();
     let reason = result.reason.as_deref().unwrap_or_default();
-    let due = if OF_CONTAINERS.contains(&result.id.as_str()) {
+    let due = if of_containers(&result.id) {
         VerdictWord::Skip
     } else if rests_on(handicap).iter().any(|pattern| means(pattern, &name)) {
         VerdictWord::Inconclusive

@@ -18,7 +18,7 @@ fn built_in_probes_are_valid_and_in_the_order_of_groups() {
     let ids: Vec<_> = catalog.probes().iter().map(|probe| probe.id.as_str()).collect();
     assert_eq!(ids.len(), PROBES.len());
     assert_eq!(ids.first(), Some(&"exit-address"));
-    assert_eq!(ids.last(), Some(&"wire-quiet"));
+    assert_eq!(ids.last(), Some(&"stack-subnets"));
     let lines = |text: &str| text.lines().map(str::len).max().unwrap_or(0);
     for probe in catalog.probes() {
         assert!(GROUPS.contains(&probe.group.as_str()), "{} is of a group without a place", probe.id);
@@ -47,7 +47,7 @@ fn trials_follow_the_run() {
 fn filters_are_parts_of_names_and_any_of_them_will_do() {
     assert_eq!(
         select(&["dns", "ipv6"], false, &[], &[]).unwrap(),
-        ["dns-dependents", "dns-forced", "dns-local-names", "dns-local-resolver", "dns-resolver", "ipv6"]
+        ["dns-dependents", "dns-forced", "dns-local-names", "dns-local-resolver", "dns-resolver", "ipv6", "stack-ipv6"]
     );
     assert_eq!(select(&["dns"], false, &["dependents", "forced", "local"], &[]).unwrap(), ["dns-resolver"]);
     assert_eq!(select(&["exit-address"], true, &[], &["vpn-stop"]).unwrap(), ["exit-address"]);

@@ -132,6 +132,7 @@ pub(super) fn start_stack(
         let gluetun = stack::run_gluetun(config).await?;
         let services = stack::ServiceConfig {
             version: Version::V3_41,
+            control: stack::CONTROL,
             roles: Vec::new(),
             habits,
             forwarded: leak.as_ref().and_then(Leak::forwarded_port),

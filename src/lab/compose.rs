@@ -17,9 +17,12 @@ use crate::model::report::Report;
 /// The project under which it stands, before each name of its containers and networks.
 pub const PROJECT: &str = "leakcheck-test";
 /// What it is made of.
-const FILES: [(&str, &str); 5] = [
+const FILES: [(&str, &str); 8] = [
     ("docker-compose.yml", include_str!("../../fixtures/compose/docker-compose.yml")),
     ("stale.yml", include_str!("../../fixtures/compose/stale.yml")),
+    ("loose.yml", include_str!("../../fixtures/compose/loose.yml")),
+    ("open.yml", include_str!("../../fixtures/compose/open.yml")),
+    ("wireguard-private-key", include_str!("../../fixtures/compose/wireguard-private-key")),
     ("stale-resolv.conf", include_str!("../../fixtures/compose/stale-resolv.conf")),
     ("leakcheck.toml", include_str!("../../fixtures/compose/leakcheck.toml")),
     ("torrent-password", include_str!("../../fixtures/compose/torrent-password")),

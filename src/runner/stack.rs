@@ -24,7 +24,7 @@ pub(super) async fn account(target: &Target, now_ms: impl Fn() -> f64) -> Eviden
     let from_ms = now_ms();
     let mut evidence = Evidence { from_ms, ..Evidence::default() };
     match target.account().await {
-        None => return Evidence::unasked(from_ms, "the target is no container that Docker knows"),
+        None => return Evidence::unasked(from_ms, "the target is no container"),
         Some(Ok(account)) => {
             let said = Said::Account(Box::new(account));
             evidence.answers.push(Answer { at_ms: now_ms(), witness: ENGINE.to_owned(), said });

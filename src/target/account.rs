@@ -151,3 +151,97 @@ fn network(net: &Network) -> NetworkAccount {
         subnets: subnets.collect(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// As `docker inspect` of 20.10 shows it, shortened.
+    fn inspected() -> ContainerInspectResponse {
+        serde_json::from_value(json!({
+            "Id": "0123456789abcdef", "Name": "/gluetun", "State": {"Status": "running"},
+            "Config": {
+                "Image": "qmcgaw/gluetun:v3.40", "Labels": {PROJECT: "media", SERVICE: "gluetun", "com.docker.compose.depends_on": ""},
+                "Env": ["WIREGUARD_PRIVATE_KEY=c2VjcmV0", "TORRENTING_PORT=50413", "PEERPORT=none"],
+                "Healthcheck": {"Test": ["CMD-SHELL", "/gluetun-entrypoint healthcheck"]},
+            },
+            "HostConfig": {
+                "NetworkMode": "media_default", "CapAdd": ["NET_ADMIN"], "PidMode": "", "IpcMode": "private",
+                "Devices": [{"PathOnHost": "/dev/net/tun", "PathInContainer": "/dev/net/tun", "CgroupPermissions": "rwm"}],
+                "Sysctls": {"net.ipv6.conf.all.disable_ipv6": "1", "net.ipv4.conf.all.src_valid_mark": "1"},
+                "RestartPolicy": {"Name": "unless-stopped", "MaximumRetryCount": 0},
+            },
+            "NetworkSettings": {
+                "Networks": {"media_default": {"IPAddress": "172.18.0.2"}},
+                "Ports": {
+                    "8080/tcp": [{"HostIp": "0.0.0.0", "HostPort": "8080"}, {"HostIp": "::", "HostPort": "8080"}],
+                    "6881/udp": [{"HostIp": "", "HostPort": "6881"}],
+                    "8000/tcp": null,
+                },
+            },
+        }))
+        .expect("an inspection")
+    }
+
+    #[test]
+    fn a_container_is_told_without_its_secrets() {
+        let account = container(&inspected(), Some("media"));
+        let shown = serde_json::to_string(&account).expect("JSON");
+        assert!(!shown.contains("c2VjcmV0"), "{shown}");
+        let text = |text: &str| text.to_owned();
+        let published = |address: &str, port, proto: &str| Published {
+            address: address.parse().expect("an address"),
+            port,
+            inside: port,
+            proto: text(proto),
+        };
+        let expected = ContainerAccount {
+            name: text("gluetun"),
+            image: text("qmcgaw/gluetun:v3.40"),
+            state: text("running"),
+            service: Some(text("gluetun")),
+            same_project: true,
+            network_mode: text("media_default"),
+            networks: vec![text("media_default")],
+            published: vec![
+                published("0.0.0.0", 6881, "udp"),
+                published("0.0.0.0", 8080, "tcp"),
+                published("::", 8080, "tcp"),
+            ],
+            capabilities: vec![text("NET_ADMIN")],
+            devices: vec![text("/dev/net/tun")],
+            healthcheck: true,
+            restart: text("unless-stopped"),
+            by_compose: true,
+            depends_on: Some(Vec::new()),
+            secret_variables: vec![text("WIREGUARD_PRIVATE_KEY")],
+            sysctls: BTreeMap::from([(text("net.ipv6.conf.all.disable_ipv6"), text("1"))]),
+            peer_ports: vec![50413],
+            ..ContainerAccount::default()
+        };
+        assert_eq!(account, expected);
+        assert!(!container(&inspected(), Some("other")).same_project && !container(&inspected(), None).same_project);
+    }
+
+    #[test]
+    fn one_that_joined_a_container_which_is_gone_is_known() {
+        let one = |id: &str, mode: &str| -> ContainerSummary {
+            let summary = json!({"Id": id, "Names": [format!("/{id}-name")], "HostConfig": {"NetworkMode": mode}});
+            serde_json::from_value(summary).expect("a summary")
+        };
+        let all = [one("0123456789abcdef", "bridge"), one("a", "container:0123456789abcdef")];
+        assert!(!has_joined_gone(&all[1], &all) && !has_joined_gone(&all[0], &all));
+        assert!(!has_joined_gone(&one("b", "container:0123456789abcdef-name"), &all), "by its name");
+        assert!(has_joined_gone(&one("c", "container:fedcba9876543210"), &all));
+    }
+
+    #[test]
+    fn a_network_tells_its_subnets_of_both_families() {
+        let told = json!({"Name": "media", "EnableIPv6": true, "IPAM": {"Config": [{"Subnet": "172.18.0.0/16"}, {"Subnet": "fd18::/64"}, {}]}});
+        let net = network(&serde_json::from_value(told).expect("a network"));
+        let subnets = ["172.18.0.0/16", "fd18::/64"].map(|text| text.parse().expect("a subnet"));
+        assert_eq!(net, NetworkAccount { name: "media".to_owned(), ipv6: true, subnets: subnets.to_vec() });
+    }
+}

@@ -66,19 +66,12 @@ pub async fn launch_beside(engine: &Engine, network: &str) -> Result<AgentProces
 }
 
 async fn launch_with(engine: &Engine, network: &str, capabilities: &[String]) -> Result<AgentProcess, TargetError> {
-    let create = async || {
-        let image = image::ensure(engine).await?;
-        let name = format!("leakcheck-agent-{}-{:08x}", std::process::id(), rand::random::<u32>());
-        let options = CreateContainerOptionsBuilder::default().name(&name).build();
-        let body = recipe(image, network, capabilities);
-        engine.docker.create_container(Some(options), body).await.map_err(asked("create the agent's container"))
-    };
-    let id = match create().await {
+    let id = match create(engine, network, capabilities).await {
         // Another leakcheck may have removed the image as one of an earlier build, just after it was found.
         Err(TargetError::Docker { source: Error::DockerResponseServerError { status_code: 404, .. }, .. }) => {
-            create().await?.id
+            create(engine, network, capabilities).await?
         }
-        other => other?.id,
+        other => other?,
     };
     match start(engine, &id).await {
         Ok(agent) => Ok(agent),
@@ -88,6 +81,16 @@ async fn launch_with(engine: &Engine, network: &str, capabilities: &[String]) ->
             Err(error)
         }
     }
+}
+
+/// Makes the container; its id.
+async fn create(engine: &Engine, network: &str, capabilities: &[String]) -> Result<String, TargetError> {
+    let image = image::ensure(engine).await?;
+    let name = format!("leakcheck-agent-{}-{:08x}", std::process::id(), rand::random::<u32>());
+    let options = CreateContainerOptionsBuilder::default().name(&name).build();
+    let body = recipe(image, network, capabilities);
+    let made = engine.docker.create_container(Some(options), body).await;
+    Ok(made.map_err(asked("create the agent's container"))?.id)
 }
 
 /// Everything that is not needed is taken away: the agent is to look at a network, and at nothing else of the host.

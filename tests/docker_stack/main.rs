@@ -9,6 +9,7 @@ mod examples;
 #[path = "../support/left.rs"]
 mod left;
 mod outages;
+mod settings;
 mod stack;
 
 use std::process::ExitCode;
@@ -27,7 +28,7 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let trials = Trials { compose, is_root: nix::unistd::Uid::effective().is_root() };
-    let kinds = [audit::trials, access::trials, outages::trials, calls::trials, examples::trials];
+    let kinds = [audit::trials, access::trials, settings::trials, outages::trials, calls::trials, examples::trials];
     let all = kinds.into_iter().flat_map(|kind| kind(&trials)).collect();
     libtest_mimic::run(&arguments, all).exit_code()
 }

@@ -124,13 +124,21 @@ impl Leak {
     /// Whether only a stack of containers can be broken so.
     #[must_use]
     pub fn needs_containers(&self) -> bool {
-        self.actions().any(|action| matches!(action, Action::LateFirewall { .. } | Action::RestartVpn {}))
+        self.actions().any(|action| {
+            matches!(action, Action::LateFirewall { .. } | Action::RestartVpn {} | Action::Compose { .. })
+        })
     }
 
     /// Whether the VPN container is restarted before anybody looks.
     #[must_use]
     pub fn restarts_vpn(&self) -> bool {
         self.actions().any(|action| *action == Action::RestartVpn {})
+    }
+
+    /// The compose file that is laid over the fixture's.
+    #[must_use]
+    pub fn compose_file(&self) -> Option<&str> {
+        self.actions().find_map(|action| if let Action::Compose { file } = action { Some(file.as_str()) } else { None })
     }
 
     /// Whether the stack's own resolver is dead.
@@ -419,6 +427,11 @@ pub enum Action {
     },
     /// The VPN container is restarted, and nobody restarts those that share its network.
     RestartVpn {},
+    /// Another compose file is laid over that of `fixtures/compose`: what only a container's settings can do wrong.
+    Compose {
+        /// Its name in that folder.
+        file: String,
+    },
     /// A program in the stack that sends a datagram to the same place over and over, bound to a link.
     Speak {
         /// Where to.

@@ -25,8 +25,9 @@ const SEALED: &[(&str, &str, &[&str])] = &[
 /// Conditions under which leaks are looked for too, and which leaks.
 const BROKEN_UNDER: [&str; 4] = ["under-load", "lossy", "slow", "chatter"];
 const TRIED_UNDER: [&str; 4] = ["udp-direct", "one-in-twenty", "forced-udp", "hole"];
-/// Probes that ask a container engine, of which the lab has none.
+/// Probes that ask a container engine, of which the lab has none; and so do those of the group `stack`.
 const OF_CONTAINERS: [&str; 2] = ["dependents-joined", "boot"];
+const GROUP_OF_CONTAINERS: &str = "stack";
 /// Long enough for the leaks that come two seconds after the tunnel's death.
 const WINDOW: &str = "2500ms";
 /// Long enough for what a condition makes of an outage.
@@ -203,7 +204,7 @@ impl Bench {
                     || reason.is_empty()
                     || FAULTS.iter().any(|fault| reason.contains(fault))
             }
-            VerdictWord::Skip => !OF_CONTAINERS.contains(&probe.id.as_str()),
+            VerdictWord::Skip => !(OF_CONTAINERS.contains(&probe.id.as_str()) || probe.group == GROUP_OF_CONTAINERS),
             VerdictWord::Fail | VerdictWord::Warn => true,
         });
         let unsure = report.probes.iter().any(|probe| probe.verdict == VerdictWord::Inconclusive);
@@ -236,13 +237,16 @@ impl Bench {
         self.audit(window, &args)
     }
 
-    fn containers(&self, compose: &[&'static str], leak: &str) -> Result<ComposeStack, Failed> {
-        ComposeStack::up(compose, &self.program, &[(LEAK, leak)]).map_err(|error| format!("{error:#}").into())
+    fn containers(&self, compose: &[&'static str], leak: Option<&Leak>) -> Result<ComposeStack, Failed> {
+        let over = leak.and_then(Leak::compose_file).map(|file| format!(":{file}")).unwrap_or_default();
+        let files = format!("docker-compose.yml{over}");
+        let variables = [(LEAK, leak.map_or("", |leak| leak.id.as_str())), ("COMPOSE_FILE", files.as_str())];
+        ComposeStack::up(compose, &self.program, &variables).map_err(|error| format!("{error:#}").into())
     }
 
     fn sealed_containers(&self, compose: &[&'static str]) -> Result<(), Failed> {
         let _alone = MACHINE.write().unwrap_or_else(PoisonError::into_inner);
-        let stack = self.containers(compose, "")?;
+        let stack = self.containers(compose, None)?;
         // A restart leaves those outside who share its network; that they are brought back is warned of, and leaks nothing.
         let (status, report) = stack
             .audit("auto", &["--outage", "restart", "--restart-dependents"])
@@ -253,10 +257,12 @@ impl Bench {
 
     fn broken_containers(&self, leak: &Leak, compose: &[&'static str]) -> Result<(), Failed> {
         let _alone = MACHINE.write().unwrap_or_else(PoisonError::into_inner);
-        let stack = self.containers(compose, &leak.id)?;
+        let stack = self.containers(compose, Some(leak))?;
         let audit = || {
             if leak.restarts_vpn() {
                 stack.restart_vpn()?;
+                stack.audit("auto", &["--quick"])
+            } else if leak.compose_file().is_some() {
                 stack.audit("auto", &["--quick"])
             } else {
                 stack.audit("auto", &["--outage", "restart", "--restart-dependents"])

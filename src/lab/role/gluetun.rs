@@ -41,6 +41,7 @@ pub(super) async fn start(leak: Option<Leak>, journal: Journal) -> anyhow::Resul
     let stack = stack::run_gluetun(config).await.context("start the VPN stack")?;
     let services = ServiceConfig {
         version: Version::V3_41,
+        control: control()?,
         roles: Vec::new(),
         habits: Vec::new(),
         forwarded: leak.as_ref().and_then(Leak::forwarded_port),
@@ -71,6 +72,13 @@ async fn come_late(milliseconds: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Where the control server is to listen; `:8000` is everywhere, as with Gluetun.
+fn control() -> anyhow::Result<SocketAddr> {
+    let Some(text) = place::variable("HTTP_CONTROL_SERVER_ADDRESS") else { return Ok(stack::CONTROL) };
+    let whole = if text.starts_with(':') { format!("0.0.0.0{text}") } else { text };
+    whole.parse().context("read the variable HTTP_CONTROL_SERVER_ADDRESS")
+}
+
 /// Gluetun's variables, under the names of v3.41 and those of before.
 fn config(leak: Option<Leak>) -> anyhow::Result<GluetunConfig> {
     let endpoint: IpAddr = place::required(&["WIREGUARD_ENDPOINT_IP", "VPN_ENDPOINT_IP"])?;
@@ -80,7 +88,7 @@ fn config(leak: Option<Leak>) -> anyhow::Result<GluetunConfig> {
         bail!("the variable WIREGUARD_ADDRESSES is not set");
     }
     Ok(GluetunConfig {
-        private_key: PrivateKey::from_base64(&place::required::<String>(&["WIREGUARD_PRIVATE_KEY"])?)?,
+        private_key: PrivateKey::from_base64(&place::secret("WIREGUARD_PRIVATE_KEY")?)?,
         server_key: public_key_from_base64(&place::required::<String>(&["WIREGUARD_PUBLIC_KEY"])?)?,
         protocol: Protocol::default(),
         endpoint: SocketAddr::new(endpoint, port),

@@ -28,6 +28,16 @@ where
     value.parse().with_context(|| format!("read the variable {name}"))
 }
 
+/// A secret that has to be there: in the variable, or in the file that its twin `…_SECRETFILE` names, as Gluetun has it.
+pub(super) fn secret(name: &str) -> anyhow::Result<String> {
+    if let Some(value) = variable(name) {
+        return Ok(value);
+    }
+    let path = required::<String>(&[&format!("{name}_SECRETFILE")])?;
+    let text = std::fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+    Ok(text.trim().to_owned())
+}
+
 /// The entries of a variable that is a list with commas.
 pub(super) fn list<T: FromStr>(name: &str) -> anyhow::Result<Vec<T>>
 where

@@ -17,7 +17,7 @@ pub(super) use firewall::protocol;
 pub use legacy::is_available as has_legacy_tables;
 pub use program::{Program, resolv_conf};
 pub use routing::{INBOUND_TABLE, MARK, OUTBOUND_TABLE, Routing, TUNNEL_PRIORITY, TUNNEL_TABLE, Uplink};
-pub use services::{ServiceConfig, serve};
+pub use services::{CONTROL, ServiceConfig, serve};
 
 use super::leak::{Action, Leak, Transport};
 use super::line::Quality;

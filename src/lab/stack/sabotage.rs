@@ -314,6 +314,7 @@ impl Hand {
             | Action::Power { .. }
             | Action::LateFirewall { .. }
             | Action::RestartVpn {}
+            | Action::Compose { .. }
             | Action::Speak { .. } => {}
         }
         Ok(())
@@ -373,6 +374,7 @@ impl Hand {
             | Action::Power { .. }
             | Action::LateFirewall { .. }
             | Action::RestartVpn {}
+            | Action::Compose { .. }
             | Action::Speak { .. } => {}
         }
         Ok(())

@@ -20,7 +20,8 @@ const FORGIVENESS: Duration = Duration::from_secs(180);
 const HEALTH_PERIOD: Duration = Duration::from_secs(60);
 /// Longest wait for a connection of Gluetun's own.
 const PATIENCE: Duration = Duration::from_secs(3);
-const CONTROL_PORT: u16 = 8000;
+/// Where the control server listens when nothing else is said.
+pub const CONTROL: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 8000);
 const HEALTH_PORT: u16 = 9999;
 const DNS_PORT: u16 = 53;
 /// The resolver that v3.41 writes into resolv.conf when its own is stopped.
@@ -31,6 +32,8 @@ const PLAIN_RESOLVER: IpAddr = IpAddr::V4(Ipv4Addr::new(1, 1, 1, 1));
 pub struct ServiceConfig {
     /// Whose habits they have.
     pub version: Version,
+    /// Where the control server listens.
+    pub control: SocketAddr,
     /// Who may use the control server; empty for the version's default.
     pub roles: Vec<Role>,
     /// What its control server does otherwise.
@@ -67,7 +70,7 @@ pub fn serve(stack: &Gluetun, config: ServiceConfig, addresses: &[IpAddr]) -> Re
     control.look_up();
     let vpn: Arc<dyn VpnControl> = Arc::clone(&control) as _;
     let switch = DnsSwitch::new();
-    let listener = tcp((Ipv4Addr::UNSPECIFIED, CONTROL_PORT).into())?;
+    let listener = tcp(config.control)?;
     let mut server =
         ControlServer::new(config.version, Arc::clone(&vpn), switch.clone()).with_forwarded(config.forwarded);
     for role in config.roles {
