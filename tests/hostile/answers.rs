@@ -88,11 +88,14 @@ pub fn dns(question: &[u8], ip: Ipv4Addr) -> Option<Vec<u8>> {
 
 /// Echo services and trackers over HTTP: whole answers, head and body.
 pub fn web() -> Vec<Vec<u8>> {
-    let bodies: [&[u8]; 4] = [
+    let bodies: [&[u8]; 7] = [
         br#"{"ip":"198.51.100.3","country":"Sweden","city":null,"mullvad_exit_ip":true,"blacklisted":{"blacklisted":false,"results":[]}}"#,
         b"198.51.100.3\n",
         b"fl=1\nip=198.51.100.3\nts=1\n",
         b"d8:completei0e11:external ip4:\xc6\x33\x64\x0310:incompletei1e8:intervali1800e5:peers12:\x01\x02\x03\x04\x00\x50\xc6\x33\x64\x03\x1a\xe1e",
+        br#"{"listen_port":6881,"upnp":false,"lsd":false,"current_network_interface":"tun0","connection_status":"connected","last_external_address_v4":"198.51.100.3"}"#,
+        br#"{"arguments":{"version":"4.0.6","peer-port":51413,"port-forwarding-enabled":true,"lpd-enabled":true},"result":"success"}"#,
+        b"Ok.",
     ];
     let mut all: Vec<Vec<u8>> = bodies
         .iter()

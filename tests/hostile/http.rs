@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use leakcheck::agent::protocol::Setup;
-use leakcheck::config::Tracker;
+use leakcheck::agent::protocol::{ControlKey, Setup, TorrentAccess};
+use leakcheck::config::{TorrentClient, Tracker};
 use leakcheck::model::evidence::Said;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -24,6 +24,8 @@ const AT: &str = "127.0.0.1:8080";
 const TRAP: &str = "127.0.0.1:8081";
 /// Witnesses, trackers and local services that are asked at once, of each so many.
 const WITNESSES: usize = 12;
+/// What opens the torrent client, and is nobody else's business.
+const SECRET: &str = "hunter2-and-more";
 /// What is sent at most to somebody who does not hang up.
 const ENDLESS: usize = 8 << 20;
 
@@ -186,6 +188,7 @@ fn setup(scheme: &str) -> Result<Setup, String> {
         echo_http: vec![format!("{scheme}://{AT}/json"); WITNESSES],
         echo_tracker: vec![tracker; WITNESSES],
         must_reach: vec![format!("{scheme}://{AT}/"); WITNESSES],
+        control_server: format!("{scheme}://{AT}"),
         ..world::setup()
     })
 }
@@ -200,6 +203,16 @@ fn ask(count: u64, counts: &Counts, setup: Setup) -> Result<usize, String> {
                 let evidence = world::run(&mut cx, name, WITNESSES).await?;
                 let told = |said: &Said| matches!(said, Said::Exit { ip, .. } if *ip == EXIT);
                 found += evidence.answers.iter().filter(|answer| told(&answer.said)).count();
+            }
+            for client in [TorrentClient::Qbittorrent, TorrentClient::Transmission, TorrentClient::Deluge] {
+                let url = cx.setup.control_server.clone();
+                let key = Some(ControlKey::Login { user: "admin".to_owned(), password: SECRET.to_owned() });
+                cx.setup.torrent = Some(TorrentAccess { client, url, key });
+                let params = serde_json::json!({ "forwarded": true });
+                let evidence = world::run_with(&mut cx, "torrent-client", params, WITNESSES).await?;
+                if serde_json::to_string(&evidence).is_ok_and(|text| text.contains(SECRET)) {
+                    return Err("the password is evidence".to_owned());
+                }
             }
         }
         Ok::<usize, String>(found)

@@ -72,12 +72,17 @@ pub fn context(setup: Setup, gateways: Vec<IpAddr>) -> Result<Context, String> {
 
 /// Runs a technique as in a phase of its own, and looks at what it brings back.
 pub async fn run(cx: &mut Context, name: &str, strangers: usize) -> Result<Evidence, String> {
+    run_with(cx, name, Value::Object(serde_json::Map::new()), strangers).await
+}
+
+/// The same with parameters.
+pub async fn run_with(cx: &mut Context, name: &str, params: Value, strangers: usize) -> Result<Evidence, String> {
     cx.heard.forget();
     // Else the ledger would be what grows.
     cx.ledger = Ledger::new(cx.setup.nonce);
     let technique = technique::find(name).ok_or("there is no such technique")?;
     let trial: Arc<str> = "hostile".into();
-    let evidence = technique.run(cx, trial, Value::Object(serde_json::Map::new())).await;
+    let evidence = technique.run(cx, trial, params).await;
     went_on();
     look_at(&evidence, strangers)?;
     Ok(evidence)
@@ -102,6 +107,7 @@ pub fn said(said: &Said) -> Result<(), String> {
         Said::Resolved { ip } | Said::Mapper { external: ip, .. } => (*ip, ""),
         Said::Nothing { error } => (None, error.as_str()),
         Said::Refused { rcode } => (None, rcode.as_str()),
+        Said::Client(says) => (says.addresses.iter().copied().find(|ip| is_poison(*ip)), says.name.as_str()),
         _ => (None, ""),
     };
     if ip.is_some_and(is_poison) {

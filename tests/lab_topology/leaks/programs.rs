@@ -1,9 +1,10 @@
 //! The stack's programs, and who is asked when they ask for names.
 
-use super::super::tools::{ask, nameservers};
-use anyhow::Result;
-use leakcheck::lab::{Lab, plan};
-use std::net::IpAddr;
+use super::super::tools::{WAIT, ask, in_stack, nameservers};
+use anyhow::{Context, Result};
+use leakcheck::lab::{Lab, plan, qbittorrent};
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::MetadataExt as _;
 
 /// Whether a process in the stack's network holds that capability. The lab itself stands in the home's.
@@ -47,4 +48,34 @@ pub(super) fn programs_nameservers(lab: &Lab) -> Result<Vec<String>> {
         }
     }
     Ok(found)
+}
+
+/// What the torrent client's API says there to whoever logs in, or nothing.
+pub(super) fn client_says(lab: &Lab, path: &'static str) -> Result<String> {
+    in_stack(lab, move || -> Result<String> {
+        let at = SocketAddr::from((Ipv4Addr::LOCALHOST, plan::WEB_UI));
+        let body = format!("username={}&password={}", qbittorrent::USER, qbittorrent::PASSWORD);
+        let head = format!("Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {}", body.len());
+        let answer = exchange(at, &format!("POST /api/v2/auth/login HTTP/1.1\r\n{head}"), &body)?;
+        let cookie = answer.lines().find_map(|line| line.strip_prefix("set-cookie: ")).context("nobody gets in")?;
+        let cookie = cookie.split(';').next().unwrap_or_default();
+        exchange(at, &format!("GET {path} HTTP/1.1\r\nCookie: {cookie}"), "")
+    })?
+}
+
+/// What Gluetun's control server says there.
+pub(super) fn control_says(lab: &Lab, path: &'static str) -> Result<String> {
+    let at = SocketAddr::from((Ipv4Addr::LOCALHOST, 8000));
+    in_stack(lab, move || exchange(at, &format!("GET {path} HTTP/1.1"), ""))?
+}
+
+/// The whole answer to a question.
+fn exchange(at: SocketAddr, head: &str, body: &str) -> Result<String> {
+    let mut stream = TcpStream::connect_timeout(&at, WAIT)?;
+    // The client may wait a while for an address of its own.
+    stream.set_read_timeout(Some(2 * WAIT))?;
+    write!(stream, "{head}\r\nHost: {at}\r\nConnection: close\r\n\r\n{body}")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
 }

@@ -6,7 +6,7 @@ use super::super::tools::{
 };
 use super::neighbours::{forwards, redirected};
 use super::outage::{block_server, both_ways, flow, local, outage};
-use super::programs::{holds, isp_asks, programs_nameservers};
+use super::programs::{client_says, control_says, holds, isp_asks, programs_nameservers};
 use super::signs::Sign;
 use super::stimuli::{
     bound, later_fragment, maps_ports, raw_bound, segment, send, send_as, send_bound_while_silent, send_raw,
@@ -184,6 +184,8 @@ pub(super) fn shows(lab: &Lab, sign: &Sign) -> Result<bool> {
         }
         Sign::Holds(bit) => holds(lab, *bit)?,
         Sign::MapsPorts(at, address) => maps_ports(lab, at)?.is_some_and(|told| told == *address),
+        Sign::ClientSays(path, part) => client_says(lab, path)?.contains(part),
+        Sign::ControlSays(path, part) => control_says(lab, path)?.contains(part),
         Sign::From(port, to) => {
             let port = *port;
             on_wire(UDP, to.parse()?, || {

@@ -88,6 +88,10 @@ pub(super) enum Sign {
     Holds(u32),
     /// A gateway answers there over NAT-PMP, with that external address.
     MapsPorts(&'static str, [u8; 4]),
+    /// The torrent client's API, asked there, says that of the stack's client.
+    ClientSays(&'static str, &'static str),
+    /// Gluetun's control server, asked there, says that.
+    ControlSays(&'static str, &'static str),
     /// A datagram bound to the second uplink gets out to the internet.
     Second(&'static str),
     /// While the tunnel is down: datagrams to there leave within these milliseconds of its end (from, to, and how long
@@ -119,9 +123,19 @@ pub(super) enum Sign {
     NoRecovery,
 }
 
+const PREFERENCES: &str = "/api/v2/app/preferences";
+const TRANSFER: &str = "/api/v2/transfer/info";
+
 pub(super) const SIGNS: &[(&str, &[Sign])] = &[
     ("access-lost", &[Sign::NeighbourCannot("172.18.0.10:8080")]),
     ("access-open", &[Sign::VpnConnects("10.64.0.2:8080")]),
+    ("client-bound-uplink", &[Sign::ClientSays(PREFERENCES, "\"current_network_interface\":\"eth0\"")]),
+    ("client-lost-interface", &[Sign::ClientSays(PREFERENCES, "\"current_network_interface\":\"wg0\"")]),
+    ("client-lsd", &[Sign::ClientSays(PREFERENCES, "\"lsd\":true")]),
+    ("client-port-mismatch", &[Sign::ControlSays("/v1/portforward", "\"port\":40123")]),
+    ("client-shows-home", &[Sign::ClientSays(TRANSFER, "\"last_external_address_v4\":\"203.0.113.10\"")]),
+    ("client-unbound", &[Sign::ClientSays(PREFERENCES, "\"current_network_interface\":\"\"")]),
+    ("client-upnp", &[Sign::ClientSays(PREFERENCES, "\"upnp\":true")]),
     ("endpoint-clear", &[Sign::BoundTcp("198.51.100.2:443")]),
     ("encapsulated", &[Sign::BoundRaw(47, "8.8.8.8"), Sign::BoundRaw(41, "8.8.8.8"), Sign::BoundRaw(4, "8.8.8.8")]),
     ("established", &[Sign::Unasked("8.8.8.8"), Sign::Unasked("1.1.1.1")]),
