@@ -7,7 +7,7 @@
 //! and nothing is known. Silence is read beside the same control.
 //!
 //! The control of a row that forbids is an answer of the same destination at the same address to somebody else, before the row was tried
-//! and again after it.
+//! and again after it. Whom the runner asks for it is its own affair: whoever has the address itself, where that is known.
 //!
 //! Kinds: what answers although it must not is a *leak*, as with `local-forbidden`: access got out of the confinement that its owner stated.
 //! What does not answer although it has to is *broken*.

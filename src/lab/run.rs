@@ -322,6 +322,13 @@ impl Lab {
             list(&values)
         };
         let [near, vpn] = [&self.topology.neighbour, &self.topology.provider].map(|realm| realm.netns().path());
+        let forbidden = format!(
+            "[[access]]\nfrom = \"netns:{}\"\nname = \"VPN\"\nto = \"http://{}:8080/\"\nallow = false\n",
+            vpn.display(),
+            plan::net(plan::CLIENT).addr(),
+        );
+        // wg-quick's kill switch closes what leaves, and nothing that comes in.
+        let forbidden = if self.variant.firewall == stack::Firewall::WgQuick { "" } else { forbidden.as_str() };
         let host = if self.variant.home == Home::Ipv6 { "[fd18::10]" } else { plan::STACK };
         format!(
             r#"[target]
@@ -382,15 +389,8 @@ allow = true
 from = "stack"
 to = {neighbour:?}
 allow = true
-[[access]]
-from = "netns:{vpn}"
-name = "VPN"
-to = "http://{client}:8080/"
-allow = false
-"#,
+{forbidden}"#,
             near = near.display(),
-            vpn = vpn.display(),
-            client = plan::net(plan::CLIENT).addr(),
             netns = self.stack_netns(),
             resolv_conf = self.stack_resolv_conf(),
             management = SocketAddr::new(plan::ip(self.variant.home.management()), 22),

@@ -84,8 +84,9 @@ pub(super) fn ask(
             .filter(|(row, _)| !row.allow)
             .flat_map(|(row, found)| found.iter().flatten().map(|address| Forbidden { row, address: *address }))
             .collect();
-        places.extend(session.block_on(asker.enter_holders(&forbidden, &places, &mut evidence.problems)));
-        match session.unless_interrupted(asker.ask_all(&resolved, &forbidden, &places)) {
+        let holders = session.block_on(asker.holders(&forbidden, &mut evidence.problems));
+        places.extend(session.block_on(asker.enter_holders(&holders, &places)));
+        match session.unless_interrupted(asker.ask_all(&resolved, &forbidden, &places, &holders)) {
             Some(answers) => evidence.answers = answers,
             None => evidence.problems.push("the run was interrupted".to_owned()),
         }
@@ -104,6 +105,8 @@ pub(super) fn ask(
     evidence
 }
 
+/// An address and the container that has it.
+type Holder = (IpAddr, Stand);
 type Resolved<'a> = (&'a Access, Result<Vec<IpAddr>, Came>);
 
 impl Asker<'_> {
@@ -123,27 +126,31 @@ impl Asker<'_> {
         join_all(wanted.into_iter().map(|(name, stand)| self.enter(name, stand))).await
     }
 
-    /// The containers themselves that have the addresses which must not be reached: nobody is nearer to what listens there.
-    async fn enter_holders(
-        &self,
-        forbidden: &[Forbidden<'_>],
-        known: &[Place],
-        problems: &mut Vec<String>,
-    ) -> Vec<Place> {
+    /// The containers themselves that have the addresses which must not be reached.
+    async fn holders(&self, forbidden: &[Forbidden<'_>], problems: &mut Vec<String>) -> Vec<Holder> {
         let addresses: Vec<IpAddr> = forbidden.iter().map(|one| one.address).collect();
         if addresses.is_empty() {
             return Vec::new();
         }
-        let names = match self.around.target.holders_of(&addresses).await {
-            Ok(names) => names,
+        match self.around.target.holders_of(&addresses).await {
+            Ok(found) => {
+                found.into_iter().map(|(address, name)| (address, Stand::In(TargetSpec::Docker(name)))).collect()
+            }
             Err(error) => {
                 problems.push(told(&error));
-                return Vec::new();
+                Vec::new()
             }
-        };
-        let stands = names.into_iter().map(|name| Stand::In(TargetSpec::Docker(name)));
-        let new = stands.filter(|stand| !known.iter().any(|place| place.stand == *stand));
-        join_all(new.map(|stand| self.enter(stand.to_string(), stand))).await
+        }
+    }
+
+    async fn enter_holders(&self, holders: &[Holder], known: &[Place]) -> Vec<Place> {
+        let mut new: Vec<&Stand> = Vec::new();
+        for (_, stand) in holders {
+            if !new.contains(&stand) && !known.iter().any(|place| place.stand == *stand) {
+                new.push(stand);
+            }
+        }
+        join_all(new.into_iter().map(|stand| self.enter(stand.to_string(), stand.clone()))).await
     }
 
     async fn enter(&self, name: String, stand: Stand) -> Place {
@@ -199,13 +206,19 @@ impl Asker<'_> {
     }
 
     /// First whether what is forbidden is there, then the rows, then again the first.
-    async fn ask_all(&self, rows: &[Resolved<'_>], forbidden: &[Forbidden<'_>], places: &[Place]) -> Vec<Answer> {
-        let first = join_all(forbidden.iter().map(|one| self.look(one, places, None))).await;
+    async fn ask_all(
+        &self,
+        rows: &[Resolved<'_>],
+        forbidden: &[Forbidden<'_>],
+        places: &[Place],
+        holders: &[Holder],
+    ) -> Vec<Answer> {
+        let first = join_all(forbidden.iter().map(|one| self.look(one, places, holders, None))).await;
         let steady: Vec<Option<Stand>> = first.iter().map(|(steady, _)| steady.clone()).collect();
         let mut answers: Vec<Answer> = first.into_iter().flat_map(|(_, answers)| answers).collect();
         answers.extend(join_all(rows.iter().map(|row| self.ask_row(row, places))).await.into_iter().flatten());
         let again = forbidden.iter().zip(&steady).filter_map(|(one, steady)| Some((one, steady.as_ref()?)));
-        let again = join_all(again.map(|(one, steady)| self.look(one, places, Some(steady)))).await;
+        let again = join_all(again.map(|(one, steady)| self.look(one, places, holders, Some(steady)))).await;
         answers.extend(again.into_iter().flat_map(|(_, answers)| answers));
         answers
     }
@@ -226,8 +239,15 @@ impl Asker<'_> {
     }
 
     /// Asks from elsewhere whether a destination is there, of whoever answers first, or of `only`: where it was, and what everybody said until
-    /// then.
-    async fn look(&self, one: &Forbidden<'_>, places: &[Place], only: Option<&Stand>) -> (Option<Stand>, Vec<Answer>) {
+    /// then. Whoever has the address itself, the stack or a container that the engine knows, is asked and nobody else: a private address
+    /// may be another machine's from elsewhere, and what it says of the service is the last word.
+    async fn look(
+        &self,
+        one: &Forbidden<'_>,
+        places: &[Place],
+        holders: &[Holder],
+        only: Option<&Stand>,
+    ) -> (Option<Stand>, Vec<Answer>) {
         let Forbidden { row, address } = one;
         // Another machine's loopback is another place.
         let may = |place: &&Place| {
@@ -236,24 +256,30 @@ impl Asker<'_> {
                 && only.is_none_or(|only| place.stand == *only)
                 && !matches!(place.entered, Entered::Not(_))
         };
+        let holds = |place: &&Place| holders.iter().any(|(held, stand)| held == address && *stand == place.stand);
         let ask = async |place: &Place| {
             let came = self.reach(place, &row.to, *address, SILENCE, place.stand == Stand::Stack).await;
             let there = came.is_there().then(|| place.stand.clone());
-            (there, self.answer(place, true, &row.to, Some(*address), came))
+            let tried = !matches!(came, Came::Untried { .. });
+            (there, tried, self.answer(place, true, &row.to, Some(*address), came))
         };
-        // For what the stack itself has nobody else is troubled.
         let (own, others): (Vec<&Place>, Vec<&Place>) =
-            places.iter().filter(may).partition(|place| place.stand == Stand::Stack);
+            places.iter().filter(may).partition(|place| place.stand == Stand::Stack || holds(place));
         let mut answers = Vec::new();
         for group in [own, others] {
+            let mut decided = false;
             let mut waiting: Vec<_> = group.into_iter().map(|place| ask(place).boxed_local()).collect();
             while !waiting.is_empty() {
-                let ((there, answer), _, rest) = select_all(waiting).await;
+                let ((there, tried, answer), _, rest) = select_all(waiting).await;
                 waiting = rest;
+                decided |= tried;
                 answers.push(answer);
                 if there.is_some() {
                     return (there, answers);
                 }
+            }
+            if decided {
+                break;
             }
         }
         (None, answers)

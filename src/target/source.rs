@@ -59,27 +59,24 @@ impl Target {
         }
     }
 
-    /// Names of the containers that have one of these addresses, other than the stack's own; none where no engine is known.
+    /// Which of these addresses a container has that runs, other than the stack's own; none where no engine is known.
     ///
     /// # Errors
     /// When the engine does not answer.
-    pub async fn holders_of(&self, addresses: &[IpAddr]) -> Result<Vec<String>, TargetError> {
+    pub async fn holders_of(&self, addresses: &[IpAddr]) -> Result<Vec<(IpAddr, String)>, TargetError> {
         let Some(stack) = &self.stack else { return Ok(Vec::new()) };
-        let mut names = Vec::new();
+        let mut found = Vec::new();
         for summary in stack.engine.containers().await? {
-            let networks = summary.network_settings.as_ref().and_then(|settings| settings.networks.as_ref());
-            let has = networks.into_iter().flat_map(|networks| networks.values()).any(|end| {
-                [&end.ip_address, &end.global_ipv6_address]
-                    .into_iter()
-                    .flatten()
-                    .filter_map(|text| text.parse::<IpAddr>().ok())
-                    .any(|address| addresses.contains(&address))
-            });
-            if has && runs(&summary) && !sweep::is_agent(&summary) && summary.id.as_deref() != Some(&stack.id) {
-                names.push(name_of(&summary));
+            if !runs(&summary) || sweep::is_agent(&summary) || summary.id.as_deref() == Some(&stack.id) {
+                continue;
             }
+            let networks = summary.network_settings.as_ref().and_then(|settings| settings.networks.as_ref());
+            let ends = networks.into_iter().flat_map(|networks| networks.values());
+            let own = ends.flat_map(|end| [&end.ip_address, &end.global_ipv6_address]).flatten();
+            let own = own.filter_map(|text| text.parse::<IpAddr>().ok()).filter(|address| addresses.contains(address));
+            found.extend(own.map(|address| (address, name_of(&summary))));
         }
-        Ok(names)
+        Ok(found)
     }
 
     /// Text of the stack's hosts file; empty when it cannot be read.

@@ -24,6 +24,10 @@ use crate::model::evidence::Came;
 
 /// When a destination is asked, as parts of the patience for it: a lost packet is not the last.
 const TRIES: [f64; 3] = [0.0, 0.25, 0.5];
+/// How much longer than the destination a port may take to be connected to on which nobody listens by all odds.
+const DECOY: Duration = Duration::from_millis(300);
+/// Ports of which one is such a port: the last of those that IANA leaves to everybody.
+const DECOYS: std::ops::Range<u16> = 61_000..65_535;
 /// Addresses of one name that are tried.
 pub const MAX_ADDRESSES: usize = 4;
 /// Longest datagram that is taken; more of it is of no interest.
@@ -152,8 +156,29 @@ async fn blocking(work: impl FnOnce() -> io::Result<Came> + Send + 'static) -> C
     }
 }
 
-/// Connections of the kernel's own, begun anew in case the first packets are lost; the best that came of them.
+/// A connection that counts: one to a port of which nobody knows is not made as well. Where it is, something on the way answers for
+/// everybody, such as a transparent proxy, and nothing is known of the destination.
 async fn tcp(at: SocketAddr, patience: Duration) -> Came {
+    let decoy = SocketAddr::new(at.ip(), rand::random_range(DECOYS));
+    let mut decoy = std::pin::pin!(connect(decoy, patience));
+    let mut came = std::pin::pin!(connect(at, patience));
+    let (came, decoy) = tokio::select! {
+        came = &mut came => match came {
+            Came::Answered { .. } => (came, timeout(DECOY, decoy).await.ok()),
+            other => (other, None),
+        },
+        first = &mut decoy => (came.await, Some(first)),
+    };
+    if came.is_there() && decoy.is_some_and(|decoy| decoy.is_there()) {
+        let why =
+            "a port on which nobody listens is connected to as well, so something on the way answers for everybody";
+        return Came::Untried { why: why.to_owned() };
+    }
+    came
+}
+
+/// Connections of the kernel's own, begun anew in case the first packets are lost; the best that came of them.
+async fn connect(at: SocketAddr, patience: Duration) -> Came {
     let mut tries: FuturesUnordered<_> = TRIES
         .into_iter()
         .map(|part| async move {

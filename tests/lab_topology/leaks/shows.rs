@@ -15,6 +15,7 @@ use super::stimuli::{
 use super::{TCP, UDP};
 use anyhow::{Result, ensure};
 use leakcheck::lab::Lab;
+use leakcheck::net::netns::run_in;
 use leakcheck::net::route::Snapshot;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -175,7 +176,8 @@ pub(super) fn shows(lab: &Lab, sign: &Sign) -> Result<bool> {
         Sign::VpnConnects(at) => {
             let at: SocketAddr = at.parse()?;
             let connect = move || std::net::TcpStream::connect_timeout(&at, Duration::from_millis(300)).is_ok();
-            lab.topology().provider.call(connect)?
+            // Its own thread carries the tunnel, and has no time to wait.
+            run_in(lab.topology().provider.netns(), "vpn", connect)?
         }
         Sign::NotServed(at) => std::net::TcpStream::connect_timeout(&at.parse()?, Duration::from_millis(300)).is_err(),
         Sign::Connects(at) => {
