@@ -27,6 +27,9 @@ const ROOM: usize = 256 * 1024;
 /// Patience for the engine to remove a container that was killed.
 const REMOVAL: Duration = Duration::from_secs(10);
 
+/// Patience for the word on how a container ended that is removed already.
+const AFTER_REMOVAL: Duration = Duration::from_secs(1);
+
 /// What [`AgentProcess::how`] is.
 pub(super) const HOW: &str = "container";
 
@@ -125,10 +128,20 @@ async fn start(engine: &Engine, id: &str) -> Result<AgentProcess, TargetError> {
 }
 
 /// Waits until the container is removed; how it ended, when not well. When it was gone before the engine took the question, nobody
-/// knows how it ended: then the streams tell.
+/// knows how it ended: then the streams tell. Two questions, for Podman answers the second one alike however it ended.
 async fn removal(engine: Engine, id: String) -> Option<String> {
-    let options = WaitContainerOptionsBuilder::default().condition("removed").build();
-    match engine.docker.wait_container(&id, Some(options)).next().await {
+    let mut exit = std::pin::pin!(ill_end(&engine, &id, "next-exit"));
+    let mut removed = std::pin::pin!(ill_end(&engine, &id, "removed"));
+    tokio::select! {
+        status = &mut exit => removed.await.or(status),
+        status = &mut removed => status.or(timeout(AFTER_REMOVAL, exit).await.unwrap_or_default()),
+    }
+}
+
+/// Waits until the container is as `condition` says, in Docker's words; how it ended, when not well.
+async fn ill_end(engine: &Engine, id: &str, condition: &str) -> Option<String> {
+    let options = WaitContainerOptionsBuilder::default().condition(condition).build();
+    match engine.docker.wait_container(id, Some(options)).next().await {
         Some(Err(Error::DockerContainerWaitError { code, .. })) => Some(format!("status {code}")),
         _ => None,
     }

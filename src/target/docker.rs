@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use bollard::Docker;
 use bollard::errors::Error;
-use bollard::models::{ContainerInspectResponse, ContainerSummary, ContainerSummaryStateEnum};
+use bollard::models::{
+    ContainerInspectResponse, ContainerSummary, ContainerSummaryHostConfig, ContainerSummaryStateEnum,
+};
 use bollard::query_parameters::{DownloadFromContainerOptionsBuilder, ListContainersOptions};
 use futures_util::{StreamExt, TryStreamExt};
 
@@ -72,6 +74,18 @@ impl Engine {
     /// All containers, those that do not run too.
     pub async fn containers(&self) -> Result<Vec<ContainerSummary>, TargetError> {
         self.list(HashMap::new()).await
+    }
+
+    /// All containers, with the network mode of each, which Podman tells in an inspection only.
+    pub async fn containers_and_networks(&self) -> Result<Vec<ContainerSummary>, TargetError> {
+        let mut all = self.containers().await?;
+        for summary in &mut all {
+            if let (None, Some(id)) = (&summary.host_config, summary.id.as_deref()) {
+                let network_mode = self.inspect(id).await?.and_then(|found| found.host_config?.network_mode);
+                summary.host_config = Some(ContainerSummaryHostConfig { network_mode, ..Default::default() });
+            }
+        }
+        Ok(all)
     }
 
     /// All containers with this label (`key=value`).

@@ -231,13 +231,24 @@ async fn load(engine: &Engine, tag: &str, files: &[Content], manner: &Manner) ->
 async fn remove_stale(engine: &Engine, keep: &str) {
     let filters = [("label".to_owned(), vec![format!("{LABEL}={IMAGE}")])].into();
     let options = ListImagesOptions { filters: Some(filters), ..Default::default() };
-    let ours = format!("{REPOSITORY}:");
     for image in engine.docker.list_images(Some(options)).await.unwrap_or_default() {
-        if image.repo_tags.iter().any(|tag| tag.starts_with(&ours)) && !image.repo_tags.iter().any(|tag| tag == keep) {
+        if is_stale(&image.repo_tags, keep) {
             // No force: an image that a container still uses stays.
             drop(engine.docker.remove_image(&image.id, None::<RemoveImageOptions>, None).await);
         }
     }
+}
+
+/// Whether an image has a name of an image of agents, and not the one to keep.
+fn is_stale(tags: &[String], keep: &str) -> bool {
+    let ours: Vec<&str> = tags.iter().filter_map(|tag| own_name(tag)).collect();
+    !ours.is_empty() && !ours.contains(&keep)
+}
+
+/// The name of an image of agents, without what Podman and others put before one that names no registry.
+fn own_name(tag: &str) -> Option<&str> {
+    let name = tag.strip_prefix("localhost/").or_else(|| tag.strip_prefix("docker.io/library/")).unwrap_or(tag);
+    name.strip_prefix(REPOSITORY)?.starts_with(':').then_some(name)
 }
 
 #[cfg(test)]
@@ -278,6 +289,16 @@ mod tests {
             (entry.path().expect("path").display().to_string(), bytes)
         });
         entries.collect()
+    }
+
+    #[test]
+    fn an_image_of_agents_is_known_by_its_name() {
+        for tag in ["leakcheck-agent:1", "localhost/leakcheck-agent:1", "docker.io/library/leakcheck-agent:1"] {
+            assert_eq!(own_name(tag), Some("leakcheck-agent:1"));
+        }
+        for tag in ["leakcheck-agents:1", "ghcr.io/somebody/leakcheck-agent:1", "<none>:<none>"] {
+            assert_eq!(own_name(tag), None, "{tag}");
+        }
     }
 
     #[test]

@@ -119,7 +119,7 @@ impl Stack {
 
     /// The containers that joined it, and those of the same project that joined one which is gone.
     pub(super) async fn dependents(&self, namespace: Option<&Netns>) -> Result<Vec<Dependent>, TargetError> {
-        let all = self.engine.containers().await?;
+        let all = self.engine.containers_and_networks().await?;
         let joined =
             all.iter().filter(|summary| !sweep::is_agent(summary)).filter(|summary| self.is_joined_by(summary, &all));
         let inspected =

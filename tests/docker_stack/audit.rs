@@ -62,11 +62,11 @@ async fn stands_closed_off(stack: &Stack) {
 }
 
 fn passes(stack: &Stack, enter: &str) {
-    let docker = || Docker::connect_with_defaults().expect("an engine");
+    let docker = block_on(async { Docker::connect_with_defaults()?.negotiate_version().await }).expect("an engine");
     // The image of agents stays, for the next run: here it is there before.
     let mut first = stack.command("container");
     assert!(first.args(["--quick", "dependents"]).stdout(Stdio::null()).status().expect("it starts").success());
-    let before = block_on(left::Snapshot::of(&docker()));
+    let before = block_on(left::Snapshot::of(&docker));
     let (status, report) = stack.audit(enter, &[]);
     let ill: Vec<_> = report
         .probes
@@ -83,7 +83,7 @@ fn passes(stack: &Stack, enter: &str) {
     assert_eq!(report.outages.len(), 3, "all outages were made");
     assert!(report.outages.iter().all(|outage| outage.restored && outage.holes.is_empty()), "{:?}", report.outages);
     assert!(report.wire.leaks.is_empty() && report.wire.dropped == 0, "{:?}", report.wire);
-    block_on(before.is_back(&docker(), enter));
+    block_on(before.is_back(&docker, enter));
 }
 
 fn fails(stack: &Stack, leak: &str, enter: &str) {

@@ -104,7 +104,7 @@ fn calls_are_those_that_are_documented(stack: &Stack) {
     block_on(leave_something_behind());
     let always = run(&["--quick"]);
     let mut whole = vec!["kill-switch", "--restart-dependents"];
-    whole.extend(BY_ENGINE.iter().flat_map(|method| ["--outage", method]));
+    whole.extend(BY_ENGINE.into_iter().flat_map(|method| ["--outage", method]));
     let by_engine: BTreeSet<String> = run(&whole).difference(&always).cloned().collect();
 
     let table = table(&always, &by_engine);

@@ -5,11 +5,12 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use libtest_mimic::Trial;
 
 use super::Trials;
-use super::stack::{PROJECT, Stack, agents, block_on};
+use super::stack::{PROJECT, Stack, agents, block_on, wait_until};
 
 pub fn trials(trials: &Trials) -> Vec<Trial> {
     vec![
@@ -28,7 +29,8 @@ fn compose(stack: &Stack, files: &[&str], arguments: &[&str]) -> Output {
         command.arg("-f").arg(folder.join(file));
     }
     let group = fs::metadata("/var/run/docker.sock").expect("the socket").gid().to_string();
-    command.envs([("LEAKCHECK_IMAGE", "leakcheck-lab"), ("DOCKER_GROUP", &group)]).envs(stack.variables());
+    command.env("LEAKCHECK_IMAGE", "leakcheck-lab").env("DOCKER_GROUP", group);
+    command.envs(stack.variables().iter().map(|(name, value)| (name, value)));
     command.args(arguments).current_dir(folder).output().expect("Compose")
 }
 
@@ -36,6 +38,8 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
+/// What `after-the-audit` says when it runs.
+const VERSION: &str = concat!("leakcheck ", env!("CARGO_PKG_VERSION"));
 const FILES: [&str; 2] = ["docker-compose.yml", "leakcheck.yml"];
 
 fn audits_its_neighbours(stack: &Stack) {
@@ -47,8 +51,8 @@ fn audits_its_neighbours(stack: &Stack) {
     // As a gate: what waits for it starts.
     let output = compose(stack, &FILES, &["up", "-d", "--no-recreate", "after-the-audit"]);
     assert!(output.status.success(), "{}", said(&output));
-    let output = compose(stack, &FILES, &["logs", "--no-color", "after-the-audit"]);
-    assert!(said(&output).contains("leakcheck 0."), "{}", said(&output));
+    let logs = || said(&compose(stack, &FILES, &["logs", "--no-color", "after-the-audit"]));
+    assert!(wait_until(Duration::from_secs(20), || logs().contains(VERSION)), "{}", logs());
     clear(stack);
 }
 
@@ -58,7 +62,7 @@ fn holds_back(stack: &Stack) {
     let audit = compose(stack, &FILES, &["logs", "--no-color", "leakcheck"]);
     assert!(said(&audit).contains("dns-forced"), "{}", said(&audit));
     let output = compose(stack, &FILES, &["logs", "--no-color", "after-the-audit"]);
-    assert!(!said(&output).contains("leakcheck 0."), "{}", said(&output));
+    assert!(!said(&output).contains(VERSION), "{}", said(&output));
     clear(stack);
 }
 

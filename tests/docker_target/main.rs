@@ -11,6 +11,7 @@ mod front;
 mod kernel;
 #[path = "../support/left.rs"]
 mod left;
+mod podman;
 mod remote;
 
 use std::process::ExitCode;
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
     arguments.test_threads = Some(1);
     let mut trials: Vec<Trial> = docker::trials();
     trials.extend(remote::trials());
+    trials.extend(podman::trials());
     trials.extend(kernel::trials());
     libtest_mimic::run(&arguments, trials).exit_code()
 }
