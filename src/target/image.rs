@@ -232,12 +232,17 @@ async fn remove_stale(engine: &Engine, keep: &str) {
     let filters = [("label".to_owned(), vec![format!("{LABEL}={IMAGE}")])].into();
     let options = ListImagesOptions { filters: Some(filters), ..Default::default() };
     for image in engine.docker.list_images(Some(options)).await.unwrap_or_default() {
-        let mut ours = image.repo_tags.iter().filter_map(|tag| own_name(tag)).peekable();
-        if ours.peek().is_some() && ours.all(|tag| tag != keep) {
+        if is_stale(&image.repo_tags, keep) {
             // No force: an image that a container still uses stays.
             drop(engine.docker.remove_image(&image.id, None::<RemoveImageOptions>, None).await);
         }
     }
+}
+
+/// Whether an image has a name of an image of agents, and not the one to keep.
+fn is_stale(tags: &[String], keep: &str) -> bool {
+    let ours: Vec<&str> = tags.iter().filter_map(|tag| own_name(tag)).collect();
+    !ours.is_empty() && !ours.contains(&keep)
 }
 
 /// The name of an image of agents, without what Podman and others put before one that names no registry.

@@ -88,6 +88,6 @@ impl Drop for Service {
         drop(self.child.kill());
         drop(self.child.wait());
         // The storage's own mount, without which the folder can go.
-        drop(umount2(&self.dir.path().join("root/overlay"), MntFlags::MNT_DETACH));
+        let _ = umount2(&self.dir.path().join("root/overlay"), MntFlags::MNT_DETACH);
     }
 }
