@@ -81,11 +81,16 @@ fn results(report: &Report, look: &Look) -> String {
     }
     let room = (u32::from(look.width) * u32::from(NAME_PERCENT) / 100) as usize;
     table.set_header(["verdict", "probe", "what was seen", "time"]);
-    for probe in &report.probes {
+    for alike in report.probes.chunk_by(are_skipped_alike) {
+        let probe = &alike[0];
         let verdict =
             Cell::new(probe.verdict.as_str()).fg(Ink::of(probe.verdict).colour()).add_attribute(Attribute::Bold);
+        let name = match alike.len() {
+            1 => breakable(&probe.name(), room),
+            more => format!("{}: {more} probes", probe.group),
+        };
         let time = Cell::new(prose::span(probe.duration_ms as f64)).set_alignment(CellAlignment::Right);
-        table.add_row([verdict, Cell::new(breakable(&probe.name(), room)), Cell::new(&probe.summary), time]);
+        table.add_row([verdict, Cell::new(name), Cell::new(&probe.summary), time]);
     }
     table.set_constraints([
         ColumnConstraint::ContentWidth,
@@ -129,6 +134,13 @@ fn matrix(page: &mut Page, grid: &Grid<'_>, look: &Look) {
     page.line(access::LEGEND, Ink::Plain);
 }
 
+/// What a whole group skips for one reason is one row: ten of them say no more.
+fn are_skipped_alike(one: &ProbeResult, next: &ProbeResult) -> bool {
+    let skips = [one, next].iter().all(|probe| probe.verdict == VerdictWord::Skip);
+    skips
+        && (&one.group, one.phase, &one.method, &one.summary) == (&next.group, next.phase, &next.method, &next.summary)
+}
+
 /// Breaks a name after its slashes where it would otherwise be torn anywhere.
 fn breakable(name: &str, room: usize) -> String {
     // The padding of the column, on both sides.
@@ -165,9 +177,24 @@ fn finding(page: &mut Page, probe: &ProbeResult, evidence: usize, first: bool) {
 mod tests {
     use super::super::sample;
     use super::*;
+    use crate::model::probe::Phase;
 
     fn widest(text: &str) -> usize {
         text.lines().map(UnicodeWidthStr::width).max().unwrap_or(0)
+    }
+
+    #[test]
+    fn what_a_group_skips_for_one_reason_is_one_row() {
+        let mut report = sample::failing();
+        let skip = |id: &str, why: &str| sample::probe(id, Phase::Up, VerdictWord::Skip, why);
+        report.probes.extend([
+            skip("stack-a", "no container"),
+            skip("stack-b", "no container"),
+            skip("stack-c", "else"),
+        ]);
+        let text = render(&report, &Look::PLAIN).unwrap();
+        assert!(text.contains(" stack: 2 probes ") && text.contains(" stack-c "), "{text}");
+        assert!(!text.contains(" stack-a ") && text.contains(" ipv6 "), "{text}");
     }
 
     #[test]

@@ -42,10 +42,10 @@ enum Entered {
     Host(Names),
     /// By an agent of its own.
     Agent {
-        session: Session,
+        session: Box<Session>,
         names: Names,
         /// Holds the namespace.
-        _source: Source,
+        _source: Box<Source>,
     },
     /// It could not be entered, and why.
     Not(String),
@@ -161,7 +161,9 @@ impl Asker<'_> {
             }
             Stand::Host => Entered::Host(of_host()),
             Stand::In(spec) => match timeout(ENTRY, self.enter_source(spec)).await {
-                Ok(Ok((session, names, _source))) => Entered::Agent { session, names, _source },
+                Ok(Ok((session, names, source))) => {
+                    Entered::Agent { session: Box::new(session), names, _source: Box::new(source) }
+                }
                 Ok(Err(error)) => Entered::Not(told(&error)),
                 Err(_) => Entered::Not(format!("{name} could not be entered within {} s", ENTRY.as_secs())),
             },
@@ -192,7 +194,7 @@ impl Asker<'_> {
     async fn resolve(&self, place: &Place, host: &str) -> Result<Vec<IpAddr>, Came> {
         let (session, names) = match &place.entered {
             Entered::Stack(names) => (self.session, names),
-            Entered::Agent { session, names, .. } => (session, names),
+            Entered::Agent { session, names, .. } => (&**session, names),
             Entered::Host(names) => return names.resolve(host, NAMES).await,
             Entered::Not(why) => return Err(Came::Untried { why: why.clone() }),
         };

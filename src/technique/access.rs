@@ -112,12 +112,12 @@ fn in_hosts(text: &str, host: &str) -> Vec<IpAddr> {
 
 /// The name itself, and with each of resolv.conf's search suffixes.
 fn candidates(resolv_conf: &str, host: &str) -> Vec<String> {
-    let search = resolv_conf.lines().filter_map(|line| {
+    let mut search = resolv_conf.lines().rev().filter_map(|line| {
         let mut words = line.split_whitespace();
         matches!(words.next(), Some("search" | "domain")).then_some(words)
     });
     // The last line counts.
-    let suffixes = search.last().into_iter().flatten();
+    let suffixes = search.next().into_iter().flatten();
     let joined =
         suffixes.map(|suffix| format!("{host}.{}", suffix.trim_matches('.'))).filter(|name| !name.ends_with('.'));
     std::iter::once(host.to_owned()).chain(joined.take(3)).collect()
