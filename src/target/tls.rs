@@ -21,7 +21,7 @@ use super::error::TargetError;
 /// When a file is missing that others need, cannot be read, or does not hold what it should.
 pub fn config(tls: &Tls) -> Result<Arc<ClientConfig>, TargetError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let own = own(&tls.dir)?;
+    let own = own(&tls.dir, &provider)?;
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .map_err(refused(&tls.dir))?;
@@ -46,7 +46,10 @@ fn roots(path: &Path) -> Result<RootCertStore, TargetError> {
 }
 
 /// Our certificate and its key, when they are there. One without the other is a slip.
-fn own(dir: &Path) -> Result<Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>, TargetError> {
+fn own(
+    dir: &Path,
+    provider: &CryptoProvider,
+) -> Result<Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>, TargetError> {
     let (cert, key) = (dir.join("cert.pem"), dir.join("key.pem"));
     match (certificates(&cert)?, text(&key)?) {
         (None, None) => Ok(None),
@@ -54,8 +57,10 @@ fn own(dir: &Path) -> Result<Option<(Vec<CertificateDer<'static>>, PrivateKeyDer
         (None, Some(_)) => Err(missing(&cert)),
         (Some(chain), Some(pem)) => {
             // Not the reader's own words: they could hold a part of the key.
-            let unusable = |_| unfit(&key, "it holds no private key that is not encrypted".to_owned());
-            Ok(Some((chain, PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(unusable)?)))
+            let unusable = || unfit(&key, "it holds no private key that is not encrypted".to_owned());
+            let read = PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|_| unusable())?;
+            provider.key_provider.load_private_key(read.clone_key()).map_err(|_| unusable())?;
+            Ok(Some((chain, read)))
         }
     }
 }
