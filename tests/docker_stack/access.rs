@@ -14,6 +14,7 @@ use super::stack::{LEAKCHECK, Stack, block_on};
 
 const CONFIG: &str = include_str!("../../fixtures/compose/leakcheck.toml");
 const CA: &str = include_str!("../../fixtures/compose/lab-ca.pem");
+const PASSWORD: &str = include_str!("../../fixtures/compose/torrent-password");
 
 pub fn trials(trials: &Trials) -> Vec<Trial> {
     let broken = |leak: &'static str, enter: &'static str, body: fn(&Report)| {
@@ -62,6 +63,7 @@ fn audit(stack: &Stack, enter: &str, rows: &[Row]) -> Report {
     let config = format!("{CONFIG}{}", rows.iter().map(row).collect::<String>());
     std::fs::write(dir.path().join("leakcheck.toml"), config).expect("written");
     std::fs::write(dir.path().join("lab-ca.pem"), CA).expect("written");
+    std::fs::write(dir.path().join("torrent-password"), PASSWORD).expect("written");
     let target = container(stack, "gluetun").replace("container:", "docker:");
     let before = containers();
     let output = Command::new(LEAKCHECK)
