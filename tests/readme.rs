@@ -5,7 +5,8 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::{env, fs};
 
-use leakcheck::cli::STATUSES;
+use clap::Parser;
+use leakcheck::cli::{Cli, STATUSES};
 use leakcheck::config::Config;
 use leakcheck::report::{FORMATS, Format};
 
@@ -65,4 +66,29 @@ fn the_configuration_is_accepted() {
     fs::write(&path, example).unwrap();
     let (config, _) = Config::load(Some(&path), []).unwrap();
     assert_eq!(config.target.docker.as_deref(), Some("gluetun"));
+}
+
+/// What is shown to be typed is taken. What it does is held by the trials of the lab and of Docker.
+#[test]
+fn every_command_that_is_shown_is_one() {
+    let mut seen = 0;
+    for file in ["README.md", "fixtures/compose/README.md", "reports/examples/README.md", ".github/CONTRIBUTING.md"] {
+        let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap();
+        for block in text.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next()) {
+            for line in block.lines() {
+                let line = line.replace("cargo run --release -- ", "leakcheck ");
+                let words = line.split_whitespace().skip_while(|word| *word != "leakcheck");
+                let words: Vec<&str> = words.take_while(|word| !["#", ">", "|", "&&"].contains(word)).collect();
+                if words.is_empty() || line.trim_start().starts_with("docker") {
+                    continue;
+                }
+                if let Err(error) = Cli::try_parse_from(&words) {
+                    let helps = matches!(error.kind(), clap::error::ErrorKind::DisplayHelp);
+                    assert!(helps, "{file}: {line}\n{error}");
+                }
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen > 15, "{seen}");
 }

@@ -129,3 +129,11 @@ fn leaks_and_probes_know_each_other() {
         assert!(leaks.iter().any(seen), "no leak turns {} red", probe.id);
     }
 }
+
+/// For editors. `SNAPSHOTS=overwrite cargo test --lib schema` writes it anew.
+#[test]
+fn the_schema_of_probe_files_is_that_of_the_type() {
+    let schema = schemars::schema_for!(crate::model::probe::Probe);
+    let schema = serde_json::to_string_pretty(&schema).unwrap() + "\n";
+    snapbox::assert_data_eq!(schema, snapbox::file!["../../reports/probe.schema.json"].raw());
+}

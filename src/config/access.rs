@@ -18,16 +18,20 @@ const LONGEST_NAME: usize = 40;
 
 /// One row of the access matrix.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Access {
     /// Where it is asked from.
     #[serde(deserialize_with = "one::<Stand, _, _>")]
+    #[cfg_attr(test, schemars(with = "String"))]
     pub from: Stand,
     /// What reports call that place; else as `from` has it.
     #[serde(default, deserialize_with = "maybe::<Label, _, _>")]
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub name: Option<String>,
     /// What is asked.
     #[serde(deserialize_with = "one::<Destination, _, _>")]
+    #[cfg_attr(test, schemars(with = "String"))]
     pub to: Destination,
     /// Whether it has to answer there, or must not.
     pub allow: bool,

@@ -30,6 +30,7 @@ pub use value::{ForcedPolicy, HostPort, Local, OutageMethod, Provider, TorrentCl
 
 /// The whole configuration. Every key is optional.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// What to audit.
@@ -54,6 +55,7 @@ pub struct Config {
 
 /// `[target]`: at most one of the first three.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Target {
     /// Name or id of a container.
@@ -68,71 +70,89 @@ pub struct Target {
 
 /// `[vpn]`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Vpn {
     /// Whose exit it should be.
     #[serde(deserialize_with = "one::<Provider, _, _>")]
+    #[cfg_attr(test, schemars(with = "String", extend("enum" = ["mullvad", "any"])))]
     pub provider: Provider,
     /// Name of the tunnel's interface; else found.
     pub interface: Option<String>,
     /// The VPN server; else found.
     #[serde(deserialize_with = "maybe::<AddressPort, _, _>")]
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub endpoint: Option<SocketAddr>,
     /// The exit must lie in one of these; empty: anywhere.
     #[serde(deserialize_with = "many::<Net, _, _>")]
+    #[cfg_attr(test, schemars(with = "Vec<String>"))]
     pub exit: Vec<IpNet>,
 }
 
 /// `[home]`.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Home {
     /// Public addresses of the line; empty: asked from outside the namespace.
     #[serde(deserialize_with = "many::<PublicIp, _, _>")]
+    #[cfg_attr(test, schemars(with = "Vec<String>"))]
     pub ip: Vec<IpAddr>,
     /// What the resolvers of the home and its ISP look like to an authority; empty: asked from outside the namespace.
     #[serde(deserialize_with = "many::<Address, _, _>")]
+    #[cfg_attr(test, schemars(with = "Vec<String>"))]
     pub resolvers: Vec<IpAddr>,
 }
 
 /// `[local]`.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct LocalRules {
     /// Networks that may be talked to past the tunnel; empty: taken from the uplinks and from Gluetun's settings.
     #[serde(deserialize_with = "many::<LocalNet, _, _>")]
+    #[cfg_attr(test, schemars(with = "Vec<String>"))]
     pub subnets: Vec<IpNet>,
     /// Must answer, tunnel up or down.
     #[serde(deserialize_with = "many::<Local, _, _>")]
+    #[cfg_attr(test, schemars(with = "Vec<String>"))]
     pub must_reach: Vec<Local>,
     /// Must not answer.
     #[serde(deserialize_with = "many::<Local, _, _>")]
+    #[cfg_attr(test, schemars(with = "Vec<String>"))]
     pub must_not_reach: Vec<Local>,
     /// Served by the stack, must answer from outside of it.
     #[serde(deserialize_with = "many::<Local, _, _>")]
+    #[cfg_attr(test, schemars(with = "Vec<String>"))]
     pub must_serve: Vec<Local>,
 }
 
 /// `[echo]`: witnesses.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Echo {
     /// Answer over HTTP with the address that asked.
     #[serde(deserialize_with = "many::<HttpUrl, _, _>")]
+    #[cfg_attr(test, schemars(with = "Vec<String>"))]
     pub http: Vec<Url>,
     /// STUN servers (RFC 8489); where `http` is set and this is not: none.
     #[serde(deserialize_with = "many::<HostPort, _, _>")]
+    #[cfg_attr(test, schemars(with = "Vec<String>"))]
     pub stun: Vec<HostPort>,
     /// Nodes of the DHT (BEP 5) that tell the address that asked (BEP 42).
     #[serde(deserialize_with = "many::<HostPort, _, _>")]
+    #[cfg_attr(test, schemars(with = "Vec<String>"))]
     pub dht: Vec<HostPort>,
     /// Trackers that tell the address that announced, by BEP 24 or as a peer.
     #[serde(deserialize_with = "many::<Tracker, _, _>")]
+    #[cfg_attr(test, schemars(with = "Vec<String>"))]
     pub tracker: Vec<Tracker>,
     /// Ports from which witnesses are asked over UDP beside one of the kernel's choice: where the torrent client listens.
     pub source_ports: Vec<NonZeroU16>,
     /// Names whose answer is the address of the resolver that asked.
     #[serde(deserialize_with = "many::<Name, _, _>")]
+    #[cfg_attr(test, schemars(with = "Vec<String>"))]
     pub dns: Vec<String>,
     /// A PEM file of certificate authorities to trust beside the public ones.
     pub extra_ca: Option<PathBuf>,
@@ -140,31 +160,39 @@ pub struct Echo {
 
 /// `[dns]`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Dns {
     /// What resolv.conf may name; empty: loopback and what lies behind the tunnel.
     #[serde(deserialize_with = "many::<Address, _, _>")]
+    #[cfg_attr(test, schemars(with = "Vec<String>"))]
     pub resolvers: Vec<IpAddr>,
     /// Foreign resolvers that are asked past resolv.conf.
     #[serde(deserialize_with = "many::<Address, _, _>")]
+    #[cfg_attr(test, schemars(with = "Vec<String>"))]
     pub forced: Vec<IpAddr>,
     /// What must become of those queries.
     #[serde(deserialize_with = "one::<ForcedPolicy, _, _>")]
+    #[cfg_attr(test, schemars(with = "String", extend("enum" = ["no-escape", "drop"])))]
     pub forced_policy: ForcedPolicy,
     /// A public name that must resolve.
     #[serde(deserialize_with = "one::<Canary, _, _>")]
+    #[cfg_attr(test, schemars(with = "String"))]
     pub canary: String,
 }
 
 /// `[torrent]`. Without it the usual places on the stack's own loopback are looked at, and nobody logs in.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Torrent {
     /// Which client it is.
     #[serde(deserialize_with = "maybe::<TorrentClient, _, _>")]
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub client: Option<TorrentClient>,
     /// Its web interface as seen from inside the namespace; else where that client's usually is.
     #[serde(deserialize_with = "maybe::<HttpUrl, _, _>")]
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub url: Option<Url>,
     /// User name, where it asks for one.
     pub user: Option<String>,
@@ -176,19 +204,24 @@ pub struct Torrent {
 
 /// `[outage]`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct OutageRules {
     /// Ways to take the tunnel down, one outage each; empty: one that suits the stack.
     #[serde(deserialize_with = "many::<OutageMethod, _, _>")]
+    #[cfg_attr(test, schemars(with = "Vec<String>"))]
     pub methods: Vec<OutageMethod>,
     /// How long the tunnel stays down.
     #[serde(deserialize_with = "one::<Span, _, _>")]
+    #[cfg_attr(test, schemars(with = "String"))]
     pub window: Duration,
     /// How long it may take to come back.
     #[serde(deserialize_with = "one::<Span, _, _>")]
+    #[cfg_attr(test, schemars(with = "String"))]
     pub recovery_timeout: Duration,
     /// Gluetun's control server as seen from inside the namespace. Its routes refuse a trailing slash.
     #[serde(deserialize_with = "one::<HttpUrl, _, _>")]
+    #[cfg_attr(test, schemars(with = "String"))]
     pub control_server: Url,
     /// File that holds the control server's API key; read when it is needed, see [`Secret::read`].
     pub api_key_file: Option<PathBuf>,

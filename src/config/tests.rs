@@ -315,3 +315,10 @@ fn what_a_query_asks_for_is_not_shown() {
     let config = format!("[local]\nmust_reach = [\"{text}\"]\nmust_serve = [\"{text}\"]\n");
     assert!(!format!("{:?}", load(&config, &[]).unwrap().local).contains("hunter2"));
 }
+
+/// For editors. `SNAPSHOTS=overwrite cargo test --lib schema` writes it anew.
+#[test]
+fn the_schema_is_that_of_the_types() {
+    let schema = serde_json::to_string_pretty(&schemars::schema_for!(Config)).unwrap() + "\n";
+    snapbox::assert_data_eq!(schema, snapbox::file!["../../reports/leakcheck.schema.json"].raw());
+}

@@ -63,6 +63,7 @@ impl Severity {
 
 /// What the judge holds the evidence against: a closed vocabulary, new words are new code in `judge`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Expectation {
     /// Every witness that answers sees an exit of the VPN, none sees home.
@@ -139,6 +140,7 @@ pub enum Expectation {
 
 /// One probe. The file stem is its id, which is also its filter, its name in JUnit and its anchor in the documentation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Probe {
     /// The file's stem, kebab-case. Not a key of the file.
@@ -154,6 +156,7 @@ pub struct Probe {
     pub technique: String,
     /// Parameters of the technique; it refuses those that it does not know.
     #[serde(default)]
+    #[cfg_attr(test, schemars(with = "serde_json::Map<String, serde_json::Value>"))]
     pub params: toml::Table,
     /// When it is asked, at least one.
     pub phases: Vec<Phase>,

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use bollard::Docker;
 use leakcheck::lab::Leak;
-use leakcheck::model::report::{RunVerdict, VerdictWord};
+use leakcheck::model::report::{Report, RunVerdict, VerdictWord};
 use leakcheck::net::netns::Netns;
 use leakcheck::target::{FindOptions, Target, TargetSpec};
 use libtest_mimic::Trial;
 
 use super::stack::{PROJECT, Stack, agents, block_on, state_of, wait_until};
+use super::tls_front::Tls;
 use super::{Trials, left};
 
 /// The leak that is a container's and not the stack's.
@@ -26,6 +27,7 @@ pub fn trials(trials: &Trials) -> Vec<Trial> {
         trials.on_sealed("stands_closed_off", |stack| block_on(stands_closed_off(stack))),
         trials.as_root("sealed_passes_by_setns", |stack| passes(stack, "setns")),
         trials.on_sealed("sealed_passes_by_container", |stack| passes(stack, "container")),
+        trials.on_sealed("sealed_passes_through_tls", passes_through_tls),
         trials.as_root("a_killed_runner_leaves_it_as_it_was", survives_sigkill),
         broken("forced-udp", "auto"),
         broken("fallback", "container"),
@@ -84,6 +86,30 @@ fn passes(stack: &Stack, enter: &str) {
     assert!(report.outages.iter().all(|outage| outage.restored && outage.holes.is_empty()), "{:?}", report.outages);
     assert!(report.wire.leaks.is_empty() && report.wire.dropped == 0, "{:?}", report.wire);
     block_on(before.is_back(&docker, enter));
+}
+
+/// An engine elsewhere, as far as leakcheck can tell: the agent comes by a container, also by one for the outage.
+fn passes_through_tls(stack: &Stack) {
+    let docker = block_on(async { Docker::connect_with_defaults()?.negotiate_version().await }).expect("an engine");
+    let front = Tls::new();
+    let mut command = stack.command("auto");
+    command.args(["--outage", "link-down", "--format", "json", "--report-dir", "none"]);
+    command
+        .env("DOCKER_HOST", front.host())
+        .env("DOCKER_TLS_VERIFY", "1")
+        .env("DOCKER_CERT_PATH", front.folder("good"));
+    // Leaves the image of agents, which stays for the next run.
+    let first = command.output().expect("it starts");
+    let before = block_on(left::Snapshot::of(&docker));
+    let second = command.output().expect("it starts");
+    for output in [first, second] {
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        let report: Report = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {told}"));
+        assert_eq!((output.status.code(), report.verdict), (Some(0), RunVerdict::Pass), "{told}");
+        assert!(told.contains("entered by container"), "{told}");
+        assert!(report.outages.len() == 1 && report.outages[0].restored, "{:?}", report.outages);
+    }
+    block_on(before.is_back(&docker, "container"));
 }
 
 fn fails(stack: &Stack, leak: &str, enter: &str) {

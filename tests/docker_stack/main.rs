@@ -11,6 +11,8 @@ mod left;
 mod outages;
 mod settings;
 mod stack;
+#[path = "../support/tls_front.rs"]
+mod tls_front;
 
 use std::process::ExitCode;
 

@@ -7,12 +7,14 @@ mod docker;
 #[path = "../support/docker_lock.rs"]
 mod docker_lock;
 mod engine;
-mod front;
 mod kernel;
 #[path = "../support/left.rs"]
 mod left;
 mod podman;
 mod remote;
+mod ssh;
+#[path = "../support/tls_front.rs"]
+mod tls_front;
 
 use std::process::ExitCode;
 

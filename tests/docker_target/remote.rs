@@ -7,8 +7,9 @@ use libtest_mimic::Trial;
 
 use super::docker::{launched, runner};
 use super::engine::{Bench, available, with_bench};
-use super::front::{self, SOCKET};
 use super::left::Snapshot;
+use super::ssh;
+use super::tls_front::{SOCKET, Tls};
 
 pub fn trials() -> Vec<Trial> {
     let ignored = !available();
@@ -62,7 +63,7 @@ fn refused(mut command: Command) -> String {
 
 async fn tls_is_spoken(bench: &Bench) {
     bench.start("vpn", |_| {}).await;
-    let tls = front::Tls::new();
+    let tls = Tls::new();
     let (host, folder) = (tls.host(), tls.folder("good"));
     let folder = folder.to_str().expect("a path");
     let verified = [("DOCKER_HOST", host.as_str()), ("DOCKER_TLS_VERIFY", "1"), ("DOCKER_CERT_PATH", folder)];
@@ -79,7 +80,7 @@ async fn tls_is_spoken(bench: &Bench) {
 
 async fn tls_that_does_not_fit_is_told(bench: &Bench) {
     bench.start("vpn", |_| {}).await;
-    let tls = front::Tls::new();
+    let tls = Tls::new();
     let verify = |host: &str, folder: &str| {
         let folder = tls.folder(folder).display().to_string();
         let variables = [("DOCKER_HOST", host), ("DOCKER_TLS_VERIFY", "1"), ("DOCKER_CERT_PATH", folder.as_str())];
@@ -114,7 +115,7 @@ async fn tls_that_does_not_fit_is_told(bench: &Bench) {
 /// The context is made by Docker's own command line, and chosen in each of the two ways.
 async fn a_context_is_followed(bench: &Bench) {
     bench.start("vpn", |_| {}).await;
-    let tls = front::Tls::new();
+    let tls = Tls::new();
     let settings = tempfile::tempdir().expect("a directory");
     let settings = settings.path().to_str().expect("a path");
     let docker = |arguments: &[&str]| {
@@ -140,8 +141,8 @@ async fn a_context_is_followed(bench: &Bench) {
 
 async fn ssh_is_a_way(bench: &Bench) {
     bench.start("vpn", |_| {}).await;
-    let dir = front::ssh();
-    let path = front::path_with(dir.path());
+    let dir = ssh::ssh();
+    let path = ssh::path_with(dir.path());
     let host = format!("ssh://me@nas:2222{SOCKET}");
     assert_eq!(goes_well(remote(bench, "auto", &[("DOCKER_HOST", &host), ("PATH", &path)])), "container");
     let told = std::fs::read_to_string(dir.path().join("told")).expect("what it was told");
@@ -153,7 +154,7 @@ async fn ssh_is_a_way(bench: &Bench) {
 
 async fn nothing_is_left_behind(bench: &Bench) {
     bench.start("vpn", |_| {}).await;
-    let tls = front::Tls::new();
+    let tls = Tls::new();
     let (host, folder) = (tls.host(), tls.folder("good").display().to_string());
     let verified = [("DOCKER_HOST", host.as_str()), ("DOCKER_TLS_VERIFY", "1"), ("DOCKER_CERT_PATH", folder.as_str())];
     let before = Snapshot::of(&bench.docker).await;
@@ -166,7 +167,7 @@ async fn nothing_is_left_behind(bench: &Bench) {
 /// Killed at any moment from its first question to the engine to the end of its agent, the making of the image among them.
 async fn nothing_is_left_behind_by_the_killed(bench: &Bench) {
     bench.start("vpn", |_| {}).await;
-    let tls = front::Tls::new();
+    let tls = Tls::new();
     let (host, folder) = (tls.host(), tls.folder("good").display().to_string());
     let verified = [("DOCKER_HOST", host.as_str()), ("DOCKER_TLS_VERIFY", "1"), ("DOCKER_CERT_PATH", folder.as_str())];
     let before = Snapshot::of(&bench.docker).await;
