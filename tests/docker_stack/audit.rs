@@ -93,7 +93,7 @@ fn passes_through_tls(stack: &Stack) {
     let docker = block_on(async { Docker::connect_with_defaults()?.negotiate_version().await }).expect("an engine");
     let front = Tls::new();
     let mut command = stack.command("auto");
-    command.args(["--outage", "link-down", "--format", "json", "--report-dir", "none"]);
+    command.args(["--outage", "link-down"]);
     command
         .env("DOCKER_HOST", front.host())
         .env("DOCKER_TLS_VERIFY", "1")
