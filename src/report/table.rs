@@ -9,7 +9,7 @@ use unicode_width::UnicodeWidthStr;
 use super::access::Grid;
 use super::page::{Ink, Page};
 use super::{Format, Look, ReportError, access, prose};
-use crate::model::report::{ProbeResult, Report, VerdictWord};
+use crate::model::report::{ProbeResult, Report, RunVerdict, VerdictWord};
 use crate::model::verdict::FailKind;
 
 pub(super) const FORMAT: Format = Format { name: "table", file: "table.txt", about: "for people", render };
@@ -61,7 +61,8 @@ fn render(report: &Report, look: &Look) -> Result<String, ReportError> {
     page.blank();
     let (word, text) = prose::conclusion(report);
     let ink = match report.exit_status {
-        0 => Ink::Good,
+        // With --only-worse a run that failed as before ends well.
+        0 if report.verdict == RunVerdict::Pass => Ink::Good,
         1 | 4 => Ink::Bad,
         _ => Ink::Unsure,
     };

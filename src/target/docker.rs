@@ -22,6 +22,10 @@ use super::transport::Transport;
 /// Patience for the first answer of an engine.
 const FIRST_ANSWER: Duration = Duration::from_secs(10);
 
+/// Further tries to list containers when one is in a state that cannot be read, and the time before each.
+const LISTS: usize = 20;
+const LIST_AGAIN: Duration = Duration::from_millis(100);
+
 /// Longest archive that is taken for one small file, in bytes.
 const LONGEST_ARCHIVE: usize = 256 * 1024;
 
@@ -93,9 +97,16 @@ impl Engine {
         self.list(HashMap::from([("label".to_owned(), vec![label.to_owned()])])).await
     }
 
+    /// Podman has states of its own, which Docker's API does not know, for containers that are about to go: they are waited for.
     async fn list(&self, filters: HashMap<String, Vec<String>>) -> Result<Vec<ContainerSummary>, TargetError> {
         let options = ListContainersOptions { all: true, filters: Some(filters), ..Default::default() };
-        self.docker.list_containers(Some(options)).await.map_err(asked("list the containers"))
+        let mut tries = 0..LISTS;
+        loop {
+            match self.docker.list_containers(Some(options.clone())).await {
+                Err(Error::JsonDataError { .. }) if tries.next().is_some() => tokio::time::sleep(LIST_AGAIN).await,
+                listed => return listed.map_err(asked("list the containers")),
+            }
+        }
     }
 
     /// What the engine knows about a container, or `None` when it knows none of that name or id.

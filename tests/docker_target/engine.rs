@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use bollard::Docker;
 use bollard::models::{ContainerCreateBody, ContainerInspectResponse, HostConfig};
@@ -70,7 +71,14 @@ impl Bench {
     /// Names of all containers with this prefix that exist.
     pub async fn with_prefix(&self, prefix: &str) -> Vec<String> {
         let options = ListContainersOptions { all: true, ..Default::default() };
-        let all = self.docker.list_containers(Some(options)).await.expect("a list");
+        // Podman's own word for a container that is about to go is not one that can be read.
+        let mut tries = 0..20;
+        let all = loop {
+            match self.docker.list_containers(Some(options.clone())).await {
+                Err(_) if tries.next().is_some() => tokio::time::sleep(Duration::from_millis(100)).await,
+                listed => break listed.expect("a list"),
+            }
+        };
         let names = all.into_iter().flat_map(|summary| summary.names.unwrap_or_default());
         names.map(|name| name.trim_start_matches('/').to_owned()).filter(|name| name.starts_with(prefix)).collect()
     }

@@ -108,7 +108,7 @@ fn render(report: &Report, _look: &Look) -> Result<String, ReportError> {
         style: include_str!("style.css"),
         word,
         tone: match report.exit_status {
-            0 => "pass",
+            0 if report.verdict == RunVerdict::Pass => "pass",
             1 | 4 => "fail",
             _ if report.verdict == RunVerdict::Fail => "fail",
             _ => "inconclusive",
