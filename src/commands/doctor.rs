@@ -10,6 +10,7 @@ use super::{catalog, print};
 use crate::catalog::Selection;
 use crate::cli::{DoctorArgs, LookArgs};
 use crate::config::Config;
+use crate::net::capability;
 use crate::outage::Journal;
 use crate::report::Look;
 use crate::report::page::{Ink, Page};
@@ -21,9 +22,13 @@ use crate::target::{FindOptions, engine_of};
 const NOT_YET: u8 = 2;
 /// Linux that has nftables tables which go with the socket that made them (NFT_TABLE_F_OWNER), on which `endpoint-block` relies.
 const OWNED_TABLES: (u32, u32) = (5, 12);
-/// What the way in by `setns`, and what is done there, needs: names and bits (capabilities(7)).
-const POWERS: [(&str, u32); 4] =
-    [("CAP_NET_ADMIN", 12), ("CAP_NET_RAW", 13), ("CAP_SYS_PTRACE", 19), ("CAP_SYS_ADMIN", 21)];
+/// What the way in by `setns`, and what is done there, needs.
+const POWERS: [(&str, u32); 4] = [
+    ("CAP_NET_ADMIN", capability::NET_ADMIN),
+    ("CAP_NET_RAW", capability::NET_RAW),
+    ("CAP_SYS_PTRACE", capability::SYS_PTRACE),
+    ("CAP_SYS_ADMIN", capability::SYS_ADMIN),
+];
 
 /// What was found of one thing.
 struct Finding {
@@ -121,13 +126,8 @@ fn kernel() -> Finding {
 }
 
 fn privileges() -> Finding {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let Some(effective) = line.and_then(|text| u64::from_str_radix(text.trim(), 16).ok()) else {
-        return Finding::lacks("privileges", "they could not be read", "see that /proc is mounted");
-    };
     let lacking: Vec<&str> =
-        POWERS.iter().filter(|(_, bit)| effective & (1 << bit) == 0).map(|(name, _)| *name).collect();
+        POWERS.iter().filter(|(_, bit)| !capability::is_held(*bit)).map(|(name, _)| *name).collect();
     if lacking.is_empty() {
         return Finding::works("privileges", "enough to enter any namespace of this machine (setns)");
     }

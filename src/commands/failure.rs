@@ -20,18 +20,12 @@ pub struct Hint {
 /// The lines for standard error.
 pub fn tell(error: &anyhow::Error) -> String {
     let mut text = String::new();
-    let mut helps: Vec<String> = Vec::new();
-    for (n, cause) in error.chain().enumerate() {
-        let message = cause.to_string();
-        // Some messages bring their help with them, on a line of its own.
-        let (message, help) =
-            message.split_once("\nhelp: ").map_or((message.as_str(), None), |(message, help)| (message, Some(help)));
+    let (messages, helps) = parts(error);
+    for (n, message) in messages.iter().enumerate() {
         let lead = if n == 0 { "error: failed to" } else { "  caused by:" };
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{lead} {}", message.replace('\n', "\n    "));
-        helps.extend(help.map(str::to_owned).or_else(|| help_of(cause)));
     }
-    helps.dedup();
     for help in helps {
         let _ = writeln!(text, "help: {help}");
     }
@@ -40,11 +34,24 @@ pub fn tell(error: &anyhow::Error) -> String {
 
 /// What happened in one line, and what to do about it.
 pub(super) fn in_short(error: &anyhow::Error) -> (String, Option<String>) {
-    let told = tell(error);
-    let line = |line: &str| line.trim().trim_start_matches("error: ").trim_start_matches("caused by: ").to_owned();
-    let (helps, causes): (Vec<&str>, Vec<&str>) = told.lines().partition(|line| line.starts_with("help: "));
-    let causes: Vec<String> = causes.into_iter().map(line).collect();
-    (causes.join(": "), helps.first().map(|help| help.trim_start_matches("help: ").to_owned()))
+    let (messages, helps) = parts(error);
+    let told = format!("failed to {}", messages.join(": "));
+    (told.split_whitespace().collect::<Vec<_>>().join(" "), helps.into_iter().next())
+}
+
+/// The messages of an error and its causes, and what they advise.
+fn parts(error: &anyhow::Error) -> (Vec<String>, Vec<String>) {
+    let (mut messages, mut helps) = (Vec::new(), Vec::new());
+    for cause in error.chain() {
+        let message = cause.to_string();
+        // Some messages bring their help with them, on a line of its own.
+        let (message, help) =
+            message.split_once("\nhelp: ").map_or((message.as_str(), None), |(message, help)| (message, Some(help)));
+        helps.extend(help.map(str::to_owned).or_else(|| help_of(cause)));
+        messages.push(message.to_owned());
+    }
+    helps.dedup();
+    (messages, helps)
 }
 
 /// What the error itself advises.

@@ -14,6 +14,7 @@ use crate::cli::InitArgs;
 use crate::config::Config;
 use crate::model::evidence::Role;
 use crate::runner::{self, Found};
+use crate::target::Gluetun;
 use crate::technique::nameservers;
 
 /// Writes the file.
@@ -69,9 +70,9 @@ impl Draft {
         let uplinks = stack.links.iter().filter(|link| link.role == Role::Uplink);
         let own = uplinks.flat_map(|link| &link.addresses).map(ipnet::IpNet::addr).find(std::net::IpAddr::is_ipv4);
         let published = target.settings.iter().flat_map(|settings| &settings.published);
-        let of_docker = published.filter_map(|line| line.rsplit_once(" -> ")?.1.strip_suffix("/tcp")?.parse().ok());
-        let of_gluetun = setting("FIREWALL_INPUT_PORTS").into_iter().flat_map(|ports| ports.split(','));
-        let mut ports: Vec<u16> = of_docker.chain(of_gluetun.filter_map(|port| port.trim().parse().ok())).collect();
+        let of_docker = published.filter(|one| one.proto == "tcp").map(|one| one.inside);
+        let of_gluetun = gluetun.map(Gluetun::input_ports).unwrap_or_default();
+        let mut ports: Vec<u16> = of_docker.chain(of_gluetun).collect();
         ports.sort_unstable();
         ports.dedup();
         Draft {

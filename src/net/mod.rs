@@ -3,6 +3,7 @@
 //! All of it acts on the network namespace of the calling thread, blocks, and needs no async runtime: the keeper that
 //! puts a stack back has none. It speaks netlink to the kernel and runs no external program.
 
+pub mod capability;
 pub mod firewall;
 pub mod legacy;
 pub mod netlink;

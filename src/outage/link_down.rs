@@ -3,6 +3,7 @@
 
 use super::undo::Undo;
 use crate::model::evidence::Role;
+use crate::net::capability;
 use crate::net::route::{Rtnetlink, Snapshot};
 use crate::technique::Context;
 
@@ -46,13 +47,8 @@ pub(super) fn tunnel(cx: &Context) -> Result<String, String> {
     link.map(|link| link.name.clone()).ok_or_else(|| "no tunnel was found in the namespace".to_owned())
 }
 
-/// Whether this process has CAP_NET_ADMIN in effect (capabilities(7), bit 12 of CapEff in proc(5)).
+/// Whether this process has CAP_NET_ADMIN in effect.
 pub(super) fn may_change_the_network() -> Result<(), String> {
-    const CAP_NET_ADMIN: u32 = 12;
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let granted = effective
-        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
-        .is_some_and(|mask| mask >> CAP_NET_ADMIN & 1 == 1);
+    let granted = capability::is_held(capability::NET_ADMIN);
     if granted { Ok(()) } else { Err("CAP_NET_ADMIN is missing in the stack's namespace".to_owned()) }
 }

@@ -12,7 +12,7 @@ use crate::agent::protocol::{ControlKey, PROTOCOL, Setup, Stack, TorrentAccess};
 use crate::config::{Config, Provider, Secret};
 use crate::judge::Facts;
 use crate::model::evidence::{Proto, Role};
-use crate::target::{SETNS, Target};
+use crate::target::{Gluetun, SETNS, Target};
 use crate::technique::{self, client_url};
 
 pub(super) fn setup(
@@ -72,7 +72,7 @@ pub(super) fn setup(
         control_server: control,
         control_key,
         forwarding: gluetun.map(|_| setting("VPN_PORT_FORWARDING").is_some_and(|value| is_on(&value))),
-        vpn_input_ports: ports(setting("FIREWALL_VPN_INPUT_PORTS").as_deref()),
+        vpn_input_ports: gluetun.map(|gluetun| gluetun.ports("FIREWALL_VPN_INPUT_PORTS")).unwrap_or_default(),
         torrent,
         host_programs: session.how == SETNS,
         down: config.outage.down.clone(),
@@ -84,14 +84,8 @@ pub(super) fn setup(
 
 /// Ports of the stack that its owner means to be reached.
 pub(super) fn open_ports(options: &Options<'_>, target: &Target) -> Vec<u16> {
-    let stated = target.gluetun.as_ref().and_then(|gluetun| gluetun.env.get("FIREWALL_INPUT_PORTS"));
-    let stated = ports(stated.map(String::as_str));
+    let stated = target.gluetun.as_ref().map(Gluetun::input_ports).unwrap_or_default();
     options.config.local.must_serve.iter().map(|local| local.host_port().port).chain(stated).collect()
-}
-
-/// Ports as Gluetun's variables list them.
-fn ports(text: Option<&str>) -> Vec<u16> {
-    text.into_iter().flat_map(|text| text.split(',')).filter_map(|port| port.trim().parse().ok()).collect()
 }
 
 /// What counts as yes in Gluetun's variables, in lower case.

@@ -2,7 +2,6 @@
 //! it is decided elsewhere.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, Ipv4Addr};
 
 use bollard::models::{ContainerInspectResponse, ContainerSummary, Network};
 use bollard::query_parameters::ListNetworksOptions;
@@ -14,7 +13,7 @@ use super::gluetun::Gluetun;
 use super::settings;
 use super::stack::{PROJECT, SERVICE, Stack, is_named};
 use super::sweep;
-use crate::model::evidence::{ContainerAccount, GluetunAccount, NetworkAccount, Published, StackAccount};
+use crate::model::evidence::{ContainerAccount, GluetunAccount, NetworkAccount, StackAccount};
 
 /// Docker's own networks, on which containers are that were told nothing: sharing one of them means nothing.
 const COMMON: [&str; 3] = ["bridge", "host", "none"];
@@ -98,7 +97,7 @@ fn container(inner: &ContainerInspectResponse, project: Option<&str>) -> Contain
         same_project: project.is_some() && own_label(PROJECT) == project,
         network_mode: host.and_then(|host| host.network_mode.clone()).unwrap_or_default(),
         joined_gone: false,
-        published: published(inner),
+        published: settings.published,
         devices: devices.filter_map(|device| device.path_in_container.clone()).collect(),
         sysctls: sysctls
             .filter(|(key, _)| key.starts_with("net.ipv6."))
@@ -117,24 +116,6 @@ fn container(inner: &ContainerInspectResponse, project: Option<&str>) -> Contain
         depends_on: settings.depends_on,
         secret_variables: settings.secret_variables,
     }
-}
-
-/// An address that is not given is every address; a port that cannot be read is none.
-fn published(inner: &ContainerInspectResponse) -> Vec<Published> {
-    let ports = inner.network_settings.as_ref().and_then(|settings| settings.ports.as_ref());
-    let mut found = Vec::new();
-    for (inside, bindings) in ports.into_iter().flatten() {
-        let (number, proto) = inside.split_once('/').unwrap_or((inside, "tcp"));
-        let Ok(inside) = number.parse() else { continue };
-        for binding in bindings.iter().flatten() {
-            let Some(port) = binding.host_port.as_deref().and_then(|port| port.parse().ok()) else { continue };
-            let stated = binding.host_ip.as_deref().and_then(|ip| ip.parse().ok());
-            let address = stated.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-            found.push(Published { address, port, inside, proto: proto.to_owned() });
-        }
-    }
-    found.sort();
-    found
 }
 
 fn peer_ports(env: &[String]) -> Vec<u16> {
@@ -157,6 +138,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::model::evidence::Published;
 
     /// As `docker inspect` of 20.10 shows it, shortened.
     fn inspected() -> ContainerInspectResponse {

@@ -83,6 +83,17 @@ impl Gluetun {
         })
     }
 
+    /// Ports that it opens to the uplink.
+    pub fn input_ports(&self) -> Vec<u16> {
+        self.ports("FIREWALL_INPUT_PORTS")
+    }
+
+    /// The ports that a variable lists; what is none is left out.
+    pub fn ports(&self, variable: &str) -> Vec<u16> {
+        let listed = self.env.get(variable).into_iter().flat_map(|text| text.split(','));
+        listed.filter_map(|port| port.trim().parse().ok()).collect()
+    }
+
     /// The address family, host and port of the VPN's endpoint, when the environment fixes it.
     pub fn endpoint(&self) -> Option<std::net::SocketAddr> {
         let value = |names: [&str; 2]| names.iter().find_map(|&name| self.env.get(name));

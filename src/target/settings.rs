@@ -1,8 +1,12 @@
 //! How a container is set up, as far as it matters for leaks. Names of variables that hold secrets are kept, their values never.
 
+use std::net::{IpAddr, Ipv4Addr};
+
 use bollard::models::{
     ContainerConfig, ContainerInspectResponse, HealthStatusEnum, HostConfig, MountPoint, RestartPolicyNameEnum,
 };
+
+use crate::model::evidence::Published;
 
 /// Settings of a container of the stack.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -11,8 +15,8 @@ pub struct Settings {
     pub image: String,
     /// Docker networks that it is on; none when it joined another container's.
     pub networks: Vec<String>,
-    /// Ports that Docker forwards to it, such as `0.0.0.0:6881 -> 6881/tcp`.
-    pub published: Vec<String>,
+    /// Ports that Docker forwards to it.
+    pub published: Vec<Published>,
     /// Capabilities beyond Docker's own set, without `CAP_`.
     pub capabilities: Vec<String>,
     /// Capabilities of Docker's own set that were taken away; `ALL` for all.
@@ -81,18 +85,22 @@ fn networks(container: &ContainerInspectResponse) -> Vec<String> {
     names
 }
 
-fn published(container: &ContainerInspectResponse) -> Vec<String> {
-    let ports = container.network_settings.as_ref().and_then(|settings| settings.ports.as_ref());
-    let mut lines = Vec::new();
+/// An address that is not given is every address; a port that cannot be read is none.
+fn published(inner: &ContainerInspectResponse) -> Vec<Published> {
+    let ports = inner.network_settings.as_ref().and_then(|settings| settings.ports.as_ref());
+    let mut found = Vec::new();
     for (inside, bindings) in ports.into_iter().flatten() {
+        let (number, proto) = inside.split_once('/').unwrap_or((inside, "tcp"));
+        let Ok(inside) = number.parse() else { continue };
         for binding in bindings.iter().flatten() {
-            let ip = binding.host_ip.as_deref().unwrap_or_default();
-            let ip = if ip.contains(':') { format!("[{ip}]") } else { ip.to_owned() };
-            lines.push(format!("{ip}:{} -> {inside}", binding.host_port.as_deref().unwrap_or_default()));
+            let Some(port) = binding.host_port.as_deref().and_then(|port| port.parse().ok()) else { continue };
+            let stated = binding.host_ip.as_deref().and_then(|ip| ip.parse().ok());
+            let address = stated.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+            found.push(Published { address, port, inside, proto: proto.to_owned() });
         }
     }
-    lines.sort();
-    lines
+    found.sort();
+    found
 }
 
 fn names_of_capabilities(names: Option<&[String]>) -> Vec<String> {
@@ -178,7 +186,14 @@ mod tests {
         let expected = Settings {
             image: "linuxserver/qbittorrent".to_owned(),
             networks: vec!["backup".to_owned(), "media".to_owned()],
-            published: vec!["0.0.0.0:6881 -> 6881/tcp".to_owned(), "[::]:6881 -> 6881/tcp".to_owned()],
+            published: ["0.0.0.0", "::"]
+                .map(|address| Published {
+                    address: address.parse().expect("an address"),
+                    port: 6881,
+                    inside: 6881,
+                    proto: "tcp".to_owned(),
+                })
+                .to_vec(),
             capabilities: vec!["NET_ADMIN".to_owned(), "NET_RAW".to_owned()],
             dropped: vec!["MKNOD".to_owned()],
             privileged: true,
