@@ -21,6 +21,19 @@ Exit status of run and demo:
   4    the stack could not be put back as it was (outranks 0, 1 and 3)
   130  interrupted, after putting the stack back";
 
+/// The way through the commands, for who is new here and for who comes back.
+const BEGIN: &str = "  leakcheck doctor        what works on this machine, and what is missing
+  leakcheck run --quick   audit the stack that runs here, the tunnel up: disturbs nothing
+  leakcheck run           take its VPN down too, for some seconds, and put it back
+  leakcheck explain ID    what a check that failed means, and how to mend it
+  leakcheck init          write a leakcheck.toml, for what cannot be found; run reads the
+                          one in the folder where it is started";
+
+#[cfg(feature = "lab")]
+const BEGIN_DEMO: &str = "  leakcheck demo          see it at work on a stack that is built in\n";
+#[cfg(not(feature = "lab"))]
+const BEGIN_DEMO: &str = "";
+
 const DOCTOR_STATUSES: &str = "\
 Exit status:
   0    leakcheck run can audit a stack here
@@ -43,7 +56,7 @@ Keep it:
 /// Asks the internet what it sees, forces packets past the tunnel, listens on the wire meanwhile, takes the VPN down on
 /// purpose and watches, and says what it saw. A check passes only if it would have noticed.
 #[derive(Debug, Parser)]
-#[command(name = "leakcheck", version, after_help = STATUSES, arg_required_else_help = true)]
+#[command(name = "leakcheck", version, after_help = format!("Begin with:\n{BEGIN_DEMO}{BEGIN}\n\n{STATUSES}"), arg_required_else_help = true)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -62,7 +75,7 @@ pub enum Command {
     Demo(DemoArgs),
     /// Put back what a run that was killed left changed
     Restore(RestoreArgs),
-    /// List the probes
+    /// List the probes, and what each is for
     List(ListArgs),
     /// Tell what a probe claims, does and cannot see, and how to mend what it finds
     Explain(ExplainArgs),
@@ -118,7 +131,8 @@ pub struct AuditArgs {
     /// Leave the tunnel up: quicker, but the kill switch is not proven
     #[arg(long, conflicts_with = "outage", help_heading = "Selection")]
     pub quick: bool,
-    /// Take the tunnel down in this way; may be given several times
+    /// Take the tunnel down in this way; may be given several times; else in two that suit the stack. leakcheck explain outage-METHOD
+    /// tells of one
     #[arg(long, value_name = "METHOD", value_parser = outage_methods(), help_heading = "Selection")]
     pub outage: Vec<OutageMethod>,
     /// Add the probe files of this folder
@@ -150,7 +164,7 @@ pub struct AuditArgs {
     /// A warning is a failure
     #[arg(long)]
     pub strict: bool,
-    /// Give up after this time, put the stack back, and report what is known
+    /// Give up after this time, such as 90s or 5m, put the stack back, and report what is known
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub timeout: Option<Duration>,
 }

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use leakcheck::cli::{Cli, Command};
 use leakcheck::commands;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// Usage, configuration or environment: nothing was measured.
 const NOTHING_MEASURED: u8 = 2;
@@ -18,12 +19,23 @@ fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { NOTHING_MEASURED } else { 0 });
         }
     };
+    take_descriptors();
     match run(cli.command) {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
             eprint!("{}", commands::tell(&error));
             ExitCode::from(NOTHING_MEASURED)
         }
+    }
+}
+
+/// Has as many descriptors as may be had: each stimulus may take a socket for a moment, and engines start containers with 1,024.
+fn take_descriptors() {
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+    {
+        // With fewer of them stimuli fail, each by name.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
     }
 }
 

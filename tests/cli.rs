@@ -32,6 +32,15 @@ fn list_and_explain_tell_of_the_probes() {
     snapbox::assert_data_eq!(head, file!["snapshots/explain.txt"]);
 }
 
+#[test]
+fn an_outage_that_is_named_twice_is_one() {
+    let listed =
+        leakcheck("run --list kill-switch --outage vpn-stop --outage link-down --outage vpn-stop").assert().code(0);
+    let text = String::from_utf8_lossy(&listed.get_output().stdout).into_owned();
+    assert_eq!(text.matches("kill-switch/outage/vpn-stop").count(), 1, "{text}");
+    assert_eq!(text.matches("kill-switch/outage/link-down").count(), 1, "{text}");
+}
+
 #[cfg(feature = "lab")]
 #[test]
 fn every_leak_and_condition_of_the_lab_is_listed() {

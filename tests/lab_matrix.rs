@@ -27,6 +27,7 @@ fn main() -> ExitCode {
     trials.push(Trial::test("packets-that-leaked", packets_that_leaked).with_ignored_flag(ignored));
     trials.push(Trial::test("readme-shows-the-demo", readme_shows_the_demo).with_ignored_flag(ignored));
     trials.push(Trial::test("nobody-at-the-first-address", nobody_is_there).with_ignored_flag(ignored));
+    trials.push(Trial::test("few-descriptors", few_descriptors).with_ignored_flag(ignored));
     let mut arguments = Arguments::from_args();
     // Trials mostly wait for an outage to pass; more than these keep two processors from carrying the tunnels.
     arguments.test_threads.get_or_insert(2);
@@ -107,6 +108,17 @@ fn nobody_is_there() -> Result<(), Failed> {
         return Ok(());
     }
     Err(format!("{}\n{said}{}", output.status, String::from_utf8_lossy(&output.stderr)).into())
+}
+
+/// With few descriptors to begin with, as containers have them, and more to be had.
+fn few_descriptors() -> Result<(), Failed> {
+    let mut command = Command::new("prlimit");
+    command.args(["--nofile=256:16384", env!("CARGO_BIN_EXE_leakcheck")]);
+    let output = command.args(["demo", "--quick", "--report-dir", "none", "uplink"]).output()?;
+    if output.status.code() == Some(0) {
+        return Ok(());
+    }
+    Err(format!("{}\n{}", output.status, String::from_utf8_lossy(&output.stdout)).into())
 }
 
 /// The block of the README between its `demo` comments; `LEAKCHECK_BLESS=1` writes it anew.

@@ -37,7 +37,7 @@ const SILENCE: Duration = Duration::from_secs(3);
 /// A trial and what it is called.
 type Named = (&'static str, fn(&Range) -> Result<()>);
 
-const TRIALS: [Named; 10] = [
+const TRIALS: [Named; 11] = [
     ("killed::runner", |range| range.shoot(Victims::Runner)),
     ("killed::process_group", |range| range.shoot(Victims::Group)),
     ("killed::agent", |range| range.shoot(Victims::Agent)),
@@ -47,6 +47,7 @@ const TRIALS: [Named; 10] = [
     ("frozen::agent", frozen_agent),
     ("frozen::runner", frozen_runner),
     ("interrupted::puts_back_and_says_130", interrupted),
+    ("interrupted::before_it_has_begun_says_130", interrupted_before),
     ("locked::second_run_is_refused", second_run_is_refused),
 ];
 
@@ -203,13 +204,15 @@ impl Range {
         if victims == Victims::Group {
             killpg(runner, Signal::SIGKILL).context("the group")?;
         }
-        for pid in doomed {
-            match kill(pid, Signal::SIGKILL) {
-                Ok(()) | Err(nix::errno::Errno::ESRCH) => {}
-                Err(errno) => bail!("process {pid} cannot be killed: {errno}"),
+        if victims == Victims::Everyone {
+            // All at one instant: who still runs when the first of them dies would put back what was to be left changed.
+            doomed.iter().try_for_each(|pid| send(*pid, Signal::SIGSTOP))?;
+            let end = Instant::now() + SILENCE / 2;
+            while !doomed.iter().all(|pid| stands_still(*pid)) {
+                ensure!(Instant::now() < end, "processes {doomed:?} do not stand still");
             }
         }
-        Ok(())
+        doomed.iter().try_for_each(|pid| send(*pid, Signal::SIGKILL))
     }
 
     fn wait_until_as_before(&self, what: &str) -> Result<()> {
@@ -232,11 +235,21 @@ impl Range {
     fn begin(&self, method: OutageMethod, window: &str) -> Result<Child> {
         let mut run = self.audit(method).env("LEAKCHECK_OUTAGE__WINDOW", window).spawn()?;
         let end = Instant::now() + Duration::from_secs(20);
-        while self.before.diff(&State::of(&self.lab)?).is_empty() {
+        // On a busy machine the stack changes by itself as well: what an outage changes is noted first.
+        while !self.is_noted()? || self.before.diff(&State::of(&self.lab)?).is_empty() {
             ensure!(Instant::now() < end && run.try_wait()?.is_none(), "{method} changes nothing");
             sleep(Duration::from_millis(10));
         }
         Ok(run)
+    }
+
+    /// Whether a journal holds something that has to be put back.
+    fn is_noted(&self) -> Result<bool> {
+        if !self.state.exists() {
+            return Ok(false);
+        }
+        let mut journals = fs::read_dir(&self.state)?;
+        Ok(journals.any(|journal| journal.and_then(|file| file.metadata()).is_ok_and(|file| file.len() > 0)))
     }
 
     /// Begins an outage, and kills everybody who could put it back in the middle of it.
@@ -258,8 +271,7 @@ impl State {
         let resolv_conf = fs::read_to_string(lab.stack_resolv_conf())?;
         let gluetun = lab.stack().clone();
         let vpn = lab.topology().stack.run(move || async move { gluetun.vpn_process().await })?;
-        let stat = vpn.and_then(|pid| fs::read_to_string(format!("/proc/{pid}/stat")).ok());
-        let stopped = stat.is_some_and(|stat| stat.contains(") T "));
+        let stopped = vpn.and_then(|pid| stat(&pid.to_string())).is_some_and(|stat| stat.starts_with('T'));
         Ok(Self { network, firewall, resolv_conf, stopped })
     }
 
@@ -324,6 +336,25 @@ impl State {
     }
 }
 
+/// Sends a signal to a process that may have ended already.
+fn send(pid: Pid, signal: Signal) -> Result<()> {
+    match kill(pid, signal) {
+        Ok(()) | Err(nix::errno::Errno::ESRCH) => Ok(()),
+        Err(errno) => bail!("process {pid} cannot be sent {signal}: {errno}"),
+    }
+}
+
+/// What /proc tells of a process, from its state on; `None` where there is none.
+fn stat(pid: &str) -> Option<String> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    Some(stat.rsplit_once(')')?.1.trim_start().to_owned())
+}
+
+/// Whether a process is stopped or has ended.
+fn stands_still(pid: Pid) -> bool {
+    stat(&pid.to_string()).is_none_or(|stat| stat.starts_with(['T', 'Z', 'X']))
+}
+
 /// The children of a process, by /proc.
 fn children_of(parent: Pid) -> Vec<Pid> {
     let numbers = fs::read_dir("/proc")
@@ -331,9 +362,8 @@ fn children_of(parent: Pid) -> Vec<Pid> {
         .flatten()
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
     let is_child = |pid: &i32| {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-        after_name.split_whitespace().nth(1) == Some(parent.to_string().as_str())
+        let stat = stat(&pid.to_string()).unwrap_or_default();
+        stat.split_whitespace().nth(1) == Some(parent.to_string().as_str())
     };
     numbers.filter(is_child).map(Pid::from_raw).collect()
 }
@@ -427,6 +457,32 @@ fn interrupted(range: &Range) -> Result<()> {
         ensure!(status.code() == Some(130), "{method}, {signal}: {status}");
     }
     Ok(())
+}
+
+/// Nothing is measured yet when the signal comes: the agent waits for that of another run to leave the namespace.
+fn interrupted_before(range: &Range) -> Result<()> {
+    let method = OutageMethod::ALL[0];
+    let mut first = range.begin(method, "60s")?;
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let elsewhere = range.state.with_file_name("elsewhere");
+        let mut second = range.audit(method).env("LEAKCHECK_STATE_DIR", elsewhere).stderr(Stdio::piped()).spawn()?;
+        let pid = Pid::from_raw(second.id().cast_signed());
+        let end = Instant::now() + GOAL;
+        while children_of(pid).is_empty() {
+            ensure!(Instant::now() < end && second.try_wait()?.is_none(), "the second run starts no agent");
+            sleep(Duration::from_millis(10));
+        }
+        sleep(Duration::from_secs(1));
+        kill(pid, signal)?;
+        let output = second.wait_with_output()?;
+        let told = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.code() == Some(130), "{signal}: {}: {told}", output.status);
+        ensure!(told.contains("the run was interrupted"), "{signal}: {told}");
+    }
+    kill(Pid::from_raw(first.id().cast_signed()), Signal::SIGINT)?;
+    let status = first.wait()?;
+    ensure!(status.code() == Some(130), "the first run was disturbed: {status}");
+    range.wait_until_as_before("after the first run")
 }
 
 fn second_run_is_refused(range: &Range) -> Result<()> {

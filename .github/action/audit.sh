@@ -8,10 +8,21 @@ command=${COMMAND:-run}
 # GitHub takes summaries up to 1 MiB, and shows none that is longer.
 readonly longest=1000000
 
+# What is neither of the two words would weaken the gate without a sign.
+for input in "strict=${STRICT:=false}" "allow-inconclusive=${ALLOW_INCONCLUSIVE:=false}"; do
+    case ${input#*=} in
+    true | false) ;;
+    *)
+        echo "::error::the input ${input%%=*} has to be true or false, and is \`${input#*=}\`"
+        exit 2
+        ;;
+    esac
+done
+
 arguments=("$command" --format github --report-dir "$dir")
 if [ -n "${TARGET:-}" ]; then arguments+=(--target "$TARGET"); fi
 if [ -n "${CONFIG:-}" ]; then arguments+=(--config "$CONFIG"); fi
-if [ "${STRICT:-false}" = true ]; then arguments+=(--strict); fi
+if [ "$STRICT" = true ]; then arguments+=(--strict); fi
 while IFS= read -r line; do
     if [ -n "$line" ]; then arguments+=("$line"); fi
 done <<<"${ARGS:-}"
@@ -46,5 +57,5 @@ else
     echo "::error::leakcheck ended with status $status and wrote no report"
 fi
 
-if [ "$status" = 3 ] && [ "${ALLOW_INCONCLUSIVE:-false}" = true ]; then exit 0; fi
+if [ "$status" = 3 ] && [ "$ALLOW_INCONCLUSIVE" = true ]; then exit 0; fi
 exit "$status"

@@ -54,6 +54,8 @@ grep -q exit-address "$GITHUB_STEP_SUMMARY" || fail "the summary has no report"
 step 1 "${demo[@]}" ARGS=$'--quick\n--leak\nforced-udp' "$here/audit.sh"
 output verdict=fail
 grep -q "^::error" log || fail "there is no annotation"
+step 2 "${demo[@]}" STRICT=yes ARGS=--quick "$here/audit.sh"
+grep -q "^::error::the input strict has to be true or false" log || fail "a word that is neither weakens the gate"
 step 2 "${demo[@]}" ARGS=--no-such-flag "$here/audit.sh"
 output verdict=error
 grep -q "no report" "$GITHUB_STEP_SUMMARY" || fail "the report of before is taken for this one's"

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use pnet::datalink;
 
 use crate::model::evidence::{Link, Proto, Role, Via};
-use crate::sensor::allow::{AllowList, Endpoint, Shape, looks_like_openvpn};
+use crate::sensor::allow::{AllowList, Endpoint, Shape, looks_like_openvpn, looks_like_wireguard};
 use crate::sensor::decode::Packet;
 use crate::sensor::filter;
 use crate::sensor::ring::Ring;
@@ -74,6 +74,7 @@ pub fn observe(links: &[Link], local: &[IpNet]) -> io::Result<Option<Endpoint>> 
                     };
                     flows.entry((packet.src, packet.dst, packet.proto)).or_default().push(Outer {
                         length,
+                        wireguard: looks_like_wireguard(packet.payload, packet.payload_length),
                         openvpn,
                         burst,
                     });
@@ -111,6 +112,8 @@ fn send(tunnel: &str) {
 struct Outer {
     /// Octets of UDP's payload, or of the whole packet.
     length: usize,
+    /// Whether it looks like WireGuard's.
+    wireguard: bool,
     /// Whether it looks like OpenVPN's.
     openvpn: bool,
     /// How often everything had been sent by then.
@@ -140,10 +143,11 @@ fn in_order(seen: &[Outer], outer: impl Fn(usize) -> usize) -> Option<Vec<Outer>
     })
 }
 
-/// Whether it is WireGuard's: each packet padded to 16, 32 octets more.
+/// Whether it is WireGuard's: each packet padded to 16, 32 octets more. One that is obfuscated keeps the lengths alone.
 fn padded(&(_, to, proto): &Flow, seen: &[Outer]) -> Option<Endpoint> {
-    in_order(seen, |size| size.next_multiple_of(16) + WIREGUARD).filter(|_| proto == Proto::Udp)?;
-    Some(Endpoint { address: to, proto, shape: Shape::Wireguard, flow: None })
+    let ours = in_order(seen, |size| size.next_multiple_of(16) + WIREGUARD).filter(|_| proto == Proto::Udp)?;
+    let shape = if ours.iter().all(|outer| outer.wireguard) { Shape::Wireguard } else { Shape::Unknown };
+    Some(Endpoint { address: to, proto, shape, flow: None })
 }
 
 /// Whether one overhead explains all packets: of what was sent, or of what WireGuard made of it, where a relay carries that on in a guise.
@@ -169,7 +173,7 @@ mod tests {
     }
 
     fn seen(lengths: &[usize], openvpn: bool, burst: usize) -> Vec<Outer> {
-        lengths.iter().map(|length| Outer { length: *length, openvpn, burst }).collect()
+        lengths.iter().map(|length| Outer { length: *length, wireguard: !openvpn, openvpn, burst }).collect()
     }
 
     fn wireguard() -> Vec<usize> {
@@ -200,6 +204,7 @@ mod tests {
             found.map(|endpoint| (endpoint.shape, endpoint.flow))
         };
         assert_eq!(of(Proto::Udp, &wireguard(), false), Some((Shape::Wireguard, None)));
+        assert_eq!(of(Proto::Udp, &wireguard(), true), Some((Shape::Unknown, None)), "obfuscated");
         assert_eq!(of(Proto::Udp, &constant(), true), Some((Shape::Openvpn, None)));
         assert_eq!(of(Proto::Tcp, &constant(), true), Some((Shape::Openvpn, Some(4000))));
         assert_eq!(of(Proto::Udp, &constant(), false), Some((Shape::Unknown, None)));

@@ -16,19 +16,26 @@ const PUBLIC: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(1, 1, 1, 1)), IpAddr::V6(Ipv6Addr::new(0x2606, 0x4700, 0x4700, 0, 0, 0, 0, 0x1111))];
 
 /// All links but loopback. The tunnel is `named`, or else the point-to-point link by which public addresses are routed, or else
-/// the only point-to-point link that there is.
-pub async fn find(handle: &Handle, named: Option<&str>) -> Vec<Link> {
+/// the only point-to-point link that there is. Those of `others` are other tunnels, where they are point-to-point links.
+pub async fn find(handle: &Handle, named: Option<&str>, others: &[String]) -> Vec<Link> {
     let interfaces: Vec<NetworkInterface> =
         datalink::interfaces().into_iter().filter(|link| !link.is_loopback()).collect();
+    let is_other = |link: &NetworkInterface| is_tunnel(link) && others.contains(&link.name);
     let tunnel = match named {
         Some(name) => Some(name.to_owned()),
-        None => guess_tunnel(handle, &interfaces).await,
+        None => {
+            guess_tunnel(handle, interfaces.iter().filter(|link| is_tunnel(link) && !is_other(link)).collect()).await
+        }
     };
     interfaces
         .into_iter()
         .map(|interface| Link {
             index: interface.index,
-            role: if tunnel.as_deref() == Some(interface.name.as_str()) { Role::Tunnel } else { Role::Uplink },
+            role: match &tunnel {
+                Some(name) if *name == interface.name => Role::Tunnel,
+                _ if is_other(&interface) => Role::Other,
+                _ => Role::Uplink,
+            },
             up: interface.is_up() && interface.is_lower_up(),
             addresses: interface.ips.iter().filter_map(|ip| IpNet::new(ip.ip(), ip.prefix()).ok()).collect(),
             name: interface.name,
@@ -36,9 +43,11 @@ pub async fn find(handle: &Handle, named: Option<&str>) -> Vec<Link> {
         .collect()
 }
 
-async fn guess_tunnel(handle: &Handle, interfaces: &[NetworkInterface]) -> Option<String> {
-    let candidates: Vec<&NetworkInterface> =
-        interfaces.iter().filter(|link| link.is_point_to_point() && !link.is_broadcast()).collect();
+fn is_tunnel(link: &NetworkInterface) -> bool {
+    link.is_point_to_point() && !link.is_broadcast()
+}
+
+async fn guess_tunnel(handle: &Handle, candidates: Vec<&NetworkInterface>) -> Option<String> {
     for address in PUBLIC {
         let index = route_link(handle, address).await;
         if let Some(link) = candidates.iter().find(|link| Some(link.index) == index) {
@@ -49,6 +58,26 @@ async fn guess_tunnel(handle: &Handle, interfaces: &[NetworkInterface]) -> Optio
         [only] => Some(only.name.clone()),
         _ => None,
     }
+}
+
+/// What the owner should know of links that he may have taken for something else. `others` are the tunnels that he named.
+pub fn doubts(links: &[Link], others: &[String]) -> Vec<String> {
+    let interfaces = datalink::interfaces();
+    let of = |link: &&Link| interfaces.iter().find(|interface| interface.name == link.name).is_some_and(is_tunnel);
+    let uplinks = || links.iter().filter(|link| link.role == Role::Uplink);
+    let unnamed = uplinks().filter(of).map(|link| {
+        format!(
+            "{0} is a tunnel beside the VPN's, and counts as an uplink: what enters it may leave anywhere; if it is yours and runs inside the \
+             VPN, name it in vpn.other_tunnels",
+            link.name
+        )
+    });
+    let wrong = uplinks()
+        .filter(|link| others.contains(&link.name) && !of(link))
+        .map(|link| format!("{} is named in vpn.other_tunnels and is none: it counts as an uplink", link.name));
+    let absent = others.iter().filter(|name| !links.iter().any(|link| link.name == **name));
+    let absent = absent.map(|name| format!("there is no link {name}, which vpn.other_tunnels names"));
+    unnamed.chain(wrong).chain(absent).collect()
 }
 
 /// Index of the link by which the kernel would send to `to` now; `None` when it would refuse.

@@ -112,6 +112,16 @@ pub(super) async fn find_endpoint(
     Ok(Some((found.0, how.to_owned())))
 }
 
+/// All endpoints of the tunnel: the one that was found, and `others`, which are spoken to in the same way.
+pub(super) fn all_endpoints(found: Option<&Endpoint>, others: &[SocketAddr]) -> Vec<Endpoint> {
+    let usual =
+        Endpoint { address: SocketAddr::from(([0; 4], 0)), proto: Proto::Udp, shape: Shape::Wireguard, flow: None };
+    let like = found.unwrap_or(&usual);
+    let others = others.iter().filter(|address| **address != like.address);
+    let others = others.map(|address| Endpoint { address: *address, flow: None, ..like.clone() });
+    found.cloned().into_iter().chain(others).collect()
+}
+
 /// Takes from `claims` what WireGuard says of addresses of the namespace itself.
 fn take_relays(claims: &mut Vec<Claim>, links: &[Link]) -> Vec<SocketAddr> {
     let own = |ip: IpAddr| {
@@ -164,6 +174,19 @@ fn contradictions(address: SocketAddr, how: &str, claims: &[Claim]) -> Vec<Strin
 mod tests {
     use super::*;
     use crate::agent::sources::KERNEL;
+
+    #[test]
+    fn other_servers_are_spoken_to_as_the_one_that_was_found() {
+        let at = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let (one, two) = (at("198.51.100.2:1194"), at("198.51.100.3:1194"));
+        let found = Endpoint { address: one, proto: Proto::Tcp, shape: Shape::Openvpn, flow: Some(4000) };
+        // Of another server's connection nothing was seen yet.
+        let other = Endpoint { address: two, flow: None, ..found.clone() };
+        assert_eq!(all_endpoints(Some(&found), &[one, two]), [found.clone(), other]);
+        assert_eq!(all_endpoints(Some(&found), &[]), [found]);
+        let stated = Endpoint { address: two, proto: Proto::Udp, shape: Shape::Wireguard, flow: None };
+        assert_eq!(all_endpoints(None, &[two]), [stated]);
+    }
 
     #[test]
     fn contradictions_are_told_and_agreement_is_not() {

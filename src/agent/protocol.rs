@@ -100,7 +100,7 @@ pub enum Request {
     },
     /// Asks a destination of the access matrix. May come before `Start`.
     Reach(Box<Reaching>),
-    /// Beside the stack on a network of its: asks its control server as a stranger. Comes instead of `Start`.
+    /// Asks the stack's control server without a key, from inside of the stack, or beside it on a network of its: then instead of `Start`.
     AskControl {
         /// Where it would be.
         at: SocketAddr,
@@ -218,6 +218,10 @@ pub struct Setup {
     pub tunnel: Option<String>,
     /// The VPN server; else found.
     pub endpoint: Option<SocketAddr>,
+    /// Further VPN servers.
+    pub other_servers: Vec<SocketAddr>,
+    /// Names of the links of other tunnels, which run inside the VPN.
+    pub other_tunnels: Vec<String>,
     /// Set when the VPN is OpenVPN by Gluetun's settings: its transport. Counts only while its packets were not seen.
     pub openvpn: Option<Proto>,
     /// Networks that may be talked to past the tunnel; empty: those of the uplinks.

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{LocalSet, spawn_blocking, spawn_local};
 
 use super::ear::Ear;
-use super::place::{find_endpoint, local_subnets};
+use super::place::{all_endpoints, find_endpoint, local_subnets};
 use super::protocol::{Envelope, PROTOCOL, Reply, Request, Setup, Stack, read_frame, write_frame};
 use super::{boot, endpoint, links, memory, programs};
 use crate::clock::Clock;
@@ -174,11 +174,14 @@ async fn answered(work: impl Future<Output = Reply> + 'static) -> Reply {
     })
 }
 
-async fn work(state: &State, request: Request, aborted: watch::Receiver<bool>, replies: &Replies) -> Reply {
+async fn work(state: &State, request: Request, mut aborted: watch::Receiver<bool>, replies: &Replies) -> Reply {
     match request {
-        Request::Start(setup) => match start(state, *setup).await {
-            Ok(stack) => Reply::Started(stack),
-            Err(reply) => reply,
+        // It changes nothing that would have to be put back, and may wait long for an earlier run to go.
+        Request::Start(setup) => tokio::select! {
+            started = start(state, *setup) => started.map_or_else(|reply| reply, Reply::Started),
+            _ = aborted.wait_for(|aborted| *aborted) => {
+                Reply::Failed { what: "the run was interrupted".to_owned(), help: None }
+            }
         },
         Request::PutBack { recipe, key } => match take_lock(state).await {
             Ok(()) => match recipe.work_off(key.as_ref(), PUT_BACK_PATIENCE).await {
@@ -340,7 +343,7 @@ async fn take_lock(state: &State) -> Result<(), Reply> {
 /// A VPN that was started again may have another server: what it sent there is its own.
 async fn look_again(ready: &Ready, evidence: &mut OutageEvidence) {
     let tunnel = ready.cx.links.iter().find(|link| link.role == Role::Tunnel).map(|link| link.name.clone());
-    let found = links::find(&ready.cx.routes, tunnel.as_deref()).await;
+    let found = links::find(&ready.cx.routes, tunnel.as_deref(), &ready.cx.setup.other_tunnels).await;
     let local = ready.sensor.local();
     let seen = spawn_blocking(move || endpoint::observe(&found, &local)).await;
     let Ok(Ok(Some(seen))) = seen else { return };
@@ -373,7 +376,7 @@ async fn start(state: &State, setup: Setup) -> Result<Stack, Reply> {
     let (connection, routes, _) = rtnetlink::new_connection()
         .map_err(|error| failed(format!("routes could not be read: {error}"), "run as root"))?;
     spawn_local(connection);
-    let found = links::find(&routes, setup.tunnel.as_deref()).await;
+    let found = links::find(&routes, setup.tunnel.as_deref(), &setup.other_tunnels).await;
     let uplinks: Vec<u32> = found.iter().filter(|link| link.role == Role::Uplink).map(|link| link.index).collect();
     let gateways = links::gateways(&routes, &uplinks).await;
     let mut notes = Vec::new();
@@ -388,6 +391,7 @@ async fn start(state: &State, setup: Setup) -> Result<Stack, Reply> {
             )
         })?;
     let tunnel = found.iter().find(|link| link.role == Role::Tunnel).map(|link| link.name.clone());
+    notes.extend(links::doubts(&found, &setup.other_tunnels));
     if tunnel.is_none() {
         notes.push(match &setup.tunnel {
             Some(name) => {
@@ -397,8 +401,9 @@ async fn start(state: &State, setup: Setup) -> Result<Stack, Reply> {
         });
     }
     let ledger = Ledger::new(setup.nonce);
-    let allow =
-        AllowList { endpoints: endpoint.iter().map(|(endpoint, _)| endpoint.clone()).collect(), local: local.clone() };
+    let endpoints = all_endpoints(endpoint.as_ref().map(|(endpoint, _)| endpoint), &setup.other_servers);
+    let servers: Vec<SocketAddr> = endpoints.iter().map(|endpoint| endpoint.address).collect();
+    let allow = AllowList { endpoints, local: local.clone() };
     let tunnels = tunnel.iter().cloned().chain(setup.tunnel.clone()).collect();
     let sensor = Sensor::open(clock, ledger.clone(), allow, &found, tunnels).map_err(|error| {
         failed(
@@ -409,7 +414,6 @@ async fn start(state: &State, setup: Setup) -> Result<Stack, Reply> {
     let server = endpoint.as_ref().map(|(endpoint, _)| endpoint.clone());
     let said = setup.resolv_conf.clone();
     let resolv_files = if state.own_container { vec![OWN_RESOLV_CONF.into()] } else { setup.resolv_files.clone() };
-    let servers = endpoint.as_ref().map(|(endpoint, _)| endpoint.address);
     let cx = Context {
         setup,
         clock,
@@ -420,13 +424,7 @@ async fn start(state: &State, setup: Setup) -> Result<Stack, Reply> {
         endpoint: server,
         gateways,
         routes,
-        openings: Arc::new(Openings::new(
-            generation,
-            &firewall,
-            names_of_uplinks(&found),
-            local.clone(),
-            servers.as_slice(),
-        )),
+        openings: Arc::new(Openings::new(generation, &firewall, names_of_uplinks(&found), local.clone(), &servers)),
         resolv_file: resolv_files.iter().find(|path| read_resolv_conf(path).as_ref() == Some(&said)).cloned(),
         resolv_files,
         heard: Heard::default(),

@@ -7,6 +7,7 @@ use crate::model::probe::{Phase, Probe, Severity};
 use crate::outage::About;
 use crate::report::Look;
 use crate::report::page::{Ink, Page};
+use crate::technique;
 
 /// Before the name of an outage method it makes an id.
 const OUTAGE: &str = "outage-";
@@ -46,6 +47,8 @@ fn page(probe: &Probe, look: Look) -> anyhow::Result<String> {
     page.item("severity", severity(probe.severity), Ink::Plain);
     let phases: Vec<_> = probe.phases.iter().map(ToString::to_string).collect();
     page.item("asked when", &phases.join(", "), Ink::Plain);
+    let quick = if probe.phases.contains(&Phase::Up) { " --quick" } else { "" };
+    page.item("ask it", &format!("leakcheck run {}{quick}", probe.id), Ink::Plain);
     let params: Vec<_> = probe.params.iter().map(|(key, value)| format!("{key} = {value}")).collect();
     let params = if params.is_empty() { String::new() } else { format!(" ({})", params.join(", ")) };
     page.item("technique", &format!("{}{params}", probe.technique), Ink::Plain);
@@ -54,7 +57,12 @@ fn page(probe: &Probe, look: Look) -> anyhow::Result<String> {
         page.item(label, text, Ink::Plain);
     }
     if probe.phases.contains(&Phase::Outage) {
-        let ways: Vec<_> = OutageMethod::ALL.iter().map(|method| format!("{OUTAGE}{method}")).collect();
+        let fits = |method: &&OutageMethod| match probe.technique.as_str() {
+            technique::BOOT => method.starts_anew(),
+            technique::FLOWS_V6 => method.keeps_flows(),
+            _ => true,
+        };
+        let ways: Vec<_> = OutageMethod::ALL.iter().filter(fits).map(|method| format!("{OUTAGE}{method}")).collect();
         page.blank();
         page.item("ways down", &format!("{}: leakcheck explain WAY", ways.join(", ")), Ink::Plain);
     }
@@ -75,7 +83,7 @@ fn severity(severity: Severity) -> &'static str {
     match severity {
         Severity::Critical => "critical: the home address, or what is done under it, is shown to strangers",
         Severity::High => "high: a part of the traffic, or its names, are shown to the ISP",
-        Severity::Medium => "medium: something that the owner needs does not work",
+        Severity::Medium => "medium: the stack does not do what its owner needs of it",
         Severity::Low => "low: a weakness that is no leak by itself",
     }
 }

@@ -1,5 +1,5 @@
 //! `leakcheck init`: a `leakcheck.toml` with comments, from the stack that is found. What a run finds by itself is written as a comment, so
-//! that it goes on being found; only what nobody else can know, or what is worth pinning, is set.
+//! that it goes on being found; only what is worth pinning is set. What nobody else can know is suggested as a comment, see `suggest`.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write as _};
@@ -8,14 +8,15 @@ use std::path::Path;
 use anyhow::Context;
 
 use super::doctor::options;
+use super::suggest::{self, Client, Inside, Row};
 use super::{Hint, catalog, print};
 use crate::catalog::Selection;
 use crate::cli::InitArgs;
-use crate::config::Config;
+use crate::config::{Config, TorrentClient};
 use crate::model::evidence::Role;
 use crate::runner::{self, Found};
 use crate::target::Gluetun;
-use crate::technique::nameservers;
+use crate::technique::{client_url, nameservers};
 
 /// Writes the file.
 ///
@@ -60,6 +61,8 @@ struct Draft {
     control_server: Option<String>,
     /// TCP ports that the owner means to be reached, at the stack's own address.
     served: Vec<String>,
+    torrent: Option<Client>,
+    access: Vec<Row>,
 }
 
 impl Draft {
@@ -75,6 +78,13 @@ impl Draft {
         let mut ports: Vec<u16> = of_docker.chain(of_gluetun).collect();
         ports.sort_unstable();
         ports.dedup();
+        let inside: Vec<Inside<'_>> = target
+            .dependents
+            .iter()
+            .map(|one| Inside { name: &one.name, image: &one.settings.image, web_port: one.settings.web_port })
+            .collect();
+        let rows =
+            found.account.iter().zip(own).flat_map(|(account, own)| suggest::rows(account, &own.to_string(), &ports));
         Draft {
             label: target.label.clone(),
             provider: setting("VPN_SERVICE_PROVIDER").map(str::to_lowercase),
@@ -84,6 +94,8 @@ impl Draft {
             resolvers: nameservers(&target.resolv_conf.text).0.iter().map(ToString::to_string).collect(),
             methods: stack.methods.clone(),
             control_server: gluetun.map(|gluetun| format!("http://127.0.0.1:{}", gluetun.control_port)),
+            torrent: suggest::client(&inside, &ports),
+            access: rows.collect(),
             served: own.iter().flat_map(|own| ports.iter().map(move |port| format!("tcp://{own}:{port}"))).collect(),
         }
     }
@@ -94,14 +106,12 @@ impl Draft {
             page.push_str(text);
             page.push('\n');
         };
-        let set = |key: &str, value: String, about: &str| format!("{:<48} # {about}", format!("{key} = {value}"));
-        let found = |key: &str, value: String, about: &str| format!("# {}", set(key, value, about));
         line(&format!(
-            "# What leakcheck has to know of {}. Every key is optional. A key behind a # is found by",
+            "# What leakcheck has to know of {}. Every key is optional; the README tells of all. A key behind a # is",
             self.label
         ));
         line(
-            "# itself, as it is written here or with its default; take the # away to pin it. The README tells of all.",
+            "# found by itself, as it is written here or with its default, or is an example: take the # away to set it.",
         );
         line("");
         line("[target]");
@@ -143,6 +153,7 @@ impl Draft {
         line("[dns]");
         line(&found("resolvers", list(&self.resolvers), "what resolv.conf may name"));
         line(&found("forced_policy", quoted("no-escape"), "or \"drop\": not even through the tunnel"));
+        self.torrent(&mut line);
         line("");
         line("[outage]");
         let wanted = ["vpn-stop", "link-down", "endpoint-block"].map(str::to_owned);
@@ -159,8 +170,70 @@ impl Draft {
             line(&found("control_server", quoted(server), "Gluetun's, as seen from inside"));
             line(&found("api_key_file", quoted("/run/secrets/gluetun_api_key"), "where it asks for a key"));
         }
+        self.access(&mut line);
         page
     }
+
+    /// Nothing is set: a client that is named and not opened is a question without an answer, and no run would pass.
+    fn torrent(&self, line: &mut impl FnMut(&str)) {
+        let fallback = Client {
+            client: TorrentClient::Qbittorrent,
+            url: client_url(TorrentClient::Qbittorrent).to_owned(),
+            seen: "or \"transmission\", \"deluge\"".to_owned(),
+        };
+        let Client { client, url, seen } = self.torrent.as_ref().unwrap_or(&fallback);
+        line("");
+        line("[torrent]");
+        line(
+            "# The torrent client is asked about itself if it tells without logging in. Else take the # away, and put its password,",
+        );
+        line(
+            "# alone, into a file that only you can read; LEAKCHECK_TORRENT__PASSWORD_FILE can name that file as well.",
+        );
+        line(&found("client", quoted(client.word()), seen));
+        line(&found("url", quoted(url), "as seen from inside the stack's network"));
+        if *client != TorrentClient::Deluge {
+            line(&found("user", quoted("admin"), "as you log in"));
+        }
+        line(&found(
+            "password_file",
+            quoted(&format!("/run/secrets/{client}_password")),
+            "or api_key_file (qBittorrent 5.2)",
+        ));
+    }
+
+    fn access(&self, line: &mut impl FnMut(&str)) {
+        line("");
+        line(
+            "# Who may talk to whom, a row for each pair. Take the # away from what is meant so, and turn allow round where it is not;",
+        );
+        line(
+            "# from: container:NAME, stack, host, netns:NAME-OR-PATH or pid:PID; to: http://, https://, tcp://, udp:// or icmp://.",
+        );
+        let example = [Row {
+            from: "container:sonarr".to_owned(),
+            to: "http://gluetun:8080/".to_owned(),
+            allow: true,
+            why: "an example".to_owned(),
+        }];
+        for Row { from, to, allow, why } in if self.access.is_empty() { &example[..] } else { &self.access } {
+            line("# [[access]]");
+            line(&found("from", quoted(from), why));
+            line(&found("to", quoted(to), ""));
+            line(&found("allow", allow.to_string(), if *allow { "has to answer" } else { "must not answer" }));
+        }
+    }
+}
+
+/// A key, and what it is about.
+fn set(key: &str, value: String, about: &str) -> String {
+    let pair = format!("{key} = {value}");
+    if about.is_empty() { pair } else { format!("{pair:<48} # {about}") }
+}
+
+/// A key that a run finds by itself, or that only the owner knows.
+fn found(key: &str, value: String, about: &str) -> String {
+    format!("# {}", set(key, value, about))
 }
 
 /// As a TOML string.
@@ -196,6 +269,19 @@ mod tests {
             methods: vec!["vpn-stop".to_owned(), "endpoint-block".to_owned(), "kill".to_owned()],
             control_server: Some("http://127.0.0.1:8000".to_owned()),
             served: vec!["tcp://172.18.0.10:8080".to_owned()],
+            torrent: Some(Client {
+                client: TorrentClient::Transmission,
+                url: "http://127.0.0.1:9092".to_owned(),
+                seen: "the container tr".to_owned(),
+            }),
+            access: ["sonarr", "radarr"]
+                .map(|name| Row {
+                    from: format!("container:{name}"),
+                    to: "tcp://gluetun:8080".to_owned(),
+                    allow: name == "sonarr",
+                    why: "is there".to_owned(),
+                })
+                .into(),
         }
     }
 
@@ -206,12 +292,26 @@ mod tests {
         for draft in [draft(), bare] {
             let text = draft.text();
             let config = load(&text);
-            assert_eq!(config.local, Config::default().local, "{text}");
-            let keys = |line: &str| line.starts_with("# ") && line.contains(" = ");
+            assert_eq!(
+                (&config.local, &config.torrent),
+                (&Config::default().local, &Config::default().torrent),
+                "{text}"
+            );
+            assert!(config.access.is_empty(), "{text}");
+            let keys = |line: &str| line.starts_with("# ") && line.contains(" = ") || line == "# [[access]]";
             let pinned: String =
                 text.lines().map(|line| format!("{}\n", if keys(line) { &line[2..] } else { line })).collect();
             let config = load(&pinned);
             assert!(!config.home.ip.is_empty() && !config.local.must_serve.is_empty(), "{pinned}");
+            assert!(config.torrent.password_file.is_some() && config.torrent.url.is_some(), "{pinned}");
+            let access: Vec<_> = config.access.iter().map(|row| (row.from.to_string(), row.allow)).collect();
+            let expected = match draft.access.as_slice() {
+                [] => vec![("container:sonarr".to_owned(), true)],
+                rows => rows.iter().map(|row| (row.from.clone(), row.allow)).collect(),
+            };
+            assert_eq!(access, expected, "{pinned}");
+            let client = draft.torrent.as_ref().map_or(TorrentClient::Qbittorrent, |seen| seen.client);
+            assert_eq!(config.torrent.client, Some(client), "{pinned}");
         }
         let config = load(&draft().text());
         assert_eq!(config.target.docker.as_deref(), Some("gluetun"));

@@ -17,6 +17,7 @@ mod list;
 mod manual;
 mod restore;
 mod run;
+mod suggest;
 
 use std::io::{self, Write as _};
 use std::path::Path;

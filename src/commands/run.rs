@@ -71,9 +71,11 @@ pub(super) fn audit(config: &Config, place: Place<'_>, args: &AuditArgs) -> anyh
     }
     let mut report = match runner::run(&options) {
         Ok(report) => report,
-        Err(error @ RunError::NotPutBack { .. }) => {
+        Err(error @ (RunError::NotPutBack { .. } | RunError::Interrupted)) => {
+            let status =
+                if matches!(error, RunError::Interrupted) { runner::INTERRUPTED } else { runner::NOT_PUT_BACK };
             let _ = write!(std::io::stderr(), "{}", tell(&error.into()));
-            return Ok(runner::NOT_PUT_BACK);
+            return Ok(status);
         }
         Err(error) => return Err(error.into()),
     };

@@ -8,7 +8,7 @@ use reqwest::Url;
 use serde::{Deserialize, Serialize};
 
 use super::text::{maybe, one};
-use super::value::{HttpUrl, Name};
+use super::value::{HttpUrl, Name, without_secrets};
 use super::{HostPort, shown};
 use crate::model::evidence::AccessRule;
 use crate::target::TargetSpec;
@@ -167,12 +167,16 @@ impl FromStr for Destination {
                     Ok(ip) => Ok(Destination::Icmp(ip.to_string())),
                     Err(_) => match Name::from_str(host) {
                         Ok(name) => Ok(Destination::Icmp(name.0)),
-                        Err(_) => Err(format!("`{host}` is no host, write icmp://HOST: echo requests have no port")),
+                        Err(_) => Err(format!(
+                            "`{}` is no host, write icmp://HOST: echo requests have no port",
+                            without_secrets(host)
+                        )),
                     },
                 }
             }
             _ => Err(format!(
-                "`{text}` is no destination, write tcp://HOST:PORT, udp://HOST:PORT, http://HOST/, https://HOST/ or icmp://HOST"
+                "`{}` is no destination, write tcp://HOST:PORT, udp://HOST:PORT, http://HOST/, https://HOST/ or icmp://HOST",
+                without_secrets(text)
             )),
         }
     }

@@ -109,6 +109,13 @@ fn check(config: &Config) -> Result<(), Clash> {
     if let Some((second, _)) = TARGETS.into_iter().zip(set).filter(|(_, set)| *set).nth(1) {
         return clash("target", second, "a stack has one target: name one of docker, netns and pid");
     }
+    if config.vpn.interface.as_ref().is_some_and(|name| config.vpn.other_tunnels.contains(name)) {
+        return clash(
+            "vpn",
+            "other_tunnels",
+            "one of these is the VPN's own tunnel by `interface`: it cannot be another one",
+        );
+    }
     check_torrent(&config.torrent)?;
     let OutageRules { api_key_file, control_user, control_password_file, down, up, .. } = &config.outage;
     match (control_user, control_password_file) {

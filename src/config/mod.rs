@@ -2,6 +2,7 @@
 //! not configured is found by the runner.
 
 mod access;
+mod choice;
 mod error;
 mod load;
 mod secret;
@@ -20,13 +21,14 @@ use reqwest::Url;
 use serde::Deserialize;
 
 pub use access::{Access, Destination, Stand};
+pub use choice::{ForcedPolicy, OutageMethod, Provider, TorrentClient};
 pub use error::ConfigError;
 #[cfg(feature = "lab")]
 pub(crate) use load::understand;
 pub use secret::Secret;
 use text::{many, maybe, one};
 use value::{Address, AddressPort, Canary, HttpUrl, LocalNet, Name, Net, PublicIp, Span};
-pub use value::{ForcedPolicy, HostPort, Local, OutageMethod, Provider, TorrentClient, Tracker, parse_duration, shown};
+pub use value::{HostPort, Local, Tracker, parse_duration, shown, without_secrets};
 
 /// The whole configuration. Every key is optional.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -83,6 +85,12 @@ pub struct Vpn {
     #[serde(deserialize_with = "maybe::<AddressPort, _, _>")]
     #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub endpoint: Option<SocketAddr>,
+    /// Further VPN servers, which the firewall lets the tunnel reach in the same way.
+    #[serde(deserialize_with = "many::<AddressPort, _, _>")]
+    #[cfg_attr(test, schemars(with = "Vec<String>"))]
+    pub other_servers: Vec<SocketAddr>,
+    /// Links of the owner's own tunnels, which run inside the VPN: what enters them is theirs, and what carries them is looked at.
+    pub other_tunnels: Vec<String>,
     /// The exit must lie in one of these; empty: anywhere.
     #[serde(deserialize_with = "many::<Net, _, _>")]
     #[cfg_attr(test, schemars(with = "Vec<String>"))]
@@ -237,7 +245,14 @@ pub struct OutageRules {
 
 impl Default for Vpn {
     fn default() -> Self {
-        Vpn { provider: Provider::Mullvad, interface: None, endpoint: None, exit: Vec::new() }
+        Vpn {
+            provider: Provider::Mullvad,
+            interface: None,
+            endpoint: None,
+            other_servers: Vec::new(),
+            other_tunnels: Vec::new(),
+            exit: Vec::new(),
+        }
     }
 }
 

@@ -73,6 +73,8 @@ fn every_key_is_read() {
     assert_eq!(config.vpn.provider, Provider::Any);
     assert_eq!(config.vpn.interface.as_deref(), Some("tun0"));
     assert_eq!(config.vpn.endpoint, Some("198.51.100.2:51820".parse().unwrap()));
+    let servers = ["198.51.100.3:51820", "[2001:db8:51::2]:51820"].map(|at| at.parse().unwrap());
+    assert_eq!((config.vpn.other_servers, config.vpn.other_tunnels), (servers.to_vec(), vec!["tailscale0".to_owned()]));
     assert_eq!(config.vpn.exit, ["198.51.100.0/24".parse().unwrap(), "2001:db8:51::3/128".parse::<IpNet>().unwrap()]);
     assert_eq!(config.home.ip, [public("203.0.113.10"), public("2001:db8:18::10")]);
     assert_eq!(config.home.resolvers, [public("203.0.113.53")]);

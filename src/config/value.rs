@@ -9,129 +9,6 @@ use ipnet::IpNet;
 use reqwest::Url;
 use serde::{Deserialize, Serialize};
 
-/// Whose exit the stack should have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Provider {
-    /// Mullvad says itself whether an address is an exit of its own.
-    Mullvad,
-    /// The exit must only not be home.
-    Any,
-}
-
-/// What must become of a query that is forced to a foreign resolver.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ForcedPolicy {
-    /// It may be answered through the tunnel, but not leave by an uplink.
-    NoEscape,
-    /// It may not be answered at all, not even through the tunnel.
-    Drop,
-}
-
-/// A torrent client that can be asked about itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum TorrentClient {
-    /// By its Web API, version 2.
-    Qbittorrent,
-    /// By its RPC.
-    Transmission,
-    /// By the JSON-RPC of its web interface.
-    Deluge,
-}
-
-/// A way to take the tunnel down.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum OutageMethod {
-    /// Gluetun's control server is told to stop the VPN.
-    VpnStop,
-    /// The tunnel's interface is set down.
-    LinkDown,
-    /// Packets to and from the VPN server are dropped, and the tunnel is not told.
-    EndpointBlock,
-    /// The VPN's process is killed.
-    ProcessKill,
-    /// The VPN's process is stopped, and holds the tunnel.
-    ProcessStop,
-    /// A command of the configuration takes the tunnel down.
-    Command,
-    /// Docker pauses the VPN container.
-    Pause,
-    /// Docker restarts the VPN container.
-    Restart,
-    /// Docker kills the VPN container, and starts it again.
-    Kill,
-}
-
-impl OutageMethod {
-    /// All of them, in the order in which they are tried.
-    pub const ALL: [OutageMethod; 9] = [
-        OutageMethod::VpnStop,
-        OutageMethod::LinkDown,
-        OutageMethod::EndpointBlock,
-        OutageMethod::ProcessKill,
-        OutageMethod::ProcessStop,
-        OutageMethod::Command,
-        OutageMethod::Pause,
-        OutageMethod::Restart,
-        OutageMethod::Kill,
-    ];
-
-    /// Whether it is done to the container itself, by Docker, from outside of the namespace.
-    pub fn is_of_container(self) -> bool {
-        self == OutageMethod::Pause || self.starts_anew()
-    }
-
-    /// Whether the container is started again, and has another network namespace after it.
-    pub fn starts_anew(self) -> bool {
-        matches!(self, OutageMethod::Restart | OutageMethod::Kill)
-    }
-
-    /// Whether a flow that was open before can stay where it belongs on a stack that is sealed. Where the tunnel's address stays although its
-    /// routes are gone, as when its link is set down by hand, a firewall that lets known flows pass lets these out, which is the doing of the
-    /// method; where the process or the container is taken away, the flow's socket may go with it.
-    pub fn keeps_flows(self) -> bool {
-        match self {
-            OutageMethod::VpnStop | OutageMethod::EndpointBlock | OutageMethod::Command => true,
-            OutageMethod::LinkDown
-            | OutageMethod::ProcessKill
-            | OutageMethod::ProcessStop
-            | OutageMethod::Pause
-            | OutageMethod::Restart
-            | OutageMethod::Kill => false,
-        }
-    }
-}
-
-/// Names an enum by its kebab-case words, both ways.
-macro_rules! words {
-    ($type:ident, $what:literal, $($variant:ident => $word:literal),+) => {
-        impl $type {
-            /// The word of the configuration and the command line.
-            pub fn word(self) -> &'static str {
-                match self { $($type::$variant => $word),+ }
-            }
-        }
-        impl fmt::Display for $type {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(self.word())
-            }
-        }
-        impl FromStr for $type {
-            type Err = String;
-            fn from_str(text: &str) -> Result<Self, String> {
-                match text {
-                    $($word => Ok($type::$variant),)+
-                    other => Err(format!(concat!("unknown ", $what, " `{}`, expected one of ", "{}"), other, [$(concat!("`", $word, "`")),+].join(", "))),
-                }
-            }
-        }
-    };
-}
-words!(Provider, "provider", Mullvad => "mullvad", Any => "any");
-words!(ForcedPolicy, "policy", NoEscape => "no-escape", Drop => "drop");
-words!(TorrentClient, "torrent client", Qbittorrent => "qbittorrent", Transmission => "transmission", Deluge => "deluge");
-words!(OutageMethod, "outage method", VpnStop => "vpn-stop", LinkDown => "link-down", EndpointBlock => "endpoint-block", ProcessKill => "process-kill", ProcessStop => "process-stop", Command => "command", Pause => "pause", Restart => "restart", Kill => "kill");
-
 /// A host, by name or address, and a port.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct HostPort {
@@ -162,7 +39,7 @@ impl FromStr for HostPort {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("`{text}` is not a host and a port, write HOST:PORT or [IPV6]:PORT");
+        let wrong = || format!("`{}` is not a host and a port, write HOST:PORT or [IPV6]:PORT", without_secrets(text));
         let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
         let port = port.parse::<u16>().ok().filter(|port| *port != 0).ok_or_else(wrong)?;
         let host = match host.strip_prefix('[') {
@@ -187,6 +64,25 @@ pub fn shown(url: &Url) -> String {
             bare.set_fragment(None);
             format!("{bare}{}", if query.is_some() { "?…" } else { "" })
         }
+    }
+}
+
+/// A text that was refused for an address, as an error may repeat it: without what may be a login or a key in it. Whoever logs in by `ssh` has a
+/// name and no secret.
+pub fn without_secrets(text: &str) -> String {
+    let (scheme, rest) = match text.split_once("://") {
+        Some((scheme, rest)) => (format!("{scheme}://"), rest),
+        None => (String::new(), text),
+    };
+    // A password may hold any of the characters that part the rest.
+    let (login, rest) = match rest.rsplit_once('@') {
+        Some((name, rest)) if scheme == "ssh://" && !name.contains(':') => (format!("{name}@"), rest),
+        Some((_, rest)) => ("…@".to_owned(), rest),
+        None => (String::new(), rest),
+    };
+    match rest.split_once(['?', '#']) {
+        Some((bare, _)) => format!("{scheme}{login}{bare}?…"),
+        None => format!("{scheme}{login}{rest}"),
     }
 }
 
@@ -243,7 +139,10 @@ impl FromStr for Local {
         match text.split_once("://") {
             Some(("tcp", rest)) => Ok(Local::Tcp(rest.trim_end_matches('/').parse()?)),
             Some(("http" | "https", _)) => Ok(Local::Http(HttpUrl::from_str(text)?.0)),
-            _ => Err(format!("`{text}` is not a local target, write http://HOST/, https://HOST/ or tcp://HOST:PORT")),
+            _ => Err(format!(
+                "`{}` is not a local target, write http://HOST/, https://HOST/ or tcp://HOST:PORT",
+                without_secrets(text)
+            )),
         }
     }
 }

@@ -34,7 +34,8 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
         return Ruling::without_evidence();
     };
     let rows = rows(case);
-    let lines: Vec<EvidenceLine> = rows.iter().map(|row| row_line(evidence, row)).collect();
+    let lines: Vec<EvidenceLine> =
+        case.facts.access.iter().zip(&rows).map(|(rule, row)| row_line(evidence, rule, row)).collect();
     let first = |found: AccessFound| rows.iter().zip(&lines).find(|(row, _)| row.found == found);
     if let Some((row, line)) = first(AccessFound::Open) {
         let summary = format!("{} reaches {}, which it must not{}", row.from, row.to, more(&rows, AccessFound::Open));
@@ -206,12 +207,8 @@ fn dead(evidence: &Evidence, rule: &AccessRule, one: &Tried<'_>) -> String {
     format!("nobody else is answered either, so it may be away ({}{rest})", said.join("; "))
 }
 
-fn row_line(evidence: &Evidence, row: &AccessRow) -> EvidenceLine {
-    let of_row = |answer: &&Answer| {
-        matches!(&answer.said, Said::Access { from, control: false, .. } if *from == row.from)
-            && answer.witness == row.to
-    };
-    let at_ms = evidence.answers.iter().filter(of_row).map(|answer| answer.at_ms).fold(evidence.from_ms, f64::max);
+fn row_line(evidence: &Evidence, rule: &AccessRule, row: &AccessRow) -> EvidenceLine {
+    let at_ms = tried(evidence, rule).iter().map(|one| one.at_ms).fold(evidence.from_ms, f64::max);
     let due = if row.allow { "has to reach" } else { "must not reach" };
     let what = format!("{} {due} {}: {}", row.from, row.to, row.what);
     line(at_ms, what, json!({ "from": row.from, "to": row.to, "allow": row.allow, "found": row.found }))

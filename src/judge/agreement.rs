@@ -47,7 +47,7 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
             list(&silent)
         ));
     }
-    let differ = disagree(&all, false) || disagree(&all, true);
+    let differ = disagree(&all);
     if !doubts.is_empty() {
         let what = match (differ, seen.is_empty()) {
             (true, _) => format!("exits differ: {}", told(&seen)),

@@ -1,4 +1,4 @@
-//! What a torrent client says of itself: `client-bound`, `client-quiet`, `client-port` and `client-address`. Its word is taken where it
+//! What torrent clients say of themselves: `client-bound`, `client-quiet`, `client-port` and `client-address`. The word of one is taken where it
 //! accuses itself; where it clears itself the sensor has to have listened all the same, as for every other pass.
 
 use std::collections::BTreeSet;
@@ -8,18 +8,26 @@ use serde_json::json;
 
 use super::exit::{Exit, exits, of_uplink, unproven, wrong};
 use super::{Case, Facts, NO_EVIDENCE, Ruling, law, line};
+use crate::config::Provider;
 use crate::model::evidence::{Answer, Binding, ClientSays, ClientStatus, Evidence, Role, Said};
 use crate::model::report::EvidenceLine;
 use crate::model::verdict::FailKind;
 use crate::sensor::allow::is_private;
 
-/// What a client said, and what else there is to judge by.
+/// What the clients said, and what else there is to judge by.
 struct Heard<'a> {
-    says: Vec<&'a ClientSays>,
-    /// Why a clean word of it proves nothing.
+    told: Vec<Told<'a>>,
+    /// Why a clean word of theirs proves nothing.
     doubts: Vec<String>,
+    /// Where something answers that may be one more client, and tells nothing.
+    locked: Vec<&'a str>,
     lines: Vec<EvidenceLine>,
-    first: EvidenceLine,
+}
+
+/// The word of one client.
+struct Told<'a> {
+    says: &'a ClientSays,
+    line: EvidenceLine,
 }
 
 impl<'a> Heard<'a> {
@@ -31,34 +39,34 @@ impl<'a> Heard<'a> {
         if let Some(why) = &evidence.unasked {
             return Err(Ruling::skip(why));
         }
-        let told = |answer: &'a Answer| match &answer.said {
-            Said::Client(says) => Some(&**says),
-            _ => None,
-        };
         let lines: Vec<EvidenceLine> = evidence.answers.iter().map(answer_line).collect();
         let mut doubts = law::sensor_doubts(case);
         doubts.extend(evidence.problems.clone());
-        doubts.extend(evidence.answers.iter().filter_map(|answer| match &answer.said {
-            Said::Client(_) | Said::Forwards { .. } => None,
-            Said::Nothing { error } => Some(format!("{}: {error}", answer.witness)),
-            _ => Some(format!("{}: an answer of another kind", answer.witness)),
-        }));
-        let first = evidence.answers.iter().find(|answer| told(answer).is_some()).map(answer_line);
-        let Some(first) = first else {
+        let (mut told, mut locked) = (Vec::new(), Vec::new());
+        for answer in &evidence.answers {
+            match &answer.said {
+                Said::Client(says) => told.push(Told { says, line: answer_line(answer) }),
+                Said::Forwards { .. } => {}
+                Said::Locked { .. } => locked.push(answer.witness.as_str()),
+                _ => doubts.push(answer_line(answer).what),
+            }
+        }
+        if told.is_empty() {
             if doubts.is_empty() {
                 doubts.push(NO_EVIDENCE.to_owned());
             }
             return Err(Ruling::inconclusive("the torrent client did not tell", &doubts, lines));
-        };
-        Ok(Heard { says: evidence.answers.iter().filter_map(told).collect(), doubts, lines, first })
+        }
+        Ok(Heard { told, doubts, locked, lines })
     }
 
-    fn name(&self) -> &'a str {
-        self.says.first().map_or("the torrent client", |says| &says.name)
+    /// All that one setting or another of a client's says, with the client.
+    fn each<T>(&self, of: impl Fn(&'a ClientSays) -> &'a [T]) -> Vec<(&Told<'a>, &'a T)> {
+        self.told.iter().flat_map(|told| of(told.says).iter().map(move |one| (told, one))).collect()
     }
 
-    fn fail(self, kind: FailKind, summary: String, reason: String) -> Ruling {
-        Ruling::fail(kind, summary, reason, self.first, self.lines)
+    fn fail(self, lead: EvidenceLine, kind: FailKind, summary: String, reason: &str) -> Ruling {
+        Ruling::fail(kind, summary, reason.to_owned(), lead, self.lines)
     }
 
     fn warn(self, summary: String, reason: String) -> Ruling {
@@ -67,11 +75,26 @@ impl<'a> Heard<'a> {
 
     /// A pass, unless something makes it inconclusive.
     fn pass(self, summary: String) -> Ruling {
+        let summary = match self.locked.as_slice() {
+            [] => summary,
+            some => format!("{summary} (of what answers at {} nothing is known)", some.join(" and ")),
+        };
         if self.doubts.is_empty() {
             return Ruling::pass(summary, self.lines);
         }
         Ruling::inconclusive(&summary, &self.doubts, self.lines)
     }
+}
+
+/// Each once, in their order.
+fn listed(parts: impl IntoIterator<Item = String>, between: &str) -> String {
+    let mut all: Vec<String> = Vec::new();
+    for part in parts {
+        if !all.contains(&part) {
+            all.push(part);
+        }
+    }
+    all.join(between)
 }
 
 /// `client-bound`.
@@ -80,33 +103,39 @@ pub(super) fn judge_bound(case: &Case<'_>) -> Ruling {
         Ok(heard) => heard,
         Err(ruling) => return ruling,
     };
-    let name = heard.name();
-    let bindings: Vec<&Binding> = heard.says.iter().copied().flat_map(|says| &says.bindings).collect();
-    let find = |wrong: &dyn Fn(&Binding) -> bool| bindings.iter().copied().find(|binding| wrong(binding));
-    if let Some(binding) = find(&|binding| binding.role == Some(Role::Uplink)) {
-        let summary = format!("{name} is bound to the uplink: {}", shown(binding));
-        return heard.fail(
-            FailKind::Leak,
-            summary,
-            "it talks to its peers past the tunnel by its own settings".to_owned(),
-        );
+    let bindings = heard.each(|says| &says.bindings);
+    let find = |wrong: &dyn Fn(&Binding) -> bool| {
+        let (told, binding) = bindings.iter().find(|(_, binding)| wrong(binding))?;
+        Some((told.line.clone(), &told.says.name, shown(binding)))
+    };
+    if let Some((lead, name, shown)) = find(&|binding| binding.role == Some(Role::Uplink)) {
+        let summary = format!("{name} is bound to the uplink: {shown}");
+        return heard.fail(lead, FailKind::Leak, summary, "it talks to its peers past the tunnel by its own settings");
     }
-    if let Some(binding) = find(&|binding| binding.to.is_some() && binding.role.is_none()) {
-        let summary = format!("{name} is bound to what the stack has not: {}", shown(binding));
-        return heard.fail(FailKind::Broken, summary, "so bound it reaches nobody".to_owned());
+    if let Some((lead, name, shown)) = find(&|binding| binding.to.is_some() && binding.role.is_none()) {
+        let summary = format!("{name} is bound to what the stack has not: {shown}");
+        return heard.fail(lead, FailKind::Broken, summary, "so bound it reaches nobody");
     }
-    if let Some(binding) = find(&|binding| binding.to.is_none()) {
+    if let Some((_, name, shown)) = find(&|binding| binding.to.is_none()) {
         let tunnel = case.facts.tunnel.as_deref().unwrap_or("the tunnel's interface");
-        let summary = format!("{name} is bound to no interface: {}", shown(binding));
+        let summary = format!("{name} is bound to no interface: {shown}");
         let reason = format!("the firewall alone keeps it in the tunnel: bind it to {tunnel} as well");
         return heard.warn(summary, reason);
     }
-    let Some(summary) = bindings.first().map(|binding| format!("{name} is bound to the tunnel: {}", shown(binding)))
-    else {
-        heard.doubts.push(format!("{name} does not tell to what it is bound, and no socket of it was found"));
+    let mut summaries = Vec::new();
+    for Told { says, .. } in &heard.told {
+        let name = &says.name;
+        match says.bindings.first() {
+            Some(binding) => summaries.push(format!("{name} is bound to the tunnel: {}", shown(binding))),
+            None => {
+                heard.doubts.push(format!("{name} does not tell to what it is bound, and no socket of it was found"))
+            }
+        }
+    }
+    if summaries.is_empty() {
         return heard.pass("the torrent client's interface is not known".to_owned());
-    };
-    heard.pass(summary)
+    }
+    heard.pass(listed(summaries, "; "))
 }
 
 fn shown(binding: &Binding) -> String {
@@ -119,24 +148,46 @@ pub(super) fn judge_quiet(case: &Case<'_>) -> Ruling {
         Ok(heard) => heard,
         Err(ruling) => return ruling,
     };
-    let name = heard.name();
-    let all = || heard.says.iter().copied().flat_map(|says| &says.announces);
-    let on: BTreeSet<&str> = all().filter(|one| one.on).map(|one| one.what.as_str()).collect();
-    if !on.is_empty() {
-        let off: BTreeSet<&str> = all().filter(|one| one.on).map(|one| one.setting.as_str()).collect();
-        let (on, off) = (Vec::from_iter(on).join(", "), Vec::from_iter(off).join("; "));
+    let names = |says: &ClientSays, on: bool| {
+        let names: BTreeSet<&str> =
+            says.announces.iter().filter(|one| one.on == on).map(|one| one.what.as_str()).collect();
+        Vec::from_iter(names).join(", ")
+    };
+    let uses = heard.told.iter().map(|told| (&told.says.name, names(told.says, true)));
+    let uses = listed(uses.filter(|(_, on)| !on.is_empty()).map(|(name, on)| format!("{name} uses {on}")), "; ");
+    if !uses.is_empty() {
+        let on = heard.each(|says| &says.announces).into_iter().filter(|(_, one)| one.on);
+        let off: BTreeSet<&str> = on.map(|(_, one)| one.setting.as_str()).collect();
+        let off = Vec::from_iter(off).join("; ");
         let reason = format!(
             "it asks the home's router for a port, or tells the home's network of itself, as soon as the firewall lets it: turn off {off}"
         );
-        return heard.warn(format!("{name} uses {on}"), reason);
+        return heard.warn(uses, reason);
     }
-    let off: BTreeSet<&str> = all().map(|one| one.what.as_str()).collect();
-    if off.is_empty() {
-        heard.doubts.push(format!("{name} told none of the settings that were looked for"));
+    let mut summaries = Vec::new();
+    for Told { says, .. } in &heard.told {
+        match names(says, false) {
+            none if none.is_empty() => {
+                heard.doubts.push(format!("{} told none of the settings that were looked for", says.name));
+            }
+            off => summaries.push(format!("{} uses none of {off}", says.name)),
+        }
+    }
+    if summaries.is_empty() {
         return heard.pass("what the torrent client announces is not known".to_owned());
     }
-    let off = Vec::from_iter(off).join(", ");
-    heard.pass(format!("{name} uses none of {off}"))
+    heard.pass(listed(summaries, "; "))
+}
+
+/// Which ports lead to the stack, by Gluetun's word.
+#[derive(Default)]
+struct Forwarded {
+    /// Ports that the provider gave it.
+    given: BTreeSet<u16>,
+    /// Ports that its own firewall lets in by the tunnel.
+    let_in: BTreeSet<u16>,
+    /// Whether it is set to have one given.
+    wanted: bool,
 }
 
 /// `client-port`.
@@ -145,74 +196,109 @@ pub(super) fn judge_port(case: &Case<'_>) -> Ruling {
         Ok(heard) => heard,
         Err(ruling) => return ruling,
     };
-    let name = heard.name();
-    if heard.says.iter().copied().any(|says| says.status == Some(ClientStatus::Disconnected)) {
+    if let Some(Told { says, line }) =
+        heard.told.iter().find(|told| told.says.status == Some(ClientStatus::Disconnected))
+    {
+        let (lead, summary) = (line.clone(), format!("{} listens nowhere", says.name));
         let reason = "no peer can reach it, and often it is cut off wholly: its interface or address may be gone, or its port taken";
-        return heard.fail(FailKind::Broken, format!("{name} listens nowhere"), reason.to_owned());
+        return heard.fail(lead, FailKind::Broken, summary, reason);
     }
     let answers = case.evidence.map(|evidence| evidence.answers.as_slice()).unwrap_or_default();
-    let mut forwarded: Option<(BTreeSet<u16>, bool)> = None;
+    let mut known: Option<Forwarded> = None;
     let mut unknown = None;
     for answer in answers {
         match &answer.said {
-            Said::Forwards { ports: Some(ports), wanted, .. } => {
-                let (all, any) = forwarded.get_or_insert_default();
-                all.extend(ports);
-                *any |= *wanted;
+            Said::Forwards { ports: Some(ports), let_in, wanted, .. } => {
+                let all = known.get_or_insert_default();
+                all.given.extend(ports);
+                all.let_in.extend(let_in);
+                all.wanted |= *wanted;
             }
             Said::Forwards { ports: None, how, .. } => unknown = Some(how),
             _ => {}
         }
     }
-    let ports: BTreeSet<u16> = heard.says.iter().copied().filter_map(|says| says.port).collect();
-    let status = heard
-        .says
-        .iter()
-        .copied()
-        .find_map(|says| says.status)
-        .map_or(String::new(), |status| format!(", and {status}"));
-    match (forwarded, unknown) {
-        (None, Some(how)) if heard.doubts.is_empty() => {
-            Ruling::skip(&format!("it is not known whether the VPN forwards a port: {how}"))
+    let Some(Forwarded { given, let_in, wanted }) = known else {
+        if let (Some(how), true) = (unknown, heard.doubts.is_empty()) {
+            return Ruling::skip(&format!("it is not known whether the VPN forwards a port: {how}"));
         }
-        (None, _) => {
-            if heard.doubts.is_empty() {
-                heard.doubts.push("nobody was asked whether the VPN forwards a port".to_owned());
-            }
-            heard.pass("the torrent client's port could not be compared".to_owned())
+        if heard.doubts.is_empty() {
+            heard.doubts.push("nobody was asked whether the VPN forwards a port".to_owned());
         }
-        (Some((forwarded, wanted)), _) if forwarded.is_empty() => {
-            if wanted {
-                let reason = "VPN_PORT_FORWARDING is on, and peers can reach no port: Gluetun's log says why";
-                return heard.warn("the VPN forwards no port, though it is meant to".to_owned(), reason.to_owned());
+        return heard.pass("the torrent client's port could not be compared".to_owned());
+    };
+    if !given.is_empty() {
+        return match compare(&mut heard, &given, "which the VPN forwards", "the VPN forwards") {
+            Ok(summary) => heard.pass(summary),
+            Err((lead, summary)) => {
+                heard.fail(lead, FailKind::Broken, summary, "peers who come by the forwarded port find nobody")
             }
-            heard.pass(format!("the VPN forwards no port, so that none has to be {name}'s{status}"))
+        };
+    }
+    if wanted {
+        let reason = "VPN_PORT_FORWARDING is on, and peers can reach no port: Gluetun's log says why";
+        return heard.warn("the VPN forwards no port, though it is meant to".to_owned(), reason.to_owned());
+    }
+    // What the provider forwards by its own web page Gluetun does not know, but what its owner lets in for that it does. Mullvad forwards none.
+    if !let_in.is_empty() && case.facts.provider != Some(Provider::Mullvad) {
+        let through = "which Gluetun lets in by the tunnel (FIREWALL_VPN_INPUT_PORTS)";
+        return match compare(&mut heard, &let_in, through, "Gluetun lets in by the tunnel") {
+            Ok(summary) => heard.pass(summary),
+            Err((_, summary)) => {
+                let reason = "if the provider forwards what FIREWALL_VPN_INPUT_PORTS names, peers who come by that find nobody; if nothing \
+                              in the stack is to be reached by the tunnel, drop it";
+                heard.warn(summary, reason.to_owned())
+            }
+        };
+    }
+    let may = heard.told.iter().map(|Told { says, .. }| {
+        format!("the VPN forwards no port, so {} may listen on any{}", says.name, status(says))
+    });
+    let summary = listed(may, "; ");
+    heard.pass(summary)
+}
+
+/// Holds where the clients listen against the ports that lead to the stack: one client on one of them is enough, for there may be no more than
+/// that one.
+fn compare(
+    heard: &mut Heard<'_>,
+    ports: &BTreeSet<u16>,
+    which: &str,
+    others: &str,
+) -> Result<String, (EvidenceLine, String)> {
+    let list = |ports: &BTreeSet<u16>| ports.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let others = format!("{others} {}", list(ports));
+    let on = |says: &ClientSays| says.port.filter(|port| !says.random_port && ports.contains(port));
+    let found = heard.told.iter().filter_map(|Told { says, .. }| Some((says, on(says)?)));
+    let found = found.map(|(says, port)| format!("{} listens on {port}, {which}{}", says.name, status(says)));
+    let found = listed(found, "; ");
+    if !found.is_empty() {
+        let rest = heard.told.iter().filter(|told| on(told.says).is_none());
+        let rest = rest.map(|Told { says, .. }| format!("; {} does not", says.name));
+        return Ok(format!("{found}{}", listed(rest, "")));
+    }
+    if let Some(Told { says, line }) = heard.told.iter().find(|told| told.says.random_port) {
+        return Err((line.clone(), format!("{} takes a port by chance, and {others}", says.name)));
+    }
+    let listens = heard.told.iter().filter_map(|Told { says, line }| Some((says, says.port?, line)));
+    let listens: Vec<_> = listens.collect();
+    let silent = heard.told.iter().filter(|told| told.says.port.is_none());
+    let silent: Vec<String> = silent.map(|Told { says, .. }| format!("{} did not tell its port", says.name)).collect();
+    match listens.first() {
+        Some((_, _, lead)) if silent.is_empty() => {
+            let all = listens.iter().map(|(says, port, _)| format!("{} listens on {port}", says.name));
+            Err(((*lead).clone(), format!("{}, and {others}", listed(all, ", "))))
         }
-        (Some((forwarded, _)), _) => {
-            let list = |ports: &BTreeSet<u16>| ports.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-            if heard.says.iter().copied().any(|says| says.random_port) {
-                let summary = format!("{name} takes a port by chance, and the VPN forwards {}", list(&forwarded));
-                return heard.fail(
-                    FailKind::Broken,
-                    summary,
-                    "peers who come by the forwarded port find nobody".to_owned(),
-                );
-            }
-            if ports.is_empty() {
-                heard.doubts.push(format!("{name} did not tell its port"));
-                return heard.pass(format!("the VPN forwards {}", list(&forwarded)));
-            }
-            if !ports.is_subset(&forwarded) {
-                let summary = format!("{name} listens on {}, and the VPN forwards {}", list(&ports), list(&forwarded));
-                return heard.fail(
-                    FailKind::Broken,
-                    summary,
-                    "peers who come by the forwarded port find nobody".to_owned(),
-                );
-            }
-            heard.pass(format!("{name} listens on {}, which the VPN forwards{status}", list(&ports)))
+        _ => {
+            heard.doubts.extend(silent);
+            Ok(others)
         }
     }
+}
+
+/// Whether peers reach it, as the end of a sentence.
+fn status(says: &ClientSays) -> String {
+    says.status.map_or(String::new(), |status| format!(", and {status}"))
 }
 
 /// `client-address`.
@@ -221,44 +307,53 @@ pub(super) fn judge_address(case: &Case<'_>) -> Ruling {
         Ok(heard) => heard,
         Err(ruling) => return ruling,
     };
-    let (name, facts) = (heard.name(), case.facts);
+    let facts = case.facts;
     let parts: &[(String, Evidence)] = case.evidence.map(|evidence| evidence.parts.as_slice()).unwrap_or_default();
     let seen: Vec<Exit<'_>> = parts.iter().flat_map(|(_, part)| exits(part, facts)).collect();
-    let told: Vec<Exit<'_>> =
-        heard.says.iter().copied().flat_map(|says| &says.addresses).map(|ip| exit(name, *ip, &seen)).collect();
-    let told: Vec<Exit<'_>> = told.into_iter().filter(|one| !is_private(one.ip) || of_uplink(one.ip, facts)).collect();
-    if let Some(home) = told.iter().find(|one| facts.home.contains(&one.ip) || of_uplink(one.ip, facts)) {
+    let told = heard.each(|says| &says.addresses).into_iter();
+    let told: Vec<(EvidenceLine, Exit<'_>)> =
+        told.map(|(told, ip)| (told.line.clone(), exit(&told.says.name, *ip, &seen))).collect();
+    let told: Vec<(EvidenceLine, Exit<'_>)> =
+        told.into_iter().filter(|(_, one)| !is_private(one.ip) || of_uplink(one.ip, facts)).collect();
+    let at_home = |one: &Exit<'_>| facts.home.contains(&one.ip) || of_uplink(one.ip, facts);
+    if let Some((lead, home)) = told.iter().find(|(_, one)| at_home(one)) {
         let what =
             if facts.home.contains(&home.ip) { "the home address" } else { "an address of the uplink's network" };
-        let summary = format!("{name} is known to its peers by {what}, {}", home.ip);
-        let reason =
-            "somebody outside has told it so: a peer, a tracker or the router has seen it past the tunnel".to_owned();
-        return heard.fail(FailKind::Leak, summary, reason);
+        let summary = format!("{} is known to its peers by {what}, {}", home.witness, home.ip);
+        let reason = "somebody outside has told it so: a peer, a tracker or the router has seen it past the tunnel";
+        return heard.fail(lead.clone(), FailKind::Leak, summary, reason);
     }
+    let told: Vec<Exit<'_>> = told.into_iter().map(|(_, one)| one).collect();
     if told.is_empty() {
-        // That it says nothing counts only when it was really asked.
+        // That they say nothing counts only when they were really asked.
         if heard.doubts.is_empty() {
+            let names = listed(heard.told.iter().map(|told| told.says.name.clone()), " and ");
             return Ruling::skip(&format!(
-                "{name} tells no address of its own: it has learned none yet, or has no word for it"
+                "{names} tells no address of its own: it has learned none yet, or has no word for it"
             ));
         }
         return heard.pass("the torrent client's address is not known".to_owned());
     }
-    let addresses: BTreeSet<IpAddr> = told.iter().map(|one| one.ip).collect();
-    let list = addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
+    let list = |name: &str| {
+        let of_it: BTreeSet<IpAddr> = told.iter().filter(|one| one.witness == name).map(|one| one.ip).collect();
+        format!("{name} says {}", of_it.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and "))
+    };
+    let list = listed(told.iter().map(|one| list(one.witness)), "; ");
     heard.lines.extend(parts.iter().flat_map(|(_, part)| part.answers.iter().map(super::exit::answer_line)));
     if let Some(stranger) = told.iter().find(|one| !is_exit(one.ip, facts, &seen)) {
         if seen.is_empty() && facts.exit.is_empty() {
             heard.doubts.push("no witness said what the exit is, so that the address could not be compared".to_owned());
-            return heard.pass(format!("{name} says {list}"));
+            return heard.pass(list);
         }
-        let summary = format!("{name} says {}, which no witness sees", stranger.ip);
+        let summary = format!("{} says {}, which no witness sees", stranger.witness, stranger.ip);
         let reason = "it is not home's: it may have learned it by another server before, or from a peer that is wrong; start the client \
                       again and look once more";
         return heard.warn(summary, reason.to_owned());
     }
     heard.doubts.extend([false, true].into_iter().filter_map(|v6| unproven(facts, &told, v6)));
-    heard.pass(format!("{name} says {list}, an exit of the VPN"))
+    let addresses: BTreeSet<IpAddr> = told.iter().map(|one| one.ip).collect();
+    let what = if addresses.len() == 1 { "an exit" } else { "exits" };
+    heard.pass(format!("{list}, {what} of the VPN"))
 }
 
 /// An address that a client told, with what witnesses say of it.
@@ -277,13 +372,19 @@ fn is_exit(ip: IpAddr, facts: &Facts, seen: &[Exit<'_>]) -> bool {
 fn answer_line(answer: &Answer) -> EvidenceLine {
     let what = match &answer.said {
         Said::Client(says) => client(says),
-        Said::Forwards { ports: Some(ports), how, .. } if ports.is_empty() => format!("no port is forwarded, {how}"),
-        Said::Forwards { ports: Some(ports), how, .. } => {
-            let ports: Vec<String> = ports.iter().map(ToString::to_string).collect();
-            format!("forwarded: {}, {how}", ports.join(", "))
+        Said::Forwards { ports: Some(ports), let_in, how, .. } => {
+            let list = |ports: &[u16]| ports.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            let forwarded = match ports.as_slice() {
+                [] => format!("no port is forwarded, {how}"),
+                some => format!("forwarded: {}, {how}", list(some)),
+            };
+            match let_in.as_slice() {
+                [] => forwarded,
+                some => format!("{forwarded}; let in by the tunnel: {}", list(some)),
+            }
         }
         Said::Forwards { ports: None, how, .. } => how.clone(),
-        Said::Nothing { error } => error.clone(),
+        Said::Locked { error } | Said::Nothing { error } => error.clone(),
         _ => "an answer of another kind".to_owned(),
     };
     let fields = json!({ "witness": answer.witness, "said": what });

@@ -56,7 +56,7 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
     if !doubts.is_empty() {
         return Ruling::inconclusive(&shown, &doubts, lines);
     }
-    if disagree(&exits, true) || disagree(&exits, false) {
+    if disagree(&exits) {
         return Ruling::warn(
             format!("witnesses disagree: {shown}"),
             "witnesses of one address family saw different exits".to_owned(),
@@ -191,10 +191,10 @@ fn heard_otherwise(evidence: &Evidence, facts: &Facts, doubts: &[String], lines:
     })
 }
 
-pub(super) fn disagree(exits: &[Exit<'_>], v6: bool) -> bool {
-    let mut seen = exits.iter().map(|exit| exit.ip).filter(|ip| ip.is_ipv6() == v6);
-    let first = seen.next();
-    seen.any(|ip| Some(ip) != first)
+/// Whether two exits of one address family differ.
+pub(super) fn disagree(exits: &[Exit<'_>]) -> bool {
+    let differ = |one: IpAddr, other: IpAddr| one.is_ipv6() == other.is_ipv6() && one != other;
+    exits.iter().any(|one| exits.iter().any(|other| differ(one.ip, other.ip)))
 }
 
 pub(super) fn summary(exits: &[Exit<'_>]) -> String {

@@ -47,7 +47,7 @@ pub(super) fn explain(case: &Case<'_>, ruling: &Ruling) -> Vec<EvidenceLine> {
 pub(super) fn untried(case: &Case<'_>) -> Option<String> {
     let facts = case.facts;
     let v6 = family(case)?;
-    let servers: Vec<SocketAddr> = facts.endpoint.into_iter().collect();
+    let servers: Vec<SocketAddr> = facts.servers().collect();
     let unsettled = |text: &FirewallText| text.unsettled(v6, &facts.uplinks, &facts.local, &servers);
     let mut rules = facts.firewall.as_ref().map(unsettled).unwrap_or_default();
     let opened = case.wire.map(|wire| wire.opened.as_slice()).unwrap_or_default();

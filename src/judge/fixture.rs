@@ -45,6 +45,7 @@ pub(super) fn quiet() -> PhaseWire {
         uplinks: vec!["eth0".to_owned()],
         controls: [controls(5.0), controls(95.0)].concat(),
         packet_sockets: Some(Vec::new()),
+        direct: Some(Vec::new()),
         ..PhaseWire::default()
     }
 }

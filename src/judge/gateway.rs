@@ -35,13 +35,8 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
     if !controls.iter().any(is_mapper) {
         doubts.push("the answer of leakcheck's own responder was not heard either".to_owned());
     }
-    for answer in &hosts {
-        match &answer.said {
-            Said::Refused { .. } => {}
-            Said::Nothing { error } => doubts.push(format!("{}: {error}", answer.witness)),
-            _ => doubts.push(format!("{}: an answer of another kind", answer.witness)),
-        }
-    }
+    let unsaid = hosts.iter().filter(|answer| !matches!(answer.said, Said::Refused { .. }));
+    doubts.extend(unsaid.map(|answer| answer_line(answer).what));
     if hosts.is_empty() && controls.is_empty() {
         return Ruling::skip("there is no gateway on an uplink, nor a local network over IPv4");
     }

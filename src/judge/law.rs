@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::model::evidence::names::source_port;
-use crate::model::evidence::{CONTROL_KINDS, Class, Evidence, Fate, PhaseWire, Said, Sighting, Stimulus};
+use crate::model::evidence::{CONTROL_KINDS, Class, Evidence, Fate, Owner, PhaseWire, Said, Sighting, Stimulus};
 use crate::model::probe::Phase;
 
 use super::Case;
@@ -43,15 +43,7 @@ pub(super) fn unshown(case: &Case<'_>) -> Option<String> {
     };
     let mut holders: Vec<String> = sockets
         .iter()
-        .map(|socket| {
-            let owners: Vec<String> = socket.owners.iter().map(ToString::to_string).collect();
-            let who = if owners.is_empty() {
-                "a program that cannot be seen from here".to_owned()
-            } else {
-                owners.join(" and ")
-            };
-            format!("{who} on {}", socket.link.as_deref().unwrap_or("all links"))
-        })
+        .map(|socket| format!("{} on {}", holders(&socket.owners), socket.link.as_deref().unwrap_or("all links")))
         .collect();
     holders.sort();
     holders.dedup();
@@ -65,6 +57,12 @@ pub(super) fn unshown(case: &Case<'_>) -> Option<String> {
             holders.join(", ")
         )
     })
+}
+
+/// Who holds a socket, for people.
+pub(super) fn holders(owners: &[Owner]) -> String {
+    let owners: Vec<String> = owners.iter().map(ToString::to_string).collect();
+    if owners.is_empty() { "a program that cannot be seen from here".to_owned() } else { owners.join(" and ") }
 }
 
 /// From when to when something was tried in this phase; what tried nothing leaves it to the sensor.

@@ -115,7 +115,7 @@ fn judge_outage(case: &Case<'_>, outage: &OutageEvidence) -> Ruling {
     Ruling::pass(format!("answered {answered} of {asked} times while the tunnel was down"), lines)
 }
 
-fn answer_line(answer: &Answer) -> EvidenceLine {
+pub(super) fn answer_line(answer: &Answer) -> EvidenceLine {
     let how = match &answer.said {
         Said::Reached { how } => how.clone(),
         Said::Nothing { error } => format!("no answer: {error}"),

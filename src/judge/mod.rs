@@ -82,12 +82,26 @@ pub struct Facts {
     pub endpoint_known: bool,
     /// The VPN server, if it is known.
     pub endpoint: Option<SocketAddr>,
+    /// Further ones, by configuration.
+    pub other_servers: Vec<SocketAddr>,
     /// What may be talked to past the tunnel.
     pub local: Vec<IpNet>,
     /// Who may talk to whom; empty: not stated.
     pub access: Vec<AccessRule>,
     /// The firewall's text: for explanations, and for rules that no packet was sent for.
     pub firewall: Option<FirewallText>,
+}
+
+impl Facts {
+    /// The VPN servers, as far as they are known.
+    pub fn servers(&self) -> impl Iterator<Item = SocketAddr> {
+        self.endpoint.into_iter().chain(self.other_servers.iter().copied())
+    }
+
+    /// Whether one of them has that address.
+    pub fn is_server(&self, ip: IpAddr) -> bool {
+        self.servers().any(|server| server.ip() == ip)
+    }
 }
 
 /// What is judged.

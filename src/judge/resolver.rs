@@ -118,6 +118,13 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
         askers.iter().filter(|(_, ip, provider)| of_vpn(*ip, *provider)).map(|(_, ip, _)| *ip).collect();
     let foreign: Vec<IpAddr> = askers.iter().map(|(_, ip, _)| *ip).filter(|ip| !proven.contains(ip)).collect();
     let denied = askers.iter().any(|(_, ip, provider)| *provider == Some(false) && !proven.contains(ip));
+    let mullvad = facts.provider == Some(Provider::Mullvad);
+    if mullvad && !foreign.is_empty() && askers.iter().all(|(.., provider)| provider.is_none()) {
+        doubts.push(format!(
+            "Mullvad's own check did not answer, and no other witness can tell whose {} is",
+            list(&foreign)
+        ));
+    }
     if !foreign.is_empty() && facts.home_resolvers.is_empty() {
         doubts.push(format!(
             "{} asks in the end, which is not known to be the VPN's, and what the home's own resolvers look like is not known either: set home.resolvers",
@@ -132,7 +139,7 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
             lines,
         );
     }
-    if denied && facts.provider == Some(Provider::Mullvad) {
+    if denied && mullvad {
         let reason = "the provider says that this resolver is none of its own; it is not the home's either".to_owned();
         return Ruling::warn(format!("names are resolved by {}, a third party", list(&foreign)), reason, lines);
     }
@@ -223,6 +230,7 @@ pub(super) fn answer_line(answer: &Answer) -> EvidenceLine {
         | Said::Account(_)
         | Said::Control { .. }
         | Said::Client(_)
+        | Said::Locked { .. }
         | Said::Forwards { .. }
         | Said::Arrived { .. }
         | Said::Access { .. } => (format!("{witness}: an answer of another kind"), json!({ "witness": witness })),

@@ -1,7 +1,7 @@
 //! `routed-into-tunnel`: the kernel's own answers about the way of public addresses, and what became of packets that were sent where the
 //! answer was an uplink.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use serde_json::json;
@@ -91,8 +91,14 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
         return Ruling::warn(format!("a route was learned: {text}"), reason, lines);
     }
     if let Some(Answer { said: Said::Setting { text }, .. }) = of(ROUTE_OPEN).next() {
-        let reason = "a neighbour can make or change routes by that link; the tunnel's still go before them".to_owned();
-        return Ruling::warn(text.clone(), reason, lines);
+        // Routers advertise routes over IPv6 alone (RFC 4861).
+        let v6 = |answer: &&Answer| matches!(&answer.said, Said::Routed { examples, .. } if examples.iter().any(IpAddr::is_ipv6));
+        let reason = if of(ROUTE_PUBLIC).filter(v6).any(|answer| has_role(answer, Role::Tunnel)) {
+            "a neighbour can make or change routes by that link; the tunnel's still go before them"
+        } else {
+            "a neighbour can make routes by that link, and the tunnel has none over IPv6 that go before them: then the firewall alone holds it"
+        };
+        return Ruling::warn(text.clone(), reason.to_owned(), lines);
     }
     let tunnelled: u64 = of(ROUTE_PUBLIC).filter(|answer| has_role(answer, Role::Tunnel)).map(number).sum();
     let summary = format!("of {asked} answers {tunnelled} were the tunnel, {} that there is no way", asked - tunnelled);
@@ -127,11 +133,10 @@ fn stray_peers<'a>(case: &Case<'a>) -> Vec<Stray<'a>> {
         })
         .collect();
     carriers.sort_by_key(|peer| peer.net.prefix_len());
-    let server = case.facts.endpoint.map(|server| server.ip());
-    let is_server = |peer: &Stray<'_>| server == Some(peer.at.ip());
+    let is_server = |peer: &Stray<'_>| case.facts.is_server(peer.at.ip());
     let main =
         carriers.iter().find(|peer| is_server(peer)).or_else(|| carriers.iter().find(|peer| is_own(case, peer.at)));
-    let main = main.or_else(|| carriers.iter().find(|peer| server.is_none() || !is_near(case, peer.at)));
+    let main = main.or_else(|| carriers.iter().find(|peer| case.facts.endpoint.is_none() || !is_near(case, peer.at)));
     let main = main.map(|peer| peer.at.ip());
     carriers.retain(|peer| Some(peer.at.ip()) != main);
     carriers

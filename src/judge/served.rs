@@ -1,8 +1,7 @@
 //! `served` and `local-forbidden`: what the neighbours may reach in the stack, and what the stack may not reach in the home.
 
-use serde_json::json;
-
-use super::{Case, Ruling, law, line};
+use super::local::answer_line;
+use super::{Case, Ruling, law};
 use crate::model::evidence::names::FROM_OUTSIDE;
 use crate::model::evidence::{Answer, Evidence, Said};
 use crate::model::report::EvidenceLine;
@@ -68,13 +67,4 @@ fn taken<'a>(case: &Case<'a>, nothing: &str) -> Result<(&'a Evidence, Vec<Eviden
 
 fn reached(answer: &Answer) -> bool {
     matches!(answer.said, Said::Reached { .. })
-}
-
-fn answer_line(answer: &Answer) -> EvidenceLine {
-    let how = match &answer.said {
-        Said::Reached { how } => how.clone(),
-        Said::Nothing { error } => format!("no answer: {error}"),
-        _ => "an answer of another kind".to_owned(),
-    };
-    line(answer.at_ms, format!("{}: {how}", answer.witness), json!({ "target": answer.witness, "how": how }))
 }

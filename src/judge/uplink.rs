@@ -109,7 +109,7 @@ fn untraced(case: &Case<'_>, silent: &[&Stimulus], tunnelled: &[&Stimulus]) -> O
     let tunnels = |stimulus: &Stimulus| tunnelled.iter().any(|other| same(other, stimulus));
     let inside = |stimulus: &Stimulus| case.wire.is_some_and(|wire| wire.inside.contains(&stimulus.id));
     // To the server anything may be let go, and then wait for its hardware address.
-    let to_server = |stimulus: &Stimulus| case.facts.endpoint.is_some_and(|server| server.ip() == stimulus.to.ip());
+    let to_server = |stimulus: &Stimulus| case.facts.is_server(stimulus.to.ip());
     let is_lost =
         |stimulus: &&&Stimulus| stimulus.traced && !inside(stimulus) && !to_server(stimulus) && !tunnels(stimulus);
     let lost: Vec<&&Stimulus> = silent.iter().filter(is_lost).collect();

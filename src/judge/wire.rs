@@ -1,8 +1,11 @@
 //! `wire-quiet`: the second oracle, everything on the uplinks that no probe sent and the allow-list does not name.
 
-use super::{Case, NO_EVIDENCE, Ruling, UNWATCHED_OUTAGE, count, law, sighting_line};
-use crate::model::evidence::{Class, Proto, Sighting};
+use serde_json::json;
+
+use super::{Case, NO_EVIDENCE, Ruling, UNWATCHED_OUTAGE, count, law, line, sighting_line};
+use crate::model::evidence::{Class, DirectConnection, Proto, Sighting};
 use crate::model::probe::Phase;
+use crate::model::report::EvidenceLine;
 use crate::model::verdict::FailKind;
 use crate::sensor::allow::{DNS_PORTS, is_private};
 
@@ -19,6 +22,11 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
     offences.extend(of(Class::Nearby).into_iter().filter(|sighting| is_question(sighting)));
     let mut doubts = law::sensor_doubts(case);
     doubts.extend(law::unshown(case));
+    let direct = case.wire.and_then(|wire| wire.direct.as_deref());
+    if case.wire.is_some() && direct.is_none() {
+        doubts.push("the kernel's table of connections could not be read".to_owned());
+    }
+    let direct = direct.unwrap_or_default();
     match case.evidence {
         Some(evidence) => doubts.extend(evidence.problems.clone()),
         None if case.phase == Phase::Outage => doubts.extend(law::outage_doubts(case)),
@@ -52,8 +60,25 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
             super::end(first.dst)
         ));
     }
+    if let Some(first) = direct.first()
+        && case.facts.tunnel.is_some()
+        && !case.facts.endpoint_known
+    {
+        doubts.push(format!(
+            "the connection to {} may be the tunnel's own, but the VPN server is not known: set vpn.endpoint",
+            super::end(first.remote)
+        ));
+    }
     if !doubts.is_empty() {
         return Ruling::inconclusive("nothing else was seen on the uplink, which proves nothing", &doubts, Vec::new());
+    }
+    if let Some(first) = direct.first() {
+        let summary = format!("{} past the tunnel, e.g. to {}", standing(direct.len()), super::end(first.remote));
+        let reason = "it was answered under the home's address, so it is older than the firewall or has its own way \
+                      out; nothing was sent on it meanwhile, and what is may follow"
+            .to_owned();
+        let closed_ms = case.wire.map_or(0.0, |wire| wire.closed_ms);
+        return Ruling::warn(summary, reason, direct.iter().map(|direct| direct_line(closed_ms, direct)).collect());
     }
     let nearby = of(Class::Nearby);
     if let Some(first) = nearby.first() {
@@ -77,6 +102,16 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
         return Ruling::warn(summary, reason, asked.iter().map(|sighting| sighting_line(sighting)).collect());
     }
     Ruling::pass("only the tunnel and local subnets".to_owned(), Vec::new())
+}
+
+fn standing(connections: usize) -> String {
+    format!("{} {}", count(connections as u64, "silent connection"), if connections == 1 { "stands" } else { "stand" })
+}
+
+fn direct_line(at_ms: f64, direct: &DirectConnection) -> EvidenceLine {
+    let (src, dst) = (super::end(direct.local), super::end(direct.remote));
+    let what = format!("tcp {src} → {dst} stands, held by {}", law::holders(&direct.owners));
+    line(at_ms, what, json!({ "proto": "tcp", "src": src, "dst": dst }))
 }
 
 /// Whether it goes to a resolver in private space, as far as its port tells.

@@ -249,7 +249,10 @@ impl Variant {
                 "the leak {leak_id} puts the stack on a second network, and in {id} it is on several already"
             ));
         }
-        let has_no_post_rules = matches!(self.firewall, Firewall::Strict | Firewall::WgQuick | Firewall::NftNative);
+        let has_no_post_rules = matches!(
+            self.firewall,
+            Firewall::Strict | Firewall::WgQuick | Firewall::NftNative | Firewall::NftPostrouting
+        );
         let stock = has_no_post_rules && leak.actions().any(|action| *action == Action::NoPostRules {});
         if stock || self.firewall != Firewall::default() && leak.needs_legacy() {
             return Some(format!("the leak {leak_id} is about Gluetun's own firewall, and {id} has another"));

@@ -309,10 +309,18 @@ pub enum Said {
     },
     /// A torrent client told about itself.
     Client(Box<ClientSays>),
+    /// Something answers where a torrent client usually does, and tells nothing of itself: one that wants to be opened, or no client at all.
+    Locked {
+        /// How it answered.
+        error: String,
+    },
     /// Which ports the VPN forwards to the stack.
     Forwards {
-        /// Those; empty: none. `None`: nobody knows, and nobody is to blame for it.
+        /// Those, as Gluetun has them from the provider; empty: none. `None`: nobody knows, and nobody is to blame for it.
         ports: Option<Vec<u16>>,
+        /// Ports that Gluetun's firewall lets in by the tunnel, whether or not anything forwards them.
+        #[serde(default)]
+        let_in: Vec<u16>,
         /// Whether Gluetun is set to have one forwarded.
         #[serde(default)]
         wanted: bool,
@@ -349,6 +357,8 @@ pub enum Role {
     Uplink,
     /// The VPN's link.
     Tunnel,
+    /// Of another tunnel, which runs inside the VPN by its owner's word: what leaves here is seen by nobody before it is carried on.
+    Other,
 }
 
 /// A link of the stack's namespace.

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use super::link_down::may_change_the_network;
 use super::undo::{Undo, told};
 use crate::model::evidence::{Proto, Role};
-use crate::net::nft::{Batch, Chain, HookPoint, Match, Nft, Policy, Rule, Table, TableFamily, Verdict};
+use crate::net::nft::{Batch, Chain, HookPoint, Match, Nft, OWN_TABLE, Policy, Rule, Table, TableFamily, Verdict};
 use crate::sensor::allow::Endpoint;
 use crate::technique::Context;
 
@@ -42,7 +42,7 @@ impl EndpointBlock {
         if servers.is_empty() {
             return Err("the VPN server is not known: set vpn.endpoint".to_owned());
         }
-        let name = format!("leakcheck-{:08x}", rand::random::<u32>());
+        let name = format!("{OWN_TABLE}{:08x}", rand::random::<u32>());
         let undo = Undo::Table { name: name.clone() };
         Ok((Self { servers: servers.to_vec(), table: Table::new(TableFamily::Inet, &name), owner: None }, undo))
     }

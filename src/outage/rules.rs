@@ -54,7 +54,7 @@ impl RulesWatch {
     pub(super) fn start(cx: &Context, trial: &Arc<str>) -> io::Result<Self> {
         let work = Work {
             openings: Arc::clone(&cx.openings),
-            servers: cx.endpoint.iter().map(|endpoint| endpoint.address).collect(),
+            servers: cx.servers().collect(),
             ways: [cx.ways(false), cx.ways(true)],
             clock: cx.clock,
             ledger: cx.ledger.clone(),

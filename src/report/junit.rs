@@ -1,5 +1,6 @@
 //! `--format junit` and `junit.xml`: one suite for each group, one case for each asking of a probe. A failure is a claim
-//! that did not hold, an error one that could not be decided, so that no reader takes either for success.
+//! that did not hold, an error one that could not be decided, so that no reader takes either for success. It keeps to what the strictest
+//! readers take: Jenkins' xUnit plugin, which refuses what its schema (junit-10.xsd) does not name, and GitLab, which takes 30 MB.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,10 +18,15 @@ pub(super) const FORMAT: Format = Format {
     render,
 };
 
+/// Octets of evidence of one case.
+const EVIDENCE: usize = 15_000;
+/// Kinds of packets that are listed one by one.
+const LEAKS: usize = 50;
+
 fn render(report: &Report, _look: &Look) -> Result<String, ReportError> {
     let mut document = quick_junit::Report::new("leakcheck");
     document.set_time(Duration::from_millis(report.duration_ms));
-    document.timestamp = report.started.parse().ok();
+    let started = report.started.parse().ok();
     let mut groups: Vec<&str> = Vec::new();
     let mut cases: BTreeMap<&str, Vec<&ProbeResult>> = BTreeMap::new();
     for probe in &report.probes {
@@ -31,7 +37,7 @@ fn render(report: &Report, _look: &Look) -> Result<String, ReportError> {
     }
     for group in groups {
         let mut suite = TestSuite::new(group);
-        suite.timestamp = document.timestamp;
+        suite.timestamp = started;
         suite.add_property(Property::new("tool", &report.tool));
         suite.add_property(Property::new("target", &report.target));
         let probes = cases.get(group).into_iter().flatten();
@@ -43,9 +49,9 @@ fn render(report: &Report, _look: &Look) -> Result<String, ReportError> {
     if let Some(last) = document.test_suites.last_mut() {
         last.set_system_out(remarks(report));
     }
-    let mut text = document.to_string().map_err(ReportError::Junit)?;
-    text.push('\n');
-    Ok(text)
+    let text = document.to_string().map_err(ReportError::Junit)?;
+    // The schema has this of suites alone; the first is that of the root.
+    Ok(text.replacen(&format!(" skipped=\"{}\"", document.skipped), "", 1) + "\n")
 }
 
 /// One asking of a probe.
@@ -75,8 +81,13 @@ fn case(probe: &ProbeResult, strict: bool) -> TestCase {
 }
 
 fn unsuccessful(kind: NonSuccessKind, ty: &str, probe: &ProbeResult) -> TestCaseStatus {
+    told(kind, ty, &probe.summary, &body(probe))
+}
+
+/// GitLab shows the text alone, Jenkins the message above it: so the text begins with the message.
+fn told(kind: NonSuccessKind, ty: &str, message: &str, text: &str) -> TestCaseStatus {
     let mut status = TestCaseStatus::non_success(kind);
-    status.set_type(ty).set_message(&probe.summary).set_description(body(probe));
+    status.set_type(ty).set_message(message).set_description(format!("{message}\n{text}"));
     status
 }
 
@@ -86,7 +97,15 @@ fn body(probe: &ProbeResult) -> String {
     if let Some(reason) = &probe.reason {
         lines.push(format!("because: {reason}"));
     }
-    lines.extend(probe.evidence.iter().map(prose::evidence));
+    let mut room = EVIDENCE;
+    let fits = |line: &String| {
+        room = room.saturating_sub(line.len());
+        room > 0
+    };
+    let evidence: Vec<String> = probe.evidence.iter().map(prose::evidence).take_while(fits).collect();
+    let left_out = probe.evidence.len() - evidence.len();
+    lines.extend(evidence);
+    lines.extend((left_out > 0).then(|| format!("and {left_out} more in the JSON report")));
     if matches!(probe.verdict, VerdictWord::Fail | VerdictWord::Warn) {
         lines.push(format!("matters: {}", probe.why));
         lines.push(format!("mend: {}", probe.fix));
@@ -97,8 +116,7 @@ fn body(probe: &ProbeResult) -> String {
 /// What no probe says; only then there is such a case.
 fn trouble(report: &Report) -> Option<TestSuite> {
     let ty = prose::trouble(report)?;
-    let mut status = TestCaseStatus::non_success(NonSuccessKind::Error);
-    status.set_type(ty).set_message(prose::conclusion(report).1);
+    let status = told(NonSuccessKind::Error, ty, &prose::conclusion(report).1, &remarks(report));
     let mut case = TestCase::new("measured-and-restored", status);
     case.set_classname("leakcheck.run");
     let mut suite = TestSuite::new("run");
@@ -115,7 +133,9 @@ fn remarks(report: &Report) -> String {
         lines.extend(prose::outage_details(outage));
     }
     lines.push(format!("wire {}", prose::wire(report)));
-    lines.extend(report.wire.leaks.iter().map(prose::wire_leak));
+    let leaks = &report.wire.leaks;
+    lines.extend(leaks.iter().take(LEAKS).map(prose::wire_leak));
+    lines.extend((leaks.len() > LEAKS).then(|| format!("and {} more in the JSON report", leaks.len() - LEAKS)));
     lines.extend(prose::comparison(report).iter().map(|line| format!("baseline: {line}")));
     lines.extend(report.notes.iter().map(|note| format!("note: {note}")));
     lines.join("\n")
@@ -153,6 +173,94 @@ mod tests {
     fn looks_as_it_does() {
         let text = FORMAT.render(&sample::failing(), &Look::PLAIN).unwrap();
         snapbox::assert_data_eq!(text, snapbox::file!["../../fixtures/report/failing.xml"].raw());
+    }
+
+    /// Names and attributes of the start tags, in order.
+    fn tags(text: &str) -> Vec<(&str, BTreeMap<&str, &str>)> {
+        let starts = text.split('<').filter(|rest| rest.starts_with(|c: char| c.is_ascii_alphabetic()));
+        let tag = |rest| {
+            let (tag, _): (&str, &str) = Option::unwrap(str::split_once(rest, '>'));
+            let (name, mut rest) = tag.trim_end_matches('/').split_once(' ').unwrap_or((tag, ""));
+            let mut attributes = BTreeMap::new();
+            while let Some((key, more)) = rest.split_once("=\"") {
+                let (value, more) = more.split_once('"').unwrap();
+                assert!(attributes.insert(key.trim(), value).is_none(), "{tag}");
+                rest = more;
+            }
+            (name, attributes)
+        };
+        starts.map(tag).collect()
+    }
+
+    /// A run of everything that can be said, and one more of what a hostile server could say.
+    fn extremes() -> Vec<Report> {
+        let mut broken = sample::failing();
+        broken.outages[0].restored = false;
+        let mut hostile = sample::failing();
+        hostile.each_text(&mut |text, _| text.push_str("\" a=\"b\" skipped=\"1\">\u{1}"));
+        vec![sample::passing(), sample::failing(), sample::with_access(), broken, hostile]
+    }
+
+    /// See junit-10.xsd of Jenkins' xUnit plugin, which names every attribute and requires those of a suite.
+    #[test]
+    fn elements_have_the_attributes_of_the_schema_and_no_others() {
+        let known = |element: &str| -> (&[&str], &[&str]) {
+            match element {
+                "testsuites" => (&[], &["name", "tests", "failures", "errors", "time"]),
+                "testsuite" => (&["name", "tests", "failures", "errors"], &["skipped", "time", "timestamp"]),
+                "testcase" => (&["name"], &["classname", "time"]),
+                "failure" | "error" | "skipped" => (&[], &["message", "type"]),
+                "property" => (&["name", "value"], &[]),
+                "properties" | "system-out" => (&[], &[]),
+                other => panic!("the schema has no {other}"),
+            }
+        };
+        for report in extremes() {
+            let text = FORMAT.render(&report, &Look::PLAIN).unwrap();
+            for (element, attributes) in tags(&text) {
+                let (required, optional) = known(element);
+                let all_known = attributes.keys().all(|key| required.contains(key) || optional.contains(key));
+                assert!(
+                    all_known && required.iter().all(|key| attributes.contains_key(key)),
+                    "{element} {attributes:?}"
+                );
+                let is_number = |time: &&str| time.chars().all(|c| c.is_ascii_digit() || c == '.');
+                assert!(attributes.get("time").is_none_or(is_number), "{element} {attributes:?}");
+            }
+        }
+    }
+
+    /// GitLab takes cases with the name of another for that other.
+    #[test]
+    fn no_two_cases_have_one_name() {
+        for report in extremes() {
+            let text = FORMAT.render(&report, &Look::PLAIN).unwrap();
+            let cases = tags(&text).into_iter().filter(|(element, _)| *element == "testcase");
+            let mut names: Vec<_> = cases.map(|(_, of)| (of["classname"].to_owned(), of["name"].to_owned())).collect();
+            let all = names.len();
+            names.sort();
+            names.dedup();
+            assert_eq!(names.len(), all, "{text}");
+        }
+    }
+
+    /// GitLab shows the text of a failure and not its message, and refuses files of more than 30 MB.
+    #[test]
+    fn a_failure_says_it_all_within_what_gitlab_takes() {
+        let mut report = sample::failing();
+        let finding = report.probes[0].clone();
+        report.probes = (0..500).map(|n| ProbeResult { id: format!("leak-{n}"), ..finding.clone() }).collect();
+        report.wire.leaks = vec![report.wire.leaks[0].clone(); 10_000];
+        for probe in &mut report.probes {
+            probe.evidence = probe.evidence.iter().cycle().take(40).cloned().collect();
+            probe.evidence.iter_mut().for_each(|line| line.what = "x".repeat(1_500));
+        }
+        let text = FORMAT.render(&report, &Look::PLAIN).unwrap();
+        assert!(text.len() < 30_000_000, "{}", text.len());
+        let failure = |probe: &ProbeResult| format!("type=\"leak\">{}\nclaim: ", probe.summary);
+        assert_eq!(text.matches(&failure(&finding)).count(), 500);
+        assert!(text.contains("and 31 more in the JSON report") && text.contains("and 9950 more in the JSON report"));
+        assert_eq!(text.matches("mend: How to mend exit-address.").count(), 500, "what is left out is evidence");
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! `--format markdown` and `report.md`: for pull requests, wikis and GitHub's step summary, which takes 1 MiB and no more.
 
+use std::collections::BTreeSet;
+
 use super::access::{self, Grid};
 use super::{Format, Look, ReportError, prose};
 use crate::model::report::{ProbeResult, Report, VerdictWord};
@@ -11,10 +13,12 @@ pub(super) const FORMAT: Format =
 const ROOM: usize = 400_000;
 /// Octets of an access matrix.
 const MATRIX: usize = 40_000;
+/// Findings that are told; the rest has its row in the table.
+const FINDINGS: usize = 60;
 /// Lines of evidence of one finding.
 const EVIDENCE: usize = 20;
 /// Kinds of packets that are listed one by one.
-const LEAKS: usize = 50;
+const LEAKS: usize = 20;
 /// Changes since the baseline that are listed.
 const CHANGES: usize = 50;
 
@@ -32,7 +36,7 @@ fn render(report: &Report, _look: &Look) -> Result<String, ReportError> {
     for probe in &report.probes {
         let strong = if probe.verdict.is_finding() { "**" } else { "" };
         let word = format!("{strong}{}{strong}", probe.verdict.as_str());
-        let time = prose::span(probe.duration_ms as f64);
+        let time = prose::span(probe.duration_ms as f64).replace(' ', "&nbsp;");
         let row = format!("| {word} | {} | {} | {time} |\n", escape(&probe.name()), escape(&probe.summary));
         if rows.len() + row.len() <= ROOM { rows += &row } else { untold += 1 }
     }
@@ -41,16 +45,12 @@ fn render(report: &Report, _look: &Look) -> Result<String, ReportError> {
         text += &format!("\n{} left out for want of room: see the JSON report.\n", prose::count(untold, "check"));
     }
     access::grids(report).iter().for_each(|grid| text += &matrix(grid));
+    let mut advised = BTreeSet::new();
     let (mut findings, mut left_out) = (String::new(), 0);
-    for probe in &report.probes {
-        if probe.verdict.is_finding() {
-            let one = finding(probe);
-            if findings.len() + one.len() <= ROOM {
-                findings += &one;
-            } else {
-                left_out += 1;
-            }
-        }
+    for (at, probe) in prose::findings(report).into_iter().enumerate() {
+        let one = finding(probe, advised.insert((&probe.id, probe.verdict == VerdictWord::Inconclusive)));
+        let fits = left_out == 0 && at < FINDINGS && findings.len() + one.len() <= ROOM;
+        if fits { findings += &one } else { left_out += 1 }
     }
     text += &findings;
     if left_out > 0 {
@@ -65,7 +65,7 @@ fn render(report: &Report, _look: &Look) -> Result<String, ReportError> {
     let leaks = &report.wire.leaks;
     leaks.iter().take(LEAKS).for_each(|leak| text += &format!("  {}", item(&prose::wire_leak(leak))));
     if leaks.len() > LEAKS {
-        text += &format!("  - and {} more in the JSON report\n", leaks.len() - LEAKS);
+        text += &format!("  - and {} more in the JSON report\n", prose::number((leaks.len() - LEAKS) as u64));
     }
     let compared = prose::comparison(report);
     compared.iter().take(CHANGES).for_each(|line| text += &item(&format!("baseline: {line}")));
@@ -77,7 +77,7 @@ fn render(report: &Report, _look: &Look) -> Result<String, ReportError> {
 }
 
 /// What there is to say about one result that is neither a pass nor a skip.
-fn finding(probe: &ProbeResult) -> String {
+fn finding(probe: &ProbeResult, first: bool) -> String {
     let mut text = format!("\n### {} {}: {}\n\n", probe.verdict.as_str(), escape(&probe.name()), escape(&probe.title));
     text += &format!("{}\n", escape(&probe.summary));
     if let Some(reason) = probe.because() {
@@ -85,8 +85,10 @@ fn finding(probe: &ProbeResult) -> String {
     }
     if probe.verdict == VerdictWord::Inconclusive {
         text += &format!("\nNot proven: {}\n", escape(&probe.claim));
-    } else {
+    } else if first {
         text += &format!("\nWhy it matters: {}\n\nHow to mend it: {}\n", escape(&probe.why), escape(&probe.fix));
+    } else {
+        text += "\nHow to mend it: as said above\n";
     }
     if !probe.evidence.is_empty() {
         text += "\n<details><summary>Evidence</summary>\n\n";

@@ -149,6 +149,44 @@ mod tests {
         assert!(text.lines().all(|line| line.starts_with("# ") || line.starts_with("leakcheck_")), "{text}");
     }
 
+    /// What `promtool check metrics` objects to (promlint of client_golang), and what makes the collector refuse the whole file.
+    #[test]
+    fn it_is_what_promtool_wants() {
+        const TYPES: [&str; 6] = ["counter", "gauge", "histogram", "summary", "untyped", "gaugehistogram"];
+        const OF_OTHER_TYPES: [&str; 4] = ["total", "count", "sum", "bucket"];
+        const SHORT_UNITS: [&str; 14] =
+            ["s", "ms", "us", "ns", "sec", "b", "kb", "mb", "gb", "tb", "pb", "m", "h", "d"];
+        const NOT_BASE_UNITS: [&str; 8] =
+            ["milliseconds", "microseconds", "nanoseconds", "minutes", "hours", "days", "bits", "kilobytes"];
+        let mut of_two_outages = sample::failing();
+        of_two_outages.outages.push(Outage { method: "kill".to_owned(), ..of_two_outages.outages[0].clone() });
+        for report in [sample::passing(), sample::failing(), sample::with_access(), of_two_outages] {
+            let text = FORMAT.render(&report, &Look::PLAIN).unwrap();
+            assert!(text.ends_with('\n'), "{text}");
+            let mut families = std::collections::BTreeSet::new();
+            let mut samples = std::collections::BTreeSet::new();
+            let mut now = "";
+            for line in text.lines() {
+                if let Some((name, help)) = line.strip_prefix("# HELP ").and_then(|rest| rest.split_once(' ')) {
+                    assert!(families.insert(name) && !help.is_empty(), "{line}");
+                    let words: Vec<&str> = name.split('_').collect();
+                    let has = |wrong: &[&str]| words.iter().any(|word| wrong.contains(word));
+                    assert!(!has(&TYPES) && !has(&SHORT_UNITS) && !has(&NOT_BASE_UNITS), "{name}");
+                    assert!(!OF_OTHER_TYPES.contains(words.last().unwrap()), "{name}");
+                    assert!(name.chars().all(|c| c.is_ascii_lowercase() || c == '_'), "{name}");
+                    now = name;
+                } else if let Some(of) = line.strip_prefix("# TYPE ") {
+                    assert_eq!(of, format!("{now} gauge"));
+                } else {
+                    let (labelled, value) = line.rsplit_once(' ').unwrap();
+                    assert_eq!(labelled.split_once('{').unwrap().0, now, "a family is in one piece");
+                    assert!(samples.insert(labelled), "twice: {line}");
+                    assert!(value.parse::<f64>().is_ok_and(f64::is_finite), "{line}");
+                }
+            }
+        }
+    }
+
     #[test]
     fn a_run_without_outages_says_nothing_of_them() {
         let mut report = sample::passing();

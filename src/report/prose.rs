@@ -1,7 +1,12 @@
 //! The sentences that several formats share: about an outage, about the wire, and the verdict of the run.
 
 use crate::model::comparison::Comparison;
-use crate::model::report::{EvidenceLine, Hole, LocalReach, Outage, Report, RunVerdict, VerdictWord, WireLeak};
+use crate::model::report::{
+    EvidenceLine, Hole, LocalReach, Outage, ProbeResult, Report, RunVerdict, VerdictWord, WireLeak,
+};
+
+/// Probes that a conclusion names.
+const NAMES: usize = 12;
 
 /// Milliseconds as people read them: `0.8 ms`, `250 ms`, `5.0 s`, `2 min 5 s`.
 pub(super) fn span(ms: f64) -> String {
@@ -19,6 +24,11 @@ pub(super) fn span(ms: f64) -> String {
 
 /// `1 packet`, `2 packets`, `1,234 packets`.
 pub(super) fn count(n: u64, noun: &str) -> String {
+    format!("{} {noun}{}", number(n), if n == 1 { "" } else { "s" })
+}
+
+/// `1,234`.
+pub(super) fn number(n: u64) -> String {
     let digits = n.to_string();
     let mut text = String::new();
     for (at, digit) in digits.chars().enumerate() {
@@ -27,7 +37,7 @@ pub(super) fn count(n: u64, noun: &str) -> String {
         }
         text.push(digit);
     }
-    format!("{text} {noun}{}", if n == 1 { "" } else { "s" })
+    text
 }
 
 /// One outage in one line.
@@ -93,11 +103,11 @@ pub(super) fn wire(report: &Report) -> String {
     let leaked: u64 = wire.leaks.iter().map(|leak| leak.count).sum();
     let seen = match leaked {
         0 => "none that should not be there".to_owned(),
-        n => format!("{n} that should not be there"),
+        n => format!("{} that should not be there", number(n)),
     };
     let lost = match wire.dropped {
         0 => "none lost".to_owned(),
-        n => format!("{n} LOST by the sensor"),
+        n => format!("{} LOST by the sensor", number(n)),
     };
     format!("{}: {} looked at, {seen}, {lost}", wire.links.join(", "), count(wire.packets, "packet"))
 }
@@ -105,7 +115,7 @@ pub(super) fn wire(report: &Report) -> String {
 /// One kind of packet that should not have been there.
 pub(super) fn wire_leak(leak: &WireLeak) -> String {
     let whose = leak.probe.as_ref().map(|probe| format!(", sent by {probe}")).unwrap_or_default();
-    let many = if leak.count > 1 { format!(" x{}", leak.count) } else { String::new() };
+    let many = if leak.count > 1 { format!(" x{}", number(leak.count)) } else { String::new() };
     let more: String = leak.detail.iter().map(|detail| format!(", {detail}")).collect();
     format!("at {} {} {} {} -> {}{many}{whose}{more}", span(leak.at_ms), leak.link, leak.proto, leak.src, leak.dst)
 }
@@ -137,6 +147,17 @@ pub(super) fn evidence(line: &EvidenceLine) -> String {
     format!("at {}: {}", span(line.at_ms), line.what)
 }
 
+/// What is neither a pass nor a skip, the worst first.
+pub(super) fn findings(report: &Report) -> Vec<&ProbeResult> {
+    let mut findings: Vec<&ProbeResult> = report.probes.iter().filter(|probe| probe.verdict.is_finding()).collect();
+    findings.sort_by_key(|probe| match probe.verdict {
+        VerdictWord::Fail => 0,
+        VerdictWord::Inconclusive => 1,
+        _ => 2,
+    });
+    findings
+}
+
 /// What no probe says: that the stack was not put back, or that nothing was measured.
 pub(super) fn trouble(report: &Report) -> Option<&'static str> {
     if !report.restored() {
@@ -150,7 +171,7 @@ pub(super) fn trouble(report: &Report) -> Option<&'static str> {
 
 /// The verdict of the run in a word, what it means, and what to do next.
 pub(super) fn conclusion(report: &Report) -> (&'static str, String) {
-    let names = |wanted: &[VerdictWord]| {
+    let again = |wanted: &[VerdictWord]| {
         let mut names: Vec<_> = report
             .probes
             .iter()
@@ -160,7 +181,8 @@ pub(super) fn conclusion(report: &Report) -> (&'static str, String) {
         names.dedup();
         let mut seen = std::collections::BTreeSet::new();
         names.retain(|name| seen.insert(*name));
-        names.join(" ")
+        // More than that are most of what there is, and nobody types them.
+        if names.len() > NAMES { "ask again.".to_owned() } else { format!("ask again for {}.", names.join(" ")) }
     };
     let total = report.probes.len() as u64;
     let (word, text) = match report.verdict {
@@ -169,11 +191,7 @@ pub(super) fn conclusion(report: &Report) -> (&'static str, String) {
             let wanted: &[_] =
                 if report.strict { &[VerdictWord::Fail, VerdictWord::Warn] } else { &[VerdictWord::Fail] };
             let failed = report.probes.iter().filter(|probe| wanted.contains(&probe.verdict)).count();
-            let text = format!(
-                "{failed} of {} did not hold. Mend that, then ask again for {}.",
-                count(total, "check"),
-                names(wanted)
-            );
+            let text = format!("{failed} of {} did not hold. Mend that, then {}", count(total, "check"), again(wanted));
             ("FAIL", text)
         }
         RunVerdict::Inconclusive if report.summary.inconclusive == 0 => {
@@ -182,10 +200,10 @@ pub(super) fn conclusion(report: &Report) -> (&'static str, String) {
         RunVerdict::Inconclusive => {
             let text = format!(
                 "Nothing failed, but {} of {} could not be decided, so the stack is not proven tight. Remove what stood \
-                 in the way, then ask again for {}.",
+                 in the way, then {}",
                 report.summary.inconclusive,
                 count(total, "check"),
-                names(&[VerdictWord::Inconclusive])
+                again(&[VerdictWord::Inconclusive])
             );
             ("INCONCLUSIVE", text)
         }

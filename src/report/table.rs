@@ -16,12 +16,16 @@ pub(super) const FORMAT: Format = Format { name: "table", file: "table.txt", abo
 
 /// Below this a table has no room for words.
 const LEAST_WIDTH: u16 = 40;
+/// Findings that are told; the rest has its row in the table.
+const FINDINGS: usize = 40;
 /// Kinds of packets that are listed one by one; the rest is in the JSON report.
 const LEAKS: usize = 10;
 /// Holes of an outage that are listed.
 const HOLES: usize = 10;
 /// Changes since the baseline that are listed.
 const CHANGES: usize = 20;
+/// Below this the time is left out: what was seen needs the room.
+const TIMED_FROM: u16 = 72;
 /// The share of the width that the names may take.
 const NAME_PERCENT: u16 = 40;
 
@@ -36,15 +40,15 @@ fn render(report: &Report, look: &Look) -> Result<String, ReportError> {
     }
 
     let mut explained = BTreeSet::new();
-    for probe in &report.probes {
-        if probe.verdict.is_finding() {
-            finding(
-                &mut page,
-                probe,
-                look.evidence,
-                explained.insert((&probe.id, probe.verdict == VerdictWord::Inconclusive)),
-            );
-        }
+    let findings = prose::findings(report);
+    for probe in findings.iter().take(FINDINGS) {
+        let first = explained.insert((&probe.id, probe.verdict == VerdictWord::Inconclusive));
+        finding(&mut page, probe, look.evidence, first);
+    }
+    if findings.len() > FINDINGS {
+        page.blank();
+        let more = prose::count((findings.len() - FINDINGS) as u64, "more finding");
+        page.line(&format!("and {more}: see the HTML or the JSON report"), Ink::Plain);
     }
     page.blank();
     for outage in &report.outages {
@@ -81,7 +85,9 @@ fn results(report: &Report, look: &Look) -> String {
         table.enforce_styling();
     }
     let room = (u32::from(look.width) * u32::from(NAME_PERCENT) / 100) as usize;
-    table.set_header(["verdict", "probe", "what was seen", "time"]);
+    let heads = ["verdict", "probe", "what was seen", "time"];
+    let columns = if look.width < TIMED_FROM { heads.len() - 1 } else { heads.len() };
+    table.set_header(heads.iter().take(columns));
     for alike in report.probes.chunk_by(are_skipped_alike) {
         let probe = &alike[0];
         let verdict =
@@ -91,14 +97,15 @@ fn results(report: &Report, look: &Look) -> String {
             more => format!("{}: {more} probes", probe.group),
         };
         let time = Cell::new(prose::span(probe.duration_ms as f64)).set_alignment(CellAlignment::Right);
-        table.add_row([verdict, Cell::new(name), Cell::new(&probe.summary), time]);
+        table.add_row([verdict, Cell::new(name), Cell::new(&probe.summary), time].into_iter().take(columns));
     }
-    table.set_constraints([
+    let constraints = [
         ColumnConstraint::ContentWidth,
         ColumnConstraint::UpperBoundary(Width::Fixed(room as u16)),
         ColumnConstraint::LowerBoundary(Width::Fixed(12)),
         ColumnConstraint::ContentWidth,
-    ]);
+    ];
+    table.set_constraints(constraints.into_iter().take(columns));
     let mut text = table.trim_fmt();
     text.push('\n');
     text
@@ -207,9 +214,10 @@ mod tests {
             let text = FORMAT.render(&report, &Look { width, ..Look::PLAIN }).unwrap();
             assert!(widest(&text) <= usize::from(width), "{} of {width}:\n{text}", widest(&text));
             if width >= 60 {
-                for word in ["kill-switch/", "outage/", "inconclusive", "dns-resolver", "123 ms"] {
+                for word in ["kill-switch/", "outage/", "inconclusive", "dns-resolver"] {
                     assert!(text.contains(word), "{word} is torn at {width}:\n{text}");
                 }
+                assert_eq!(text.contains("123 ms"), width >= TIMED_FROM, "at {width}:\n{text}");
             }
         }
     }

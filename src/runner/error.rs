@@ -81,6 +81,9 @@ pub enum RunError {
     /// The journal of what has to be put back.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// A signal asked for the end before the agent had begun.
+    #[error("begin the audit: the run was interrupted")]
+    Interrupted,
     /// What an earlier run left changed is still changed.
     #[error("put back what an outage by {method} left changed: {why}")]
     NotPutBack {
@@ -128,7 +131,7 @@ impl RunError {
                     .to_owned()
             })),
             RunError::Agent { help, .. } => help.clone(),
-            RunError::Runtime(_) => None,
+            RunError::Runtime(_) | RunError::Interrupted => None,
         }
     }
 }

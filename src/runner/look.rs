@@ -8,6 +8,7 @@ use super::session::Session;
 use super::setup::setup;
 use super::{Options, RunError, find, runtime};
 use crate::agent::protocol::Stack;
+use crate::model::evidence::StackAccount;
 use crate::target::Target;
 
 /// A stack that was found, and entered.
@@ -16,6 +17,8 @@ pub struct Found {
     pub target: Target,
     /// What its namespace tells.
     pub stack: Stack,
+    /// What the engine tells of its containers and of those beside them, where it does.
+    pub account: Option<StackAccount>,
     /// The same in one sentence, as the note of a report.
     pub described: String,
     /// How long that took.
@@ -30,6 +33,8 @@ pub fn look(options: &Options<'_>) -> Result<Found, RunError> {
     let clock = Instant::now();
     let runtime = runtime()?;
     let target = runtime.block_on(find(options))?;
+    // Without it there is less to say, and nothing else is missing.
+    let account = runtime.block_on(target.account()).and_then(Result::ok);
     let process = runtime.block_on(target.launch(options.enter, false))?;
     let session = Session::open(runtime.handle(), process, None);
     let started = session.start(setup(options, &target, &session, None, (None, None), clock));
@@ -37,5 +42,5 @@ pub fn look(options: &Options<'_>) -> Result<Found, RunError> {
     let _ = session.end();
     let stack = started?;
     let described = describe(&stack, &target, session.how);
-    Ok(Found { target, stack, described, took: clock.elapsed() })
+    Ok(Found { target, stack, account, described, took: clock.elapsed() })
 }

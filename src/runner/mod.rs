@@ -33,7 +33,7 @@ use phase::{Asked, Phases};
 use put_back::Notebook;
 pub use put_back::{Restored, restore};
 use session::Session;
-use setup::{facts, open_ports, setup, torrent_access};
+use setup::{facts, open_ports, published_at, setup, torrent_access};
 
 use crate::agent::protocol::{ControlKey, OutageOrder, Stack, TorrentAccess};
 use crate::catalog::{Catalog, Selection, Trial};
@@ -89,7 +89,11 @@ impl Options<'_> {
     /// The outage methods that are certain before the stack has been looked at.
     fn stated_methods(&self) -> Vec<String> {
         let stated = if self.outages.is_empty() { &self.config.outage.methods } else { self.outages };
-        if self.quick { Vec::new() } else { stated.iter().map(ToString::to_string).collect() }
+        // One that is named twice is one: an asking has one name, and the readers of reports know it by that.
+        let again = |place: usize| stated[..place].contains(&stated[place]);
+        let methods =
+            stated.iter().enumerate().filter(|(place, _)| !again(*place)).map(|(_, method)| method.to_string());
+        if self.quick { Vec::new() } else { methods.collect() }
     }
 
     /// What would be asked, for `--list`: of outage methods those that are stated, or all.
@@ -155,6 +159,11 @@ pub fn run(options: &Options<'_>) -> Result<Report, RunError> {
     let inputs = Inputs { outside, extra_ca, control_key, torrent, clock };
     let result = result.and_then(|()| audit(options, &runtime, &mut target, &mut session, &notebook, inputs));
     let ended = session.end();
+    // Which answer of the agent's was missed by it is of no interest.
+    let result = result.map_err(|error| match error {
+        RunError::Agent { .. } if session.interrupted() => RunError::Interrupted,
+        error => error,
+    });
     let (mut report, home) = result?;
     if let Some(Entry { method, .. }) = left {
         report.notes.insert(0, format!("an earlier run had died in an outage by {method}: put back first"));
@@ -361,8 +370,9 @@ fn audit(
         notes,
         comparison: None,
     };
-    // A stranger over IPv6 is played under an address of this machine's, which tells the home as well as any.
-    let home = facts.home.iter().copied().chain(inbound::own_v6(&facts.uplink_nets).map(IpAddr::V6)).collect();
+    // A stranger over IPv6 is played under an address of this machine's, which tells the home as well as any. Ports are published at others.
+    let played = inbound::own_v6(&facts.uplink_nets).map(IpAddr::V6);
+    let home = facts.home.iter().copied().chain(played).chain(published_at(target)).collect();
     Ok((report, home))
 }
 

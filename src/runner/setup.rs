@@ -1,8 +1,8 @@
 //! What the agent and the judge are told of a stack: the configuration, beside what its container and its namespace say themselves.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::Instant;
-
-use ipnet::IpNet;
 
 use super::Options;
 use super::error::{API_KEY, RunError};
@@ -11,7 +11,8 @@ use super::session::Session;
 use crate::agent::protocol::{ControlKey, PROTOCOL, Setup, Stack, TorrentAccess};
 use crate::config::{Config, Provider, Secret};
 use crate::judge::Facts;
-use crate::model::evidence::{Proto, Role};
+use crate::model::evidence::{Proto, Published, Role};
+use crate::sensor::allow::is_private;
 use crate::target::{Gluetun, SETNS, Target};
 use crate::technique::{self, client_url};
 
@@ -25,7 +26,6 @@ pub(super) fn setup(
 ) -> Setup {
     let config = options.config;
     let gluetun = target.gluetun.as_ref();
-    let outbound = gluetun.and_then(|gluetun| gluetun.env.get("FIREWALL_OUTBOUND_SUBNETS"));
     let interface = gluetun.and_then(|gluetun| gluetun.env.get("VPN_INTERFACE")).cloned();
     // The port may be told by the container's settings; only a configured address outranks it.
     let control = match gluetun {
@@ -46,11 +46,11 @@ pub(super) fn setup(
         nonce: rand::random(),
         tunnel: config.vpn.interface.clone().or(interface),
         endpoint: config.vpn.endpoint.or_else(|| gluetun.and_then(|gluetun| gluetun.endpoint())),
+        other_servers: config.vpn.other_servers.clone(),
+        other_tunnels: config.vpn.other_tunnels.clone(),
         openvpn,
         local: config.local.subnets.clone(),
-        outbound: outbound
-            .map(|text| text.split(',').filter_map(|net| net.trim().parse::<IpNet>().ok()).collect())
-            .unwrap_or_default(),
+        outbound: gluetun.map(Gluetun::outbound_subnets).unwrap_or_default(),
         resolv_conf: target.resolv_conf.text.clone(),
         resolv_files: target.resolv_files(),
         resolvers: config.dns.resolvers.clone(),
@@ -71,7 +71,7 @@ pub(super) fn setup(
         container: target.container().map(|container| container.name),
         control_server: control,
         control_key,
-        forwarding: gluetun.map(|_| setting("VPN_PORT_FORWARDING").is_some_and(|value| is_on(&value))),
+        forwarding: gluetun.and_then(Gluetun::forwards),
         vpn_input_ports: gluetun.map(|gluetun| gluetun.ports("FIREWALL_VPN_INPUT_PORTS")).unwrap_or_default(),
         torrent,
         host_programs: session.how == SETNS,
@@ -88,9 +88,18 @@ pub(super) fn open_ports(options: &Options<'_>, target: &Target) -> Vec<u16> {
     options.config.local.must_serve.iter().map(|local| local.host_port().port).chain(stated).collect()
 }
 
-/// What counts as yes in Gluetun's variables, in lower case.
-fn is_on(text: &str) -> bool {
-    matches!(text, "on" | "yes" | "true" | "1" | "enabled")
+/// Public addresses of the host at which the engine forwards ports to the stack.
+pub(super) fn published_at(target: &Target) -> Vec<IpAddr> {
+    let settings = target.dependents.iter().map(|dependent| &dependent.settings).chain(&target.settings);
+    public(settings.flat_map(|settings| &settings.published))
+}
+
+fn public<'a>(published: impl Iterator<Item = &'a Published>) -> Vec<IpAddr> {
+    // Every machine has those of its links, whoever it is.
+    let of_link = |ip: IpAddr| matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
+    let addresses = published.map(|one| one.address);
+    let addresses = addresses.filter(|ip| !ip.is_unspecified() && !is_private(*ip) && !of_link(*ip));
+    addresses.collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 /// Where the torrent client is asked, with what opens it, if one is configured.
@@ -163,8 +172,30 @@ pub(super) fn facts(config: &Config, outside: &Outside, stack: &Stack) -> Facts 
             .collect(),
         endpoint_known: stack.endpoint.is_some(),
         endpoint: stack.endpoint.as_ref().map(|(address, _)| *address),
+        other_servers: config.vpn.other_servers.clone(),
         local: stack.local.clone(),
         access: config.access.iter().map(crate::config::Access::rule).collect(),
         firewall: Some(stack.firewall.clone()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_public_address_at_which_a_port_is_published_is_told() {
+        let published =
+            ["0.0.0.0", "::", "127.0.0.1", "::1", "192.168.1.5", "fd18::5", "fe80::5", "203.0.113.5", "2001:db8:18::5"];
+        let at = |address: &str| Published {
+            address: address.parse().expect("an address"),
+            port: 80,
+            inside: 80,
+            proto: "tcp".to_owned(),
+            routed: false,
+        };
+        let published: Vec<Published> = published.iter().chain(&["203.0.113.5"]).map(|address| at(address)).collect();
+        let found: Vec<String> = public(published.iter()).iter().map(ToString::to_string).collect();
+        assert_eq!(found, ["203.0.113.5", "2001:db8:18::5"]);
     }
 }

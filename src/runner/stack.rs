@@ -1,7 +1,7 @@
 //! What the container engine tells of the stack, and what its control server tells somebody who stands on its networks. Both are asked from
 //! outside of the namespace; what they mean is for the judge.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -10,14 +10,14 @@ use super::container::Around;
 use super::inbound::is_attached;
 use super::session::Session;
 use crate::agent::protocol::{Reply, Request};
-use crate::model::evidence::{Answer, Evidence, Said, StackAccount};
+use crate::model::evidence::{Answer, Evidence, INSIDE, Said, StackAccount};
 use crate::target::Target;
 use crate::technique::{ask_as_stranger, status_route};
 
 /// Who told, in the evidence.
 const ENGINE: &str = "the container engine";
-/// At so many of the stack's addresses the control server is asked; few stacks are on more than two networks.
-const MAX_ADDRESSES: usize = 4;
+/// At so many of the stack's addresses the control server is asked, each by a container in turn; few stacks are on more than two networks.
+const MAX_ADDRESSES: usize = 8;
 
 /// Asks the engine.
 pub(super) async fn account(target: &Target, now_ms: impl Fn() -> f64) -> Evidence {
@@ -52,9 +52,24 @@ pub(super) fn ask_control(
         _ => None,
     });
     let (Some(account), Some(gluetun)) = (account, &around.target.gluetun) else { return };
-    let addresses = uplinks.iter().map(IpNet::addr).filter(|ip| !is_link_local(*ip));
-    for ip in addresses.take(MAX_ADDRESSES) {
-        let at = SocketAddr::new(ip, gluetun.control_port);
+    let port = gluetun.control_port;
+    let addresses: Vec<IpAddr> = uplinks.iter().map(IpNet::addr).filter(|ip| !is_link_local(*ip)).collect();
+    let from_ms = now_ms();
+    match ask_inside(session, &addresses, port, &now_ms) {
+        Ok(answers) => evidence
+            .parts
+            .push((INSIDE.to_owned(), Evidence { from_ms, to_ms: now_ms(), answers, ..Evidence::default() })),
+        Err(why) => evidence.problems.push(format!("the control server was not asked from inside of the stack: {why}")),
+    }
+    let (asked, left) = addresses.split_at(addresses.len().min(MAX_ADDRESSES));
+    if !left.is_empty() {
+        let left = left.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        evidence
+            .problems
+            .push(format!("more than {MAX_ADDRESSES} addresses are too many to ask at: not asked at {left}"));
+    }
+    for ip in asked {
+        let (ip, at) = (*ip, SocketAddr::new(*ip, port));
         let said = if is_attached(ip) {
             Ok(session.block_on(ask_as_stranger(at)))
         } else {
@@ -66,6 +81,31 @@ pub(super) fn ask_control(
         }
     }
     evidence.to_ms = now_ms();
+}
+
+/// What the stack itself is answered on that port, on its loopback or at the first of its addresses where somebody does: a server that was
+/// heard there is one that strangers may find closed.
+fn ask_inside(
+    session: &Session,
+    addresses: &[IpAddr],
+    port: u16,
+    now_ms: impl Fn() -> f64,
+) -> Result<Vec<Answer>, String> {
+    let mut answers = Vec::new();
+    for ip in std::iter::once(IpAddr::from(Ipv4Addr::LOCALHOST)).chain(addresses.iter().copied()) {
+        let at = SocketAddr::new(ip, port);
+        let said = match session.request(Request::AskControl { at })? {
+            Reply::Said(said) => *said,
+            Reply::Failed { what, .. } => return Err(what),
+            _ => return Err("the agent gave an answer that does not fit".to_owned()),
+        };
+        let heard = matches!(said, Said::Control { .. });
+        answers.push(Answer { at_ms: now_ms(), witness: status_route(at), said });
+        if heard {
+            break;
+        }
+    }
+    Ok(answers)
 }
 
 /// From a container of leakcheck's own on the network that `at` is on.

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,8 +14,9 @@ use nix::net::if_::if_indextoname;
 use pnet::datalink::{self, NetworkInterface};
 
 use super::allow::{AllowList, Endpoint};
-use super::control::ControlSender;
+use super::control::{ControlSender, is_answer};
 use super::decode::Packet;
+use super::direct;
 use super::filter;
 use super::ledger::{Entry, Ledger};
 use super::packet_sockets;
@@ -24,7 +26,7 @@ use super::sockets;
 use super::trace::Trace;
 use crate::clock::Clock;
 use crate::handicap::{Handicap, lacks};
-use crate::model::evidence::{CONTROL_KINDS, Control, Link, PacketSocket, PhaseWire, Role};
+use crate::model::evidence::{CONTROL_KINDS, Control, DirectConnection, Link, PacketSocket, PhaseWire, Role};
 use crate::net::route::Rtnetlink;
 use crate::priority::ask_for_precedence;
 
@@ -56,6 +58,8 @@ struct Shared {
     clock: Clock,
     ledger: Ledger,
     tunnels: Vec<String>,
+    /// Names of the links of other tunnels, of which nothing is said, as of the loopback.
+    others: Vec<String>,
     stop: AtomicBool,
     /// Sockets that are being looked for.
     asked: AtomicU64,
@@ -105,13 +109,16 @@ impl Sensor {
     ) -> io::Result<Sensor> {
         let ring = Ring::open(blocks)?;
         let roles = links.iter().map(|link| (link.index, (link.name.clone(), link.role))).collect();
-        let loopback = datalink::interfaces().iter().filter(|link| link.is_loopback()).map(|link| link.index).collect();
+        let others = links.iter().filter(|link| link.role == Role::Other);
+        let loopback = datalink::interfaces().into_iter().filter(NetworkInterface::is_loopback).map(|link| link.index);
+        let loopback = loopback.chain(others.clone().map(|link| link.index)).collect();
+        let others = others.map(|link| link.name.clone()).collect();
         let record = Record::new(allow, sockets::connections(&sockets::list()));
         let state = State { roles, loopback, record, ..State::default() };
         ring.filter(&state.compile())?;
         ring.listen()?;
         let (stop, asked) = (AtomicBool::new(false), AtomicU64::new(0));
-        let shared = Arc::new(Shared { clock, ledger, tunnels, stop, asked, state: Mutex::new(state) });
+        let shared = Arc::new(Shared { clock, ledger, tunnels, others, stop, asked, state: Mutex::new(state) });
         let (questions, inbox) = mpsc::sync_channel(MAX_QUESTIONS);
         let (reader, finder) = (Arc::clone(&shared), Arc::clone(&shared));
         let mut sensor = Sensor { shared, threads: Vec::new() };
@@ -123,8 +130,8 @@ impl Sensor {
 
     /// Sends the opening controls and waits until they have been seen. The result is the beginning of a phase.
     pub fn arm(&self) -> PhaseWire {
-        let (controls, packet_sockets) = (self.control(), self.packet_sockets());
-        let mut phase = PhaseWire { uplinks: self.uplinks(), controls, packet_sockets, ..PhaseWire::default() };
+        let (controls, packet_sockets, direct) = (self.control(), self.packet_sockets(), self.direct());
+        let mut phase = PhaseWire { uplinks: self.uplinks(), controls, packet_sockets, direct, ..PhaseWire::default() };
         if phase.uplinks.is_empty() {
             self.stand_in_for(&mut phase);
         }
@@ -135,8 +142,17 @@ impl Sensor {
     /// What others have by which they may send unseen.
     fn packet_sockets(&self) -> Option<Vec<PacketSocket>> {
         let links = datalink::interfaces();
-        let inside = |link: &NetworkInterface| link.is_loopback() || self.shared.tunnels.contains(&link.name);
+        let inside = |link: &NetworkInterface| !self.shared.may_be_uplink(link);
         packet_sockets::others(|index| links.iter().any(|link| link.index == index && inside(link)))
+    }
+
+    /// Connections past the tunnel that others have.
+    fn direct(&self) -> Option<Vec<DirectConnection>> {
+        let links = datalink::interfaces();
+        let uplinks = links.iter().filter(|link| self.shared.may_be_uplink(link));
+        let addresses: Vec<IpAddr> = uplinks.flat_map(|link| link.ips.iter().map(|net| net.ip())).collect();
+        let allow = self.shared.lock().record.allow().clone();
+        direct::now(&addresses, &allow)
     }
 
     /// Sends the closing controls, waits until they have been seen, and hands over what was seen since the last phase was closed.
@@ -146,6 +162,7 @@ impl Sensor {
             before.retain(|socket| now.iter().all(|other| other.inode != socket.inode));
             [before, now].concat()
         });
+        phase.direct = phase.direct.zip(self.direct()).map(|(before, now)| direct::lasting(before, now));
         let there = datalink::interfaces();
         let is_gone = |name: &String| !there.iter().any(|link| link.name == *name);
         phase.gone = phase.uplinks.iter().filter(|name| is_gone(name)).cloned().collect();
@@ -211,16 +228,16 @@ impl Sensor {
 
     /// One control of each kind on each uplink that is up; waits until all are seen or patience is over.
     fn control(&self) -> Vec<Control> {
-        self.control_on(|name| !self.shared.tunnels.iter().any(|tunnel| tunnel == name))
+        self.control_on(|link| self.shared.may_be_uplink(link))
     }
 
-    fn control_on(&self, is_wanted: impl Fn(&str) -> bool) -> Vec<Control> {
+    fn control_on(&self, is_wanted: impl Fn(&NetworkInterface) -> bool) -> Vec<Control> {
         let owner: Arc<str> = CONTROL.into();
         let mut sent: Vec<(Control, Option<Entry>)> = Vec::new();
         // A link that is down or has no carrier lets nothing out, and could not carry a control either. Links that came later are uplinks too.
         for interface in datalink::interfaces() {
             let carries = interface.is_up() && interface.is_lower_up();
-            if carries && !interface.is_loopback() && is_wanted(&interface.name) {
+            if carries && !interface.is_loopback() && is_wanted(&interface) {
                 self.control_link(&interface, &owner, &mut sent);
             }
         }
@@ -266,7 +283,7 @@ impl Sensor {
         while up.is_ok() && !datalink::interfaces().iter().any(carries) && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(2));
         }
-        let controls = up.map(|()| self.control_on(|name| name == STAND_IN));
+        let controls = up.map(|()| self.control_on(|link| link.name == STAND_IN));
         kernel.delete_link(STAND_IN).map_err(io::Error::other)?;
         controls.map_err(io::Error::other)
     }
@@ -375,7 +392,17 @@ impl Shared {
             state.controls.insert(*id, at_ms);
             return None;
         }
+        if is_answer(&packet) {
+            return None;
+        }
         let (link, role) = self.link(state, frame.index);
+        if role == Role::Other {
+            // It was made anew.
+            state.loopback.push(frame.index);
+            state.refilter = true;
+            state.inside.extend(owner.map(|(_, id)| id));
+            return None;
+        }
         let seen = Seen {
             at_ms,
             time: frame.time,
@@ -394,6 +421,11 @@ impl Shared {
         taken.question
     }
 
+    /// Whether what leaves by it may be seen by others: it is neither the loopback's nor a tunnel's.
+    fn may_be_uplink(&self, link: &NetworkInterface) -> bool {
+        !link.is_loopback() && !self.tunnels.contains(&link.name) && !self.others.contains(&link.name)
+    }
+
     /// Name and role of a link. One that was not there before is an uplink, unless it bears the tunnel's name: a VPN that is started again
     /// makes its link anew.
     fn link(&self, state: &mut State, index: u32) -> (String, Role) {
@@ -403,6 +435,7 @@ impl Shared {
         let name = if_indextoname(index).ok().and_then(|name| name.into_string().ok());
         let role = match &name {
             Some(name) if self.tunnels.contains(name) => Role::Tunnel,
+            Some(name) if self.others.contains(name) => Role::Other,
             _ => Role::Uplink,
         };
         let name = name.unwrap_or_else(|| format!("link {index}"));

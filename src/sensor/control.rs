@@ -2,7 +2,7 @@
 //! it shows the sensor at work and goes nowhere. TTL 1, from documentation addresses (RFC 5737, RFC 3849).
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, IntoRawFd};
 
 use pnet::datalink::{self, Channel, ChannelType, Config, DataLinkSender, MacAddr, NetworkInterface};
@@ -18,7 +18,8 @@ use pnet::packet::tcp::{MutableTcpPacket, TcpFlags, ipv4_checksum as tcp4_checks
 use pnet::packet::udp::{MutableUdpPacket, ipv4_checksum as udp4_checksum, ipv6_checksum as udp6_checksum};
 use socket2::{Domain, Socket, Type};
 
-use super::decode::{ETHERTYPE_IPV4, ETHERTYPE_IPV6};
+use super::allow::is_icmp_error;
+use super::decode::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet};
 use super::filter;
 use super::ring::attach;
 use crate::handicap::{Handicap, lacks};
@@ -71,6 +72,12 @@ impl ControlSender {
         }
         self.sender.send_to(&frame, None).unwrap_or_else(|| Err(io::Error::other("the packet socket does not send")))
     }
+}
+
+/// Whether a packet tells somebody who sent a control that it went no further: a bridge in hairpin mode (Docker without its userland proxy,
+/// Podman) sends a frame back, and a kernel that forwards answers it. Nobody has the address that it goes to.
+pub fn is_answer(packet: &Packet<'_>) -> bool {
+    is_icmp_error(packet) && [IpAddr::from(FROM4), IpAddr::from(FROM6)].contains(&packet.dst.ip())
 }
 
 fn ethernet(mac: MacAddr, ether_type: u16, payload: &[u8]) -> Option<Vec<u8>> {
@@ -176,7 +183,6 @@ fn transport(proto: Proto, v6: bool, marker: &[u8], sequence: u32) -> Option<(Ip
 mod tests {
     use super::*;
     use crate::model::evidence::CONTROL_KINDS;
-    use crate::sensor::decode::Packet;
     use crate::sensor::ledger::Ledger;
 
     #[test]
@@ -189,5 +195,25 @@ mod tests {
             assert_eq!((packet.proto, packet.v6, packet.ttl), (proto, v6, 1));
             assert_eq!(ledger.owner(&packet).map(|(_, id)| id), Some(entry.id), "{proto}");
         }
+    }
+    #[test]
+    fn an_error_that_answers_a_control_is_known() {
+        let answer = |kind: u8, to: Ipv4Addr| {
+            let mut octets = vec![0x45, 0, 0, 28, 0, 0, 0, 0, 64, 1, 0, 0, 10, 89, 0, 2];
+            octets.extend(to.octets());
+            octets.extend([kind, 0, 0, 0, 0, 0, 0, 0]);
+            is_answer(&Packet::decode(ETHERTYPE_IPV4, &octets))
+        };
+        assert!(answer(11, FROM4) && answer(3, FROM4), "time exceeded, unreachable");
+        assert!(!answer(8, FROM4), "an echo request is somebody's own");
+        assert!(!answer(11, Ipv4Addr::new(192, 0, 2, 3)) && !answer(11, Ipv4Addr::new(8, 8, 8, 8)));
+        let answer6 = |kind: u8| {
+            let mut octets = vec![0x60, 0, 0, 0, 0, 8, 58, 64];
+            octets.extend(Ipv6Addr::new(0xfd18, 0, 0, 0, 0, 0, 0, 10).octets());
+            octets.extend(FROM6.octets());
+            octets.extend([kind, 0, 0, 0, 0, 0, 0, 0]);
+            is_answer(&Packet::decode(ETHERTYPE_IPV6, &octets))
+        };
+        assert!(answer6(3) && !answer6(128));
     }
 }

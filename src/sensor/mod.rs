@@ -6,6 +6,7 @@ pub mod backlog;
 pub mod capture;
 pub mod control;
 pub mod decode;
+mod direct;
 pub mod filter;
 pub mod ledger;
 mod packet_sockets;

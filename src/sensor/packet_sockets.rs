@@ -1,14 +1,13 @@
 //! Packet sockets of the namespace that are not leakcheck's own. A program may have the kernel send its frames past the queues
 //! (`PACKET_QDISC_BYPASS`, packet(7)), and such frames no listener is shown; whether one does, the kernel does not tell. Facts only.
 
-use std::collections::HashSet;
 use std::fs;
 use std::thread;
 use std::time::Duration;
 
 use nix::net::if_::if_indextoname;
 
-use super::sockets::{holders, is_leakcheck, socket_inode};
+use super::sockets::{self, holders, is_leakcheck};
 use crate::handicap::{Handicap, lacks};
 use crate::model::evidence::PacketSocket;
 
@@ -53,8 +52,7 @@ fn name(link: u32) -> String {
 /// All that this process does not hold itself; `None` where what it holds is not among them.
 fn foreign() -> Option<Vec<Listed>> {
     let text = fs::read_to_string("/proc/thread-self/net/packet").ok().filter(|_| !lacks(Handicap::Sockets))?;
-    let held = fs::read_dir("/proc/self/fd").ok()?.flatten();
-    let own: HashSet<u64> = held.filter_map(|file| socket_inode(&fs::read_link(file.path()).ok()?)).collect();
+    let own = sockets::own()?;
     let (ours, others): (Vec<Listed>, Vec<Listed>) =
         text.lines().skip(1).filter_map(parse).partition(|socket| own.contains(&socket.inode));
     (!ours.is_empty()).then_some(others)

@@ -248,6 +248,7 @@ impl Record {
             return datagram.class;
         }
         let mut class = match role {
+            Role::Other => None,
             Role::Tunnel => Some(Class::Tunnelled).filter(|_| owner.is_some()),
             // A stimulus is meant for the internet, or for the server, which may stand on a local subnet: one that goes to any other
             // allowed address has been diverted there.

@@ -13,6 +13,9 @@ use crate::model::evidence::{Owner, Proto};
 /// Tables of the namespace of the reading thread, and the protocol of their sockets.
 const TABLES: [(&str, Proto); 4] =
     [("tcp", Proto::Tcp), ("tcp6", Proto::Tcp), ("udp", Proto::Udp), ("udp6", Proto::Udp)];
+/// TCP_ESTABLISHED and TCP_LISTEN.
+const ESTABLISHED: u8 = 1;
+const LISTEN: u8 = 10;
 /// Digits of a container id that are shown, as `docker ps` does.
 const CONTAINER_DIGITS: usize = 12;
 /// Digits of a whole container id.
@@ -24,6 +27,8 @@ pub struct Listed {
     proto: Proto,
     local: SocketAddr,
     remote: SocketAddr,
+    /// Its state as the kernel numbers them (`include/net/tcp_states.h`).
+    state: u8,
     inode: u64,
 }
 
@@ -40,6 +45,11 @@ pub fn list() -> Vec<Listed> {
     all
 }
 
+/// Whether the kernel shows this namespace's TCP connections at all. Those over IPv6 have a table only where it is not switched off.
+pub(super) fn are_shown() -> bool {
+    fs::File::open("/proc/thread-self/net/tcp").is_ok()
+}
+
 /// Where programs wait for others, among `listed`: sockets with no other end.
 pub fn waiting(listed: &[Listed]) -> impl Iterator<Item = (Proto, SocketAddr)> + '_ {
     listed.iter().filter(|socket| socket.remote.port() == 0).map(|socket| (socket.proto, socket.local))
@@ -51,12 +61,29 @@ pub fn connections(listed: &[Listed]) -> HashSet<(Proto, SocketAddr, SocketAddr)
     connected.map(|socket| (socket.proto, socket.local, socket.remote)).collect()
 }
 
+/// TCP connections among `listed` that programs of the namespace made and that stand, by inode and both ends: those that others made to a
+/// port on which somebody listens are left out.
+pub(super) fn made_from_here(listed: &[Listed]) -> Vec<(u64, SocketAddr, SocketAddr)> {
+    let tcp = || listed.iter().filter(|socket| socket.proto == Proto::Tcp);
+    let served: HashSet<u16> =
+        tcp().filter(|socket| socket.state == LISTEN).map(|socket| socket.local.port()).collect();
+    let made = tcp().filter(|socket| socket.state == ESTABLISHED && !served.contains(&socket.local.port()));
+    made.map(|socket| (socket.inode, socket.local, socket.remote)).collect()
+}
+
+/// The inodes of the sockets that this process holds itself. `None` where /proc does not show its descriptors.
+pub(super) fn own() -> Option<HashSet<u64>> {
+    let held = fs::read_dir("/proc/self/fd").ok()?.flatten();
+    Some(held.filter_map(|file| socket_inode(&fs::read_link(file.path()).ok()?)).collect())
+}
+
 fn parse(line: &str, proto: Proto) -> Option<Listed> {
     let mut words = line.split_ascii_whitespace().skip(1);
     let (local, remote) = (address(words.next()?)?, address(words.next()?)?);
-    // State, queues, timer, retransmits, user and timeout stand between.
-    let inode = words.nth(6)?.parse().ok()?;
-    Some(Listed { proto, local, remote, inode })
+    let state = u8::from_str_radix(words.next()?, 16).ok()?;
+    // Queues, timer, retransmits, user and timeout stand between.
+    let inode = words.nth(5)?.parse().ok()?;
+    Some(Listed { proto, local, remote, state, inode })
 }
 
 /// An address as the kernel prints it: words of 32 bits in the machine's order, then the port.
@@ -168,7 +195,7 @@ mod tests {
     fn tables_are_read() {
         let four = parse(LINE4, Proto::Udp).unwrap();
         assert_eq!(four.local, "172.18.0.10:40000".parse().unwrap());
-        assert_eq!((four.remote, four.inode), ("8.8.8.8:53".parse().unwrap(), 4711));
+        assert_eq!((four.remote, four.state, four.inode), ("8.8.8.8:53".parse().unwrap(), ESTABLISHED, 4711));
         let six = parse(LINE6, Proto::Udp).unwrap();
         assert_eq!((six.local, six.inode), ("[::]:6881".parse().unwrap(), 815));
         for line in ["", "garbage", "0: x:y z", " 1: 0A0012AC:9C40 08080808:0035 01"] {
@@ -177,7 +204,7 @@ mod tests {
     }
 
     fn socket(local: &str, remote: &str, inode: u64) -> Listed {
-        Listed { proto: Proto::Udp, local: local.parse().unwrap(), remote: remote.parse().unwrap(), inode }
+        Listed { proto: Proto::Udp, local: local.parse().unwrap(), remote: remote.parse().unwrap(), state: 7, inode }
     }
 
     #[test]
@@ -192,6 +219,24 @@ mod tests {
         assert_eq!(of(&[socket("172.18.0.10:6881", "1.1.1.1:9", 4)]), None);
         assert_eq!(of(&[socket("172.18.0.11:6881", "0.0.0.0:0", 5)]), None);
         assert_eq!(sender(&[bound], Proto::Tcp, src, dst), None);
+    }
+
+    #[test]
+    fn connections_that_others_made_are_not_made_from_here() {
+        let tcp = |local: &str, remote: &str, state, inode| Listed {
+            proto: Proto::Tcp,
+            state,
+            ..socket(local, remote, inode)
+        };
+        let made = tcp("172.18.0.10:40000", "8.8.8.8:443", ESTABLISHED, 1);
+        let listed = [
+            made,
+            tcp("[::]:8080", "[::]:0", LISTEN, 2),
+            tcp("172.18.0.10:8080", "203.0.113.7:50000", ESTABLISHED, 3),
+            tcp("172.18.0.10:40001", "8.8.8.8:443", 2, 4),
+            Listed { proto: Proto::Udp, inode: 5, ..made },
+        ];
+        assert_eq!(made_from_here(&listed), [(1, made.local, made.remote)]);
     }
 
     #[test]

@@ -3,34 +3,30 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use bollard::models::{ContainerInspectResponse, ContainerSummary, Network};
+use bollard::models::{ContainerInspectResponse, ContainerSummary, HostConfig, Network};
 use bollard::query_parameters::ListNetworksOptions;
 use futures_util::future::try_join_all;
 
-use super::docker::{asked, label, name_of};
+use super::docker::{asked, label};
 use super::error::TargetError;
 use super::gluetun::Gluetun;
 use super::settings;
-use super::stack::{PROJECT, SERVICE, Stack, is_named};
+use super::stack::{PROJECT, SERVICE, Stack, has_joined_gone};
 use super::sweep;
-use crate::model::evidence::{ContainerAccount, GluetunAccount, NetworkAccount, StackAccount};
-
-/// Docker's own networks, on which containers are that were told nothing: sharing one of them means nothing.
-const COMMON: [&str; 3] = ["bridge", "host", "none"];
+use crate::model::evidence::{ContainerAccount, GluetunAccount, NO_NETWORKS, NetworkAccount, StackAccount};
 
 /// Variables by which images of torrent clients are told where to take peers' connections.
 const PEER_PORTS: [&str; 4] = ["TORRENTING_PORT", "PEERPORT", "TRANSMISSION_PEER_PORT", "RT_INC_PORT"];
 
 /// Asks the engine.
 pub(super) async fn take(stack: &Stack) -> Result<StackAccount, TargetError> {
-    let all = stack.engine.containers().await?;
+    let all = stack.engine.containers_and_networks().await?;
     let gone = || TargetError::NoContainer { name: stack.name.clone(), running: Vec::new() };
     let own = stack.engine.inspect(&stack.id).await?.ok_or_else(gone)?;
     let listed = stack.engine.docker.list_networks(None::<ListNetworksOptions>).await;
     let listed = listed.map_err(asked("list the networks"))?;
     let vpn = container(&own, stack.project.as_deref());
-    let networks = listed.iter().filter(|net| net.name.as_ref().is_some_and(|name| vpn.networks.contains(name)));
-    let networks = networks.map(network).collect();
+    let networks = networks_of(&own, &listed);
     let others = all.iter().filter(|one| one.id.as_deref() != Some(&stack.id) && !sweep::is_agent(one));
     let placed: Vec<(Place, &ContainerSummary)> =
         others.filter_map(|one| Some((place(stack, &vpn, one, &all)?, one))).collect();
@@ -68,15 +64,11 @@ fn place(stack: &Stack, vpn: &ContainerAccount, other: &ContainerSummary, all: &
     }
     let same_project = stack.project.is_some() && label(other, PROJECT) == stack.project.as_deref();
     let on = other.network_settings.as_ref().and_then(|settings| settings.networks.as_ref());
-    let shares =
-        on.into_iter().flat_map(HashMap::keys).any(|net| !COMMON.contains(&net.as_str()) && vpn.networks.contains(net));
+    let shares = on
+        .into_iter()
+        .flat_map(HashMap::keys)
+        .any(|net| !NO_NETWORKS.contains(&net.as_str()) && vpn.networks.contains(net));
     (same_project || shares || has_joined_gone(other, all)).then_some(Place::Beside)
-}
-
-fn has_joined_gone(summary: &ContainerSummary, all: &[ContainerSummary]) -> bool {
-    let mode = summary.host_config.as_ref().and_then(|config| config.network_mode.as_deref());
-    let Some(owner) = mode.and_then(|mode| mode.strip_prefix("container:")) else { return false };
-    !all.iter().any(|one| is_named(owner, one.id.as_deref().unwrap_or_default(), &name_of(one)))
 }
 
 /// `project` is that of the VPN container.
@@ -87,7 +79,6 @@ fn container(inner: &ContainerInspectResponse, project: Option<&str>) -> Contain
     let labels = config.and_then(|config| config.labels.as_ref());
     let own_label = |key: &str| labels.and_then(|labels| labels.get(key)).map(String::as_str);
     let status = inner.state.as_ref().and_then(|state| state.status);
-    let devices = host.and_then(|host| host.devices.as_ref()).into_iter().flatten();
     let sysctls = host.and_then(|host| host.sysctls.as_ref()).into_iter().flatten();
     let name = inner.name.as_deref().or(inner.id.as_deref()).unwrap_or_default();
     ContainerAccount {
@@ -98,9 +89,12 @@ fn container(inner: &ContainerInspectResponse, project: Option<&str>) -> Contain
         network_mode: host.and_then(|host| host.network_mode.clone()).unwrap_or_default(),
         joined_gone: false,
         published: settings.published,
-        devices: devices.filter_map(|device| device.path_in_container.clone()).collect(),
+        published_oddly: settings.published_oddly,
+        devices: devices(host),
+        device_rules: host.and_then(|host| host.device_cgroup_rules.clone()).unwrap_or_default(),
+        mounts: settings.mounts,
         sysctls: sysctls
-            .filter(|(key, _)| key.starts_with("net.ipv6."))
+            .filter(|(key, _)| key.starts_with("net."))
             .map(|(key, value)| (key.clone(), value.clone()))
             .collect::<BTreeMap<_, _>>(),
         peer_ports: peer_ports(config.and_then(|config| config.env.as_deref()).unwrap_or_default()),
@@ -109,13 +103,20 @@ fn container(inner: &ContainerInspectResponse, project: Option<&str>) -> Contain
         capabilities: settings.capabilities,
         privileged: settings.privileged,
         host_namespaces: settings.host_namespaces.iter().map(|name| (*name).to_owned()).collect(),
-        engine_socket: settings.docker_socket,
         healthcheck: settings.healthcheck,
         restart: settings.restart,
-        by_compose: settings.by_compose,
         depends_on: settings.depends_on,
         secret_variables: settings.secret_variables,
     }
+}
+
+fn devices(host: Option<&HostConfig>) -> Vec<String> {
+    let given = host.and_then(|host| host.devices.as_ref()).into_iter().flatten();
+    let paths = given.flat_map(|device| [&device.path_on_host, &device.path_in_container]).flatten();
+    let mut found: Vec<String> = paths.cloned().collect();
+    found.sort();
+    found.dedup();
+    found
 }
 
 fn peer_ports(env: &[String]) -> Vec<u16> {
@@ -123,14 +124,24 @@ fn peer_ports(env: &[String]) -> Vec<u16> {
     lines.filter(|(name, _)| PEER_PORTS.contains(name)).filter_map(|(_, value)| value.trim().parse().ok()).collect()
 }
 
-fn network(net: &Network) -> NetworkAccount {
+/// Those of the list that the container is on, by the names that it has for them: Podman lists its own by another.
+fn networks_of(own: &ContainerInspectResponse, listed: &[Network]) -> Vec<NetworkAccount> {
+    let on = own.network_settings.as_ref().and_then(|settings| settings.networks.as_ref()).into_iter().flatten();
+    let found = on.filter_map(|(name, end)| {
+        let by_id =
+            |net: &&Network| end.network_id.as_ref().is_some_and(|id| !id.is_empty() && net.id.as_ref() == Some(id));
+        let net = listed.iter().find(|net| net.name.as_ref() == Some(name)).or_else(|| listed.iter().find(by_id))?;
+        Some(network(name, net))
+    });
+    let mut found: Vec<NetworkAccount> = found.collect();
+    found.sort_by(|a, b| a.name.cmp(&b.name));
+    found
+}
+
+fn network(name: &str, net: &Network) -> NetworkAccount {
     let config = net.ipam.as_ref().and_then(|ipam| ipam.config.as_ref());
     let subnets = config.into_iter().flatten().filter_map(|range| range.subnet.as_deref()?.parse().ok());
-    NetworkAccount {
-        name: net.name.clone().unwrap_or_default(),
-        ipv6: net.enable_ipv6.unwrap_or_default(),
-        subnets: subnets.collect(),
-    }
+    NetworkAccount { name: name.to_owned(), ipv6: net.enable_ipv6.unwrap_or_default(), subnets: subnets.collect() }
 }
 
 #[cfg(test)]
@@ -151,7 +162,9 @@ mod tests {
             },
             "HostConfig": {
                 "NetworkMode": "media_default", "CapAdd": ["NET_ADMIN"], "PidMode": "", "IpcMode": "private",
-                "Devices": [{"PathOnHost": "/dev/net/tun", "PathInContainer": "/dev/net/tun", "CgroupPermissions": "rwm"}],
+                "Devices": [{"PathOnHost": "/dev/net/tun", "PathInContainer": "/dev/net/tun", "CgroupPermissions": "rwm"},
+                            {"PathOnHost": "/dev/mem", "PathInContainer": "/dev/x", "CgroupPermissions": "r"}],
+                "DeviceCgroupRules": ["c 10:200 rwm"],
                 "Sysctls": {"net.ipv6.conf.all.disable_ipv6": "1", "net.ipv4.conf.all.src_valid_mark": "1"},
                 "RestartPolicy": {"Name": "unless-stopped", "MaximumRetryCount": 0},
             },
@@ -178,6 +191,7 @@ mod tests {
             port,
             inside: port,
             proto: text(proto),
+            routed: false,
         };
         let expected = ContainerAccount {
             name: text("gluetun"),
@@ -193,13 +207,15 @@ mod tests {
                 published("::", 8080, "tcp"),
             ],
             capabilities: vec![text("NET_ADMIN")],
-            devices: vec![text("/dev/net/tun")],
+            devices: vec![text("/dev/mem"), text("/dev/net/tun"), text("/dev/x")],
+            device_rules: vec![text("c 10:200 rwm")],
             healthcheck: true,
             restart: text("unless-stopped"),
-            by_compose: true,
             depends_on: Some(Vec::new()),
             secret_variables: vec![text("WIREGUARD_PRIVATE_KEY")],
-            sysctls: BTreeMap::from([(text("net.ipv6.conf.all.disable_ipv6"), text("1"))]),
+            sysctls: [("net.ipv6.conf.all.disable_ipv6", "1"), ("net.ipv4.conf.all.src_valid_mark", "1")]
+                .map(|(key, value)| (text(key), text(value)))
+                .into(),
             peer_ports: vec![50413],
             ..ContainerAccount::default()
         };
@@ -208,22 +224,25 @@ mod tests {
     }
 
     #[test]
-    fn one_that_joined_a_container_which_is_gone_is_known() {
-        let one = |id: &str, mode: &str| -> ContainerSummary {
-            let summary = json!({"Id": id, "Names": [format!("/{id}-name")], "HostConfig": {"NetworkMode": mode}});
-            serde_json::from_value(summary).expect("a summary")
-        };
-        let all = [one("0123456789abcdef", "bridge"), one("a", "container:0123456789abcdef")];
-        assert!(!has_joined_gone(&all[1], &all) && !has_joined_gone(&all[0], &all));
-        assert!(!has_joined_gone(&one("b", "container:0123456789abcdef-name"), &all), "by its name");
-        assert!(has_joined_gone(&one("c", "container:fedcba9876543210"), &all));
+    fn a_network_tells_its_subnets_of_both_families() {
+        let told = json!({"Name": "media", "EnableIPv6": true, "IPAM": {"Config": [{"Subnet": "172.18.0.0/16"}, {"Subnet": "fd18::/64"}, {}]}});
+        let net = network("media", &serde_json::from_value(told).expect("a network"));
+        let subnets = ["172.18.0.0/16", "fd18::/64"].map(|text| text.parse().expect("a subnet"));
+        assert_eq!(net, NetworkAccount { name: "media".to_owned(), ipv6: true, subnets: subnets.to_vec() });
     }
 
     #[test]
-    fn a_network_tells_its_subnets_of_both_families() {
-        let told = json!({"Name": "media", "EnableIPv6": true, "IPAM": {"Config": [{"Subnet": "172.18.0.0/16"}, {"Subnet": "fd18::/64"}, {}]}});
-        let net = network(&serde_json::from_value(told).expect("a network"));
-        let subnets = ["172.18.0.0/16", "fd18::/64"].map(|text| text.parse().expect("a subnet"));
-        assert_eq!(net, NetworkAccount { name: "media".to_owned(), ipv6: true, subnets: subnets.to_vec() });
+    fn a_network_is_found_by_its_name_or_its_number() {
+        let own = json!({"NetworkSettings": {"Networks": {
+            "media": {"NetworkID": "m"}, "podman": {"NetworkID": "2f259bab93aa"}, "gone": {"NetworkID": ""}, "other": {"NetworkID": "x"},
+        }}});
+        let listed = json!([
+            {"Name": "bridge", "Id": "2f259bab93aa"}, {"Name": "media", "Id": "another"}, {"Name": "nameless", "Id": ""},
+        ]);
+        let read = |value| serde_json::from_value(value).expect("an inspection");
+        let own: ContainerInspectResponse = serde_json::from_value(own).expect("an inspection");
+        let listed: Vec<Network> = read(listed);
+        let names: Vec<String> = networks_of(&own, &listed).into_iter().map(|net| net.name).collect();
+        assert_eq!(names, ["media", "podman"]);
     }
 }

@@ -10,6 +10,7 @@ use ring::digest::{SHA256, digest};
 use serde::Deserialize;
 
 use super::error::TargetError;
+use crate::config::without_secrets;
 
 /// The context that means: no context.
 const DEFAULT: &str = "default";
@@ -49,7 +50,8 @@ pub enum Origin {
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let host = self.host.escape_debug();
+        let host = without_secrets(&self.host);
+        let host = host.escape_debug();
         match &self.origin {
             Origin::Given => write!(f, "{host}"),
             Origin::Variable => write!(f, "{host} (as DOCKER_HOST says)"),
@@ -262,6 +264,22 @@ mod tests {
         assert!(host("{}", &[]).0.starts_with("unix://"));
         assert_eq!(host("{}", &[("DOCKER_TLS_VERIFY", "1")]).0, "tcp://localhost:2376");
         assert_eq!(host("{}", &[("DOCKER_CONFIG", "/nonexistent")]).1, host("{}", &[]).1);
+    }
+
+    #[test]
+    fn an_address_is_told_without_what_logs_in() {
+        for (host, shown) in [
+            ("tcp://me:hunter2@nas:2375", "tcp://…@nas:2375"),
+            ("tcp://hunter2@nas", "tcp://…@nas"),
+            ("tcp://me:hun/?#ter2@nas", "tcp://…@nas"),
+            ("me:hunter2@nas", "…@nas"),
+            ("tcp://nas:2375/?token=hunter2", "tcp://nas:2375/?…"),
+            ("ssh://me:hunter2@nas", "ssh://…@nas"),
+            ("ssh://me@nas:22/run/x.sock", "ssh://me@nas:22/run/x.sock"),
+            ("unix:///var/run/docker.sock", "unix:///var/run/docker.sock"),
+        ] {
+            assert_eq!(Environment::own().given(host).to_string(), shown);
+        }
     }
 
     #[test]

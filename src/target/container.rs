@@ -66,28 +66,56 @@ pub async fn launch_beside(engine: &Engine, network: &str) -> Result<AgentProces
 }
 
 async fn launch_with(engine: &Engine, network: &str, capabilities: &[String]) -> Result<AgentProcess, TargetError> {
-    let id = match create(engine, network, capabilities).await {
+    let mut unstarted = Unstarted::new(engine);
+    let id = match create(engine, &unstarted.name, network, capabilities).await {
         // Another leakcheck may have removed the image as one of an earlier build, just after it was found.
         Err(TargetError::Docker { source: Error::DockerResponseServerError { status_code: 404, .. }, .. }) => {
-            create(engine, network, capabilities).await?
+            create(engine, &unstarted.name, network, capabilities).await?
         }
         other => other?,
     };
-    match start(engine, &id).await {
-        Ok(agent) => Ok(agent),
-        Err(error) => {
-            // It never ran, so the engine does not remove it by itself.
-            remove(engine, &id).await;
-            Err(error)
+    let started = start(engine, &id).await;
+    match &started {
+        Ok(_) => unstarted.engine = None,
+        Err(_) => unstarted.remove().await,
+    }
+    started
+}
+
+/// A container that may have been made and does not run, so that the engine does not remove it by itself: it is removed when this is
+/// dropped, as it is when nobody waits for the start any more.
+struct Unstarted {
+    /// `None` when there is nothing to remove.
+    engine: Option<Engine>,
+    name: String,
+}
+
+impl Unstarted {
+    fn new(engine: &Engine) -> Self {
+        let name = format!("leakcheck-agent-{}-{:08x}", std::process::id(), rand::random::<u32>());
+        Self { engine: Some(engine.clone()), name }
+    }
+
+    async fn remove(&mut self) {
+        if let Some(engine) = self.engine.take() {
+            remove(&engine, &self.name).await;
+        }
+    }
+}
+
+impl Drop for Unstarted {
+    fn drop(&mut self) {
+        if let (Some(engine), Ok(runtime)) = (self.engine.take(), tokio::runtime::Handle::try_current()) {
+            let name = std::mem::take(&mut self.name);
+            runtime.spawn(async move { remove(&engine, &name).await });
         }
     }
 }
 
 /// Makes the container; its id.
-async fn create(engine: &Engine, network: &str, capabilities: &[String]) -> Result<String, TargetError> {
+async fn create(engine: &Engine, name: &str, network: &str, capabilities: &[String]) -> Result<String, TargetError> {
     let image = image::ensure(engine).await?;
-    let name = format!("leakcheck-agent-{}-{:08x}", std::process::id(), rand::random::<u32>());
-    let options = CreateContainerOptionsBuilder::default().name(&name).build();
+    let options = CreateContainerOptionsBuilder::default().name(name).build();
     let body = recipe(image, network, capabilities);
     let made = engine.docker.create_container(Some(options), body).await;
     Ok(made.map_err(asked("create the agent's container"))?.id)

@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, HashMap};
 
 use bollard::models::{ContainerConfig, ContainerSummary};
+use ipnet::IpNet;
 
 use super::docker::{candidate, label, name_of, runs};
 use super::error::{Candidate, TargetError};
 use super::sweep;
+use crate::model::evidence::{GluetunAccount, OUTBOUND_SUBNETS};
 
 /// Port of Gluetun's control server when nothing else is said.
 const CONTROL_PORT: u16 = 8000;
@@ -15,7 +17,7 @@ const CONTROL_PORT: u16 = 8000;
 pub const ROLE_LABEL: &str = "leakcheck.role";
 
 /// Variables whose values hold no secret and are worth knowing. Names in full, because a prefix lets the next secret in.
-const HARMLESS: [&str; 30] = [
+const HARMLESS: [&str; 33] = [
     "VPN_SERVICE_PROVIDER",
     "VPN_TYPE",
     "VPN_INTERFACE",
@@ -23,6 +25,8 @@ const HARMLESS: [&str; 30] = [
     "VPN_ENDPOINT_PORT",
     "OPENVPN_PROTOCOL",
     "VPN_PORT_FORWARDING",
+    "PORT_FORWARDING",
+    "PRIVATE_INTERNET_ACCESS_VPN_PORT_FORWARDING",
     "WIREGUARD_ENDPOINT_IP",
     "WIREGUARD_ENDPOINT_PORT",
     "WIREGUARD_IMPLEMENTATION",
@@ -34,6 +38,7 @@ const HARMLESS: [&str; 30] = [
     "FIREWALL_INPUT_PORTS",
     "FIREWALL_VPN_INPUT_PORTS",
     "HTTP_CONTROL_SERVER_ADDRESS",
+    "HTTP_CONTROL_SERVER_PORT",
     "DNS_ADDRESS",
     "DNS_SERVER",
     "DNS_UPSTREAM_RESOLVERS",
@@ -47,6 +52,9 @@ const HARMLESS: [&str; 30] = [
     "HTTP_CONTROL_SERVER_AUTH_CONFIG_FILEPATH",
     "HEALTH_VPN_DURATION_INITIAL",
 ];
+
+/// Whether it has a port forwarded, in the order in which it reads them: an old name outranks the new one, which its image may have set.
+const FORWARDING: [&str; 3] = ["PORT_FORWARDING", "PRIVATE_INTERNET_ACCESS_VPN_PORT_FORWARDING", "VPN_PORT_FORWARDING"];
 
 /// What a Gluetun container tells about itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,11 +81,13 @@ impl Gluetun {
         }
         let tag = image.rsplit('/').next().and_then(|name| name.split_once(':')).map(|(_, tag)| tag.to_owned());
         let named = labels.get("org.opencontainers.image.version").filter(|version| !version.is_empty()).cloned();
-        let address = variables.get("HTTP_CONTROL_SERVER_ADDRESS").copied().unwrap_or_default();
+        // The older one is read first, as it is with all of its variables.
+        let control = ["HTTP_CONTROL_SERVER_PORT", "HTTP_CONTROL_SERVER_ADDRESS"];
+        let control = control.iter().find_map(|name| variables.get(name).filter(|value| !value.is_empty()));
         let harmless = HARMLESS.iter().filter_map(|&name| Some((name.to_owned(), (*variables.get(name)?).to_owned())));
         Some(Self {
             version: named.or(tag).map(|version| version.split('@').next().unwrap_or_default().to_owned()),
-            control_port: address.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).unwrap_or(CONTROL_PORT),
+            control_port: control.and_then(|at| at.rsplit(':').next()?.parse().ok()).unwrap_or(CONTROL_PORT),
             env: harmless.filter(|(_, value)| !value.is_empty()).collect(),
             image,
         })
@@ -88,10 +98,22 @@ impl Gluetun {
         self.ports("FIREWALL_INPUT_PORTS")
     }
 
+    /// Networks that it lets past the tunnel; what is none is left out.
+    pub fn outbound_subnets(&self) -> Vec<IpNet> {
+        let stated = OUTBOUND_SUBNETS.iter().find_map(|&name| self.env.get(name));
+        stated.into_iter().flat_map(|text| text.split(',')).filter_map(|net| net.trim().parse().ok()).collect()
+    }
+
     /// The ports that a variable lists; what is none is left out.
     pub fn ports(&self, variable: &str) -> Vec<u16> {
         let listed = self.env.get(variable).into_iter().flat_map(|text| text.split(','));
         listed.filter_map(|port| port.trim().parse().ok()).collect()
+    }
+
+    /// Whether it is set to have a port forwarded; `None`: what it is set to says neither.
+    pub fn forwards(&self) -> Option<bool> {
+        let account = GluetunAccount { version: None, settings: self.env.clone() };
+        FORWARDING.iter().find_map(|name| account.switch(name)).map_or(Some(false), Result::ok)
     }
 
     /// The address family, host and port of the VPN's endpoint, when the environment fixes it.
@@ -310,6 +332,21 @@ mod tests {
         assert_eq!(gluetun.endpoint(), Some("198.51.100.2:51820".parse().expect("an address")));
         assert_eq!(gluetun.env.get("VPN_SERVICE_PROVIDER").map(String::as_str), Some("mullvad"));
         assert!(!gluetun.env.contains_key("DNS_ADDRESS"));
+    }
+
+    #[test]
+    fn an_old_name_of_a_switch_outranks_the_new_one() {
+        let forwards = |env: &[&str]| Gluetun::read(&config("gluetun", env, json!({}))).expect("a Gluetun").forwards();
+        assert_eq!(forwards(&[]), Some(false), "it is off unless it is said");
+        assert_eq!(forwards(&["VPN_PORT_FORWARDING=on"]), Some(true));
+        assert_eq!(forwards(&["VPN_PORT_FORWARDING=off", "PORT_FORWARDING=on"]), Some(true));
+        assert_eq!(
+            forwards(&["VPN_PORT_FORWARDING=off", "PRIVATE_INTERNET_ACCESS_VPN_PORT_FORWARDING=\"YES\""]),
+            Some(true)
+        );
+        assert_eq!(forwards(&["VPN_PORT_FORWARDING=on", "PORT_FORWARDING=off"]), Some(false));
+        assert_eq!(forwards(&["VPN_PORT_FORWARDING=on", "PORT_FORWARDING="]), Some(true), "an empty one is none");
+        assert_eq!(forwards(&["VPN_PORT_FORWARDING=perhaps"]), None);
     }
 
     #[test]

@@ -23,6 +23,8 @@ use super::sweep::{IMAGE, LABEL};
 /// Repository of the images; the tag is a hash of what is inside.
 const REPOSITORY: &str = "leakcheck-agent";
 
+/// Where the program is here.
+const OWN_PROGRAM: &str = "/proc/self/exe";
 /// Where the program is inside.
 const PROGRAM: &str = "/leakcheck";
 
@@ -98,7 +100,7 @@ fn own_files() -> Result<Vec<Content>, TargetError> {
         Ok(bytes) => Ok(Content { path: path.to_owned(), bytes }),
         Err(source) => Err(TargetError::OwnProgram { path: from.to_owned(), source }),
     };
-    let mut files = vec![read("/proc/self/exe", PROGRAM)?];
+    let mut files = vec![read(OWN_PROGRAM, PROGRAM)?];
     for path in shared_objects() {
         files.push(read(&path, &path)?);
     }
@@ -120,8 +122,8 @@ fn shared_objects() -> Vec<String> {
     let mut paths: Vec<String> = Vec::new();
     // SAFETY: `note` keeps to the signature, does not unwind, and uses the vector only during the call.
     unsafe { libc::dl_iterate_phdr(Some(note), (&raw mut paths).cast()) };
-    // The program itself has no name, and the kernel's vDSO one without a slash.
-    paths.retain(|path| path.starts_with('/'));
+    // The program itself has no name, or this one where musl is linked into it, and the kernel's vDSO one without a slash.
+    paths.retain(|path| path.starts_with('/') && path != OWN_PROGRAM);
     paths.sort();
     paths.dedup();
     paths

@@ -13,6 +13,7 @@ mod netns;
 mod pid;
 mod process;
 mod resolv;
+mod secrets;
 mod setns;
 mod settings;
 mod source;

@@ -1,12 +1,18 @@
 //! How a container is set up, as far as it matters for leaks. Names of variables that hold secrets are kept, their values never.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::str::FromStr;
 
 use bollard::models::{
-    ContainerConfig, ContainerInspectResponse, HealthStatusEnum, HostConfig, MountPoint, RestartPolicyNameEnum,
+    ContainerConfig, ContainerInspectResponse, HealthStatusEnum, HostConfig, MountPoint, PortBinding,
+    RestartPolicyNameEnum,
 };
 
-use crate::model::evidence::Published;
+use super::secrets;
+use crate::model::evidence::{Mount, Published};
+
+/// Variables by which images of torrent clients are told where their web interface listens.
+const WEB_PORTS: [&str; 3] = ["WEBUI_PORT", "QBT_WEBUI_PORT", "TRANSMISSION_RPC_PORT"];
 
 /// Settings of a container of the stack.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -17,6 +23,8 @@ pub struct Settings {
     pub networks: Vec<String>,
     /// Ports that Docker forwards to it.
     pub published: Vec<Published>,
+    /// Ports that it forwards in a way that is not understood.
+    pub published_oddly: Vec<String>,
     /// Capabilities beyond Docker's own set, without `CAP_`.
     pub capabilities: Vec<String>,
     /// Capabilities of Docker's own set that were taken away; `ALL` for all.
@@ -25,8 +33,8 @@ pub struct Settings {
     pub privileged: bool,
     /// Namespaces that it shares with the host, other than the network: `pid`, `ipc`, `uts`.
     pub host_namespaces: Vec<&'static str>,
-    /// It can command the engine, because the engine's socket is mounted into it.
-    pub docker_socket: bool,
+    /// What of the host's files is mounted into it.
+    pub mounts: Vec<Mount>,
     /// Whether there is a health check.
     pub healthcheck: bool,
     /// What the health check says now: `healthy`, `unhealthy` or `starting`.
@@ -41,6 +49,8 @@ pub struct Settings {
     pub secret_variables: Vec<String>,
     /// As whom its programs run, user and group, by its settings: `User`, and the variables PUID and PGID that many images obey.
     pub users: Vec<(u32, u32)>,
+    /// Where its web interface listens, by its environment: of torrent clients' images, which have such a variable.
+    pub web_port: Option<u16>,
     /// When it was started, RFC 3339.
     pub started_at: Option<String>,
 }
@@ -51,15 +61,17 @@ pub fn read(container: &ContainerInspectResponse) -> Settings {
     let host = container.host_config.clone().unwrap_or_default();
     let state = container.state.clone().unwrap_or_default();
     let health = state.health.and_then(|health| health.status);
+    let (published, published_oddly) = published(container);
     Settings {
         image: config.image.clone().unwrap_or_default(),
         networks: networks(container),
-        published: published(container),
+        published,
+        published_oddly,
         capabilities: names_of_capabilities(host.cap_add.as_deref()),
         dropped: names_of_capabilities(host.cap_drop.as_deref()),
         privileged: host.privileged.unwrap_or_default(),
         host_namespaces: host_namespaces(&host),
-        docker_socket: container.mounts.iter().flatten().any(is_docker_socket),
+        mounts: container.mounts.iter().flatten().filter_map(mount).collect(),
         healthcheck: has_healthcheck(&config),
         health: health
             .filter(|status| !matches!(status, HealthStatusEnum::EMPTY | HealthStatusEnum::NONE))
@@ -72,8 +84,9 @@ pub fn read(container: &ContainerInspectResponse) -> Settings {
             .unwrap_or_default(),
         depends_on: depends_on(&config),
         by_compose: config.labels.as_ref().is_some_and(|labels| labels.contains_key("com.docker.compose.project")),
-        secret_variables: config.env.iter().flatten().filter_map(|line| secret_variable(line)).collect(),
+        secret_variables: secrets::variables(config.env.as_deref().unwrap_or_default()),
         users: users(&config),
+        web_port: WEB_PORTS.iter().find_map(|name| variable(&config, name)),
         started_at: state.started_at,
     }
 }
@@ -85,22 +98,36 @@ fn networks(container: &ContainerInspectResponse) -> Vec<String> {
     names
 }
 
-/// An address that is not given is every address; a port that cannot be read is none.
-fn published(inner: &ContainerInspectResponse) -> Vec<Published> {
+/// An address that is not given is every address; no port of the host is the container's own (gateway mode `routed`). Beside them what could
+/// not be understood.
+fn published(inner: &ContainerInspectResponse) -> (Vec<Published>, Vec<String>) {
     let ports = inner.network_settings.as_ref().and_then(|settings| settings.ports.as_ref());
-    let mut found = Vec::new();
-    for (inside, bindings) in ports.into_iter().flatten() {
-        let (number, proto) = inside.split_once('/').unwrap_or((inside, "tcp"));
-        let Ok(inside) = number.parse() else { continue };
+    let (mut found, mut odd) = (Vec::new(), Vec::new());
+    for (name, bindings) in ports.into_iter().flatten() {
         for binding in bindings.iter().flatten() {
-            let Some(port) = binding.host_port.as_deref().and_then(|port| port.parse().ok()) else { continue };
-            let stated = binding.host_ip.as_deref().and_then(|ip| ip.parse().ok());
-            let address = stated.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-            found.push(Published { address, port, inside, proto: proto.to_owned() });
+            match forwarded(name, binding) {
+                Some(one) => found.push(one),
+                None => odd.push(name.clone()),
+            }
         }
     }
     found.sort();
-    found
+    odd.sort();
+    (found, odd)
+}
+
+fn forwarded(name: &str, binding: &PortBinding) -> Option<Published> {
+    let (number, proto) = name.split_once('/').unwrap_or((name, "tcp"));
+    let inside = number.parse().ok()?;
+    let (port, routed) = match binding.host_port.as_deref() {
+        None | Some("") => (inside, true),
+        Some(port) => (port.parse().ok()?, false),
+    };
+    let address = match binding.host_ip.as_deref() {
+        None | Some("") => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        Some(ip) => ip.parse().ok()?,
+    };
+    Some(Published { address, port, inside, proto: proto.to_owned(), routed })
 }
 
 fn names_of_capabilities(names: Option<&[String]>) -> Vec<String> {
@@ -119,16 +146,21 @@ fn users(config: &ContainerConfig) -> Vec<(u32, u32)> {
         let user = user.parse().ok()?;
         Some((user, group.parse().unwrap_or(user)))
     });
-    let variable = |name: &str| {
-        let lines = config.env.iter().flatten();
-        lines.filter_map(|line| line.split_once('=')).find(|(key, _)| *key == name)?.1.parse().ok()
-    };
-    let by_variable = variable("PUID").map(|user| (user, variable("PGID").unwrap_or(user)));
+    let by_variable = variable(config, "PUID").map(|user| (user, variable(config, "PGID").unwrap_or(user)));
     stated.into_iter().chain(by_variable).collect()
 }
 
-fn is_docker_socket(mount: &MountPoint) -> bool {
-    mount.source.as_deref().is_some_and(|source| source.ends_with("/docker.sock") || source.ends_with("/podman.sock"))
+/// The number in this variable of the environment.
+fn variable<T: FromStr>(config: &ContainerConfig, name: &str) -> Option<T> {
+    let lines = config.env.iter().flatten();
+    lines.filter_map(|line| line.split_once('=')).find(|(key, _)| *key == name)?.1.trim().parse().ok()
+}
+
+/// Volumes and what is kept in memory are the engine's and none of the host's.
+fn mount(point: &MountPoint) -> Option<Mount> {
+    let of_host = point.typ.as_deref().is_none_or(|kind| kind == "bind");
+    let source = point.source.clone().filter(|source| of_host && !source.is_empty())?;
+    Some(Mount { source, target: point.destination.clone().unwrap_or_default(), writable: point.rw.unwrap_or(true) })
 }
 
 fn has_healthcheck(config: &ContainerConfig) -> bool {
@@ -150,19 +182,6 @@ fn depends_on(config: &ContainerConfig) -> Option<Vec<(String, String)>> {
     )
 }
 
-/// The name of the variable, when its name says that the value is a secret and it has one. A path to a file with the secret is how it
-/// should be done, and public keys are public.
-fn secret_variable(line: &str) -> Option<String> {
-    let (name, value) = line.split_once('=')?;
-    let upper = name.to_uppercase();
-    let says_secret =
-        ["KEY", "PASSWORD", "PASSWD", "PASSPHRASE", "SECRET", "TOKEN"].iter().any(|word| upper.contains(word));
-    let says_public = upper.ends_with("FILE") || upper.contains("PUBLIC_KEY") || upper == "GPG_KEY";
-    let role_with_secret =
-        upper == "HTTP_CONTROL_SERVER_AUTH_DEFAULT_ROLE" && (value.contains("apikey") || value.contains("password"));
-    ((says_secret && !says_public && !value.is_empty()) || role_with_secret).then(|| name.to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -172,7 +191,7 @@ mod tests {
     #[test]
     fn what_matters_is_read() {
         let container = json!({
-            "Config": {"Image": "linuxserver/qbittorrent", "Env": ["API_KEY=hunter2", "PATH=/bin", "PUID=1000", "PGID=100"],
+            "Config": {"Image": "linuxserver/qbittorrent", "Env": ["API_KEY=hunter2", "PATH=/bin", "PUID=1000", "PGID=100", "WEBUI_PORT=8090"],
                        "Healthcheck": {"Test": ["CMD", "true"]},
                        "Labels": {"com.docker.compose.depends_on": "gluetun:service_healthy:false,db:service_started:true"}},
             "HostConfig": {"CapAdd": ["CAP_NET_ADMIN", "net_raw"], "CapDrop": ["MKNOD"], "Privileged": true, "PidMode": "host", "IpcMode": "private",
@@ -192,13 +211,19 @@ mod tests {
                     port: 6881,
                     inside: 6881,
                     proto: "tcp".to_owned(),
+                    routed: false,
                 })
                 .to_vec(),
             capabilities: vec!["NET_ADMIN".to_owned(), "NET_RAW".to_owned()],
             dropped: vec!["MKNOD".to_owned()],
             privileged: true,
             host_namespaces: vec!["pid"],
-            docker_socket: true,
+            published_oddly: Vec::new(),
+            mounts: vec![Mount {
+                source: "/var/run/docker.sock".to_owned(),
+                target: "/var/run/docker.sock".to_owned(),
+                writable: true,
+            }],
             healthcheck: true,
             health: Some("healthy".to_owned()),
             restart: "unless-stopped".to_owned(),
@@ -209,6 +234,7 @@ mod tests {
             by_compose: false,
             secret_variables: vec!["API_KEY".to_owned()],
             users: vec![(1000, 100)],
+            web_port: Some(8090),
             started_at: Some("2026-01-01T00:00:00Z".to_owned()),
         };
         assert_eq!(settings, expected);
@@ -216,28 +242,34 @@ mod tests {
     }
 
     #[test]
-    fn secrets_are_named_and_paths_to_them_are_not() {
-        for line in [
-            "WIREGUARD_PRIVATE_KEY=a",
-            "OPENVPN_PASSWORD=a",
-            "PUBLICIP_API_TOKEN=a",
-            "webui_password=a",
-            "HTTP_CONTROL_SERVER_AUTH_DEFAULT_ROLE={\"auth\":\"apikey\",\"apikey\":\"x\"}",
-        ] {
-            assert_eq!(secret_variable(line).as_deref(), line.split('=').next(), "{line}");
-        }
-        for line in [
-            "WIREGUARD_PRIVATE_KEY=",
-            "WIREGUARD_PRIVATE_KEY_SECRETFILE=/run/secrets/k",
-            "OPENVPN_PASSWORD_FILE=/x",
-            "WIREGUARD_PUBLIC_KEY=a",
-            "GPG_KEY=A035",
-            "PATH=/bin",
-            "HTTP_CONTROL_SERVER_AUTH_DEFAULT_ROLE={\"auth\":\"none\"}",
-            "KEY",
-        ] {
-            assert_eq!(secret_variable(line), None, "{line}");
-        }
+    fn a_port_without_one_of_the_host_is_routed_and_an_odd_one_is_told() {
+        let ports = json!({"NetworkSettings": {"Ports": {
+            "80/tcp": [{"HostIp": "", "HostPort": ""}],
+            "81/tcp": [{"HostIp": "0.0.0.0", "HostPort": "8081-8090"}],
+            "82/udp": [{"HostIp": "everywhere", "HostPort": "82"}],
+        }}});
+        let settings = read(&serde_json::from_value(ports).expect("an inspection"));
+        let routed = Published {
+            address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            port: 80,
+            inside: 80,
+            proto: "tcp".to_owned(),
+            routed: true,
+        };
+        assert_eq!(settings.published, [routed]);
+        assert_eq!(settings.published_oddly, ["81/tcp", "82/udp"]);
+    }
+
+    #[test]
+    fn mounts_of_the_host_are_told_and_volumes_are_not() {
+        let mounts = json!({"Mounts": [
+            {"Type": "volume", "Source": "/var/lib/docker/volumes/config/_data", "Destination": "/config", "RW": true},
+            {"Type": "tmpfs", "Source": "", "Destination": "/tmp", "RW": true},
+            {"Type": "bind", "Source": "/srv/media", "Destination": "/media", "RW": false},
+        ]});
+        let settings = read(&serde_json::from_value(mounts).expect("an inspection"));
+        let media = Mount { source: "/srv/media".to_owned(), target: "/media".to_owned(), writable: false };
+        assert_eq!(settings.mounts, [media]);
     }
 
     #[test]

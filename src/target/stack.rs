@@ -22,6 +22,9 @@ pub(super) const PROJECT: &str = "com.docker.compose.project";
 /// Label of Compose: of which service of it.
 pub(super) const SERVICE: &str = "com.docker.compose.service";
 
+/// By way of so many containers one may have joined another.
+const MAX_HOPS: usize = 8;
+
 /// A container that shares the network of the stack, or was meant to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dependent {
@@ -36,8 +39,10 @@ pub struct Dependent {
     /// Whether it is in the stack's namespace now; `None` when that is not to be seen from here. `Some(false)` is an orphan: it was
     /// started before the VPN container was, and is left with nothing but a loopback.
     pub in_namespace: Option<bool>,
-    /// Whether the container that it joined is this one, and not one that is gone.
+    /// Whether what it joined leads to this container, and not to one that is gone.
     pub owner_is_there: bool,
+    /// How many containers it joined by way of: none when it joined this one itself.
+    pub by_way_of: usize,
     /// Its own resolv.conf, when it could be read.
     pub resolv_conf: Option<ResolvConf>,
     /// How it is set up.
@@ -150,53 +155,89 @@ impl Stack {
             all.iter().filter(|summary| !sweep::is_agent(summary)).filter(|summary| self.is_joined_by(summary, &all));
         let inspected =
             try_join_all(joined.filter_map(|summary| summary.id.as_deref()).map(|id| self.engine.inspect(id))).await?;
-        let dependents = inspected.into_iter().flatten().map(|inner| self.dependent(Inspected::new(inner), namespace));
+        let inspected: Vec<Inspected> = inspected.into_iter().flatten().map(Inspected::new).collect();
+        let dependents = inspected.iter().map(|one| self.dependent(one, &inspected, namespace));
         let mut dependents = join_all(dependents).await;
-        dependents.sort_by(|a, b| a.name.cmp(&b.name));
+        dependents.sort_by(|a, b| (a.by_way_of, &a.name).cmp(&(b.by_way_of, &b.name)));
         Ok(dependents)
     }
 
+    /// By itself, or by way of others that did. One whose owner is gone counts when it is of the same project.
     pub(super) fn is_joined_by(&self, summary: &ContainerSummary, all: &[ContainerSummary]) -> bool {
-        let mode = summary.host_config.as_ref().and_then(|config| config.network_mode.as_deref());
-        let Some(owner) = mode.and_then(|mode| mode.strip_prefix("container:")) else { return false };
-        if is_named(owner, &self.id, &self.name) {
-            return true;
+        let mut joined = joined(summary);
+        for _ in 0..MAX_HOPS {
+            let Some(owner) = joined else { return false };
+            if is_named(owner, &self.id, &self.name) {
+                return true;
+            }
+            let Some(next) = find_named(owner, all) else {
+                return self.project.is_some() && label(summary, PROJECT) == self.project.as_deref();
+            };
+            joined = self::joined(next);
         }
-        let owner_is_there =
-            all.iter().any(|other| is_named(owner, other.id.as_deref().unwrap_or_default(), &name_of(other)));
-        !owner_is_there && self.project.is_some() && label(summary, PROJECT) == self.project.as_deref()
+        false
     }
 
-    async fn dependent(&self, container: Inspected, namespace: Option<&Netns>) -> Dependent {
+    async fn dependent(&self, container: &Inspected, all: &[Inspected], namespace: Option<&Netns>) -> Dependent {
         let pid = container.pid();
         let process = pid.filter(|_| self.engine.local).and_then(|pid| Process::of_container(pid, &container.id, None));
-        let joined_this = container.joined().is_some_and(|owner| is_named(owner, &self.id, &self.name));
-        let owner_started_at = self.settings.started_at.as_deref().and_then(|at| at.parse::<Timestamp>().ok());
+        let way = way_to(container, all, &self.id, &self.name);
+        let started_at = self.settings.started_at.as_deref().and_then(|at| at.parse().ok());
         let in_namespace = match (namespace, &process) {
             (Some(namespace), Some(process)) => netns::holds(namespace, process.pid),
             // One that joined a container which is gone cannot be in this namespace, and one that does not run is in none.
-            _ if !joined_this || pid.is_none() => Some(false),
-            // It joins when it is started, the namespace that its owner has then.
-            _ => match (&owner_started_at, container.started_at()) {
-                (Some(owner), Some(own)) => Some(own > *owner),
-                _ => None,
-            },
+            _ if way.is_none() || pid.is_none() => Some(false),
+            _ => joined_in_time(container, way.as_deref().unwrap_or_default(), started_at),
         };
         let place =
             Place::Container { engine: self.engine.clone(), id: container.id.clone(), name: container.name.clone() };
         let resolv_conf = place.read().await.ok();
-        let settings = settings::read(&container.inner);
         Dependent {
             state: container.state(),
             pid,
-            owner_is_there: joined_this,
+            owner_is_there: way.is_some(),
+            by_way_of: way.map_or(0, |way| way.len()),
             in_namespace,
             resolv_conf,
-            settings,
-            name: container.name,
-            id: container.id,
+            settings: settings::read(&container.inner),
+            name: container.name.clone(),
+            id: container.id.clone(),
         }
     }
+}
+
+/// Those by way of whom it joined the container of that id and name, the nearest first; `None` when what it joined is gone.
+fn way_to<'a>(container: &Inspected, all: &'a [Inspected], id: &str, name: &str) -> Option<Vec<&'a Inspected>> {
+    let mut way: Vec<&Inspected> = Vec::new();
+    let mut owner = container.joined()?;
+    while !is_named(owner, id, name) {
+        let next = all.iter().find(|one| is_named(owner, &one.id, &one.name)).filter(|_| way.len() < MAX_HOPS)?;
+        way.push(next);
+        owner = next.joined()?;
+    }
+    Some(way)
+}
+
+/// Whether each of them was started after the one that it joined: it has the namespace that its owner had then. `None`: not known.
+fn joined_in_time(container: &Inspected, way: &[&Inspected], owner_started_at: Option<Timestamp>) -> Option<bool> {
+    let starts = std::iter::once(container).chain(way.iter().copied()).map(Inspected::started_at);
+    let starts: Option<Vec<Timestamp>> = starts.chain([owner_started_at]).collect();
+    Some(starts?.windows(2).all(|pair| pair[0] > pair[1]))
+}
+
+/// The container whose network that of a list joined.
+fn joined(summary: &ContainerSummary) -> Option<&str> {
+    summary.host_config.as_ref()?.network_mode.as_deref()?.strip_prefix("container:")
+}
+
+/// The container that Docker would take `given` for.
+fn find_named<'a>(given: &str, all: &'a [ContainerSummary]) -> Option<&'a ContainerSummary> {
+    all.iter().find(|one| is_named(given, one.id.as_deref().unwrap_or_default(), &name_of(one)))
+}
+
+/// Whether a container of a list joined one that is gone.
+pub(super) fn has_joined_gone(summary: &ContainerSummary, all: &[ContainerSummary]) -> bool {
+    joined(summary).is_some_and(|owner| find_named(owner, all).is_none())
 }
 
 /// Whether Docker would take `given` for this container: its name, its id, or the beginning of its id.
@@ -239,7 +280,7 @@ async fn owner_of(
     while let Some(owner) = container.joined().map(str::to_owned) {
         let next = engine.inspect(&owner).await?;
         let gone = || TargetError::OwnerGone { name: container.name.clone(), owner: owner.chars().take(12).collect() };
-        let next = next.filter(|_| hops.len() < 8).ok_or_else(gone)?;
+        let next = next.filter(|_| hops.len() < MAX_HOPS).ok_or_else(gone)?;
         hops.push(container.name);
         container = Inspected::new(next);
     }
@@ -339,5 +380,41 @@ mod tests {
         let id = "0123456789abcdef0123456789abcdef";
         assert!(is_named("vpn", id, "vpn") && is_named(id, id, "vpn") && is_named("0123456789ab", id, "vpn"));
         assert!(!is_named("0123", id, "vpn") && !is_named("vpn2", id, "vpn") && !is_named("", id, "vpn"));
+    }
+    #[test]
+    fn one_that_joined_a_container_which_is_gone_is_known() {
+        let one = |id: &str, mode: &str| -> ContainerSummary {
+            let summary = json!({"Id": id, "Names": [format!("/{id}-name")], "HostConfig": {"NetworkMode": mode}});
+            serde_json::from_value(summary).expect("a summary")
+        };
+        let all = [one("0123456789abcdef", "bridge"), one("a", "container:0123456789abcdef")];
+        assert!(!has_joined_gone(&all[1], &all) && !has_joined_gone(&all[0], &all));
+        assert!(!has_joined_gone(&one("b", "container:0123456789abcdef-name"), &all), "by its name");
+        assert!(has_joined_gone(&one("c", "container:fedcba9876543210"), &all));
+    }
+
+    #[test]
+    fn one_that_joined_by_way_of_another_is_in_time_only_if_all_were() {
+        let one = |name: &str, mode: &str, at: &str| {
+            let inner = json!({"Id": format!("{name}-0123456789ab"), "Name": format!("/{name}"), "State": {"StartedAt": at},
+                "HostConfig": {"NetworkMode": mode}});
+            Inspected::new(serde_json::from_value(inner).expect("an inspection"))
+        };
+        let at = |second: u32| format!("2026-11-30T00:00:{second:02}Z");
+        for (vpn, torrent, updater, expected) in [(1, 2, 3, true), (1, 3, 2, false), (3, 1, 2, false), (2, 1, 3, false)]
+        {
+            let all =
+                [one("torrent", "container:vpn", &at(torrent)), one("updater", "container:torrent", &at(updater))];
+            let way = way_to(&all[1], &all, "vpn-0123456789ab", "vpn").expect("a way");
+            assert_eq!(way.len(), 1);
+            assert_eq!(
+                joined_in_time(&all[1], &way, at(vpn).parse().ok()),
+                Some(expected),
+                "{vpn} {torrent} {updater}"
+            );
+        }
+        let all =
+            [one("a", "container:b", &at(1)), one("b", "container:a", &at(1)), one("c", "container:gone", &at(1))];
+        assert!(all.iter().all(|one| way_to(one, &all, "vpn-0123456789ab", "vpn").is_none()));
     }
 }

@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use serde_json::Value;
 use tokio::task::spawn_blocking;
 
-use super::uplink::is_public;
+use super::uplink::targets::is_public;
 use super::{Context, NoParams, Technique, Work, read};
 use crate::model::evidence::names::source_port;
 use crate::model::evidence::{Evidence, Fate, Proto, Said, Stimulus, Via};

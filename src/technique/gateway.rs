@@ -1,10 +1,9 @@
 //! Threat: the torrent client asks the router, past the tunnel, to open a port on the home address (NAT-PMP, PCP, UPnP): peers then come by
 //! the home address, and the router tells it.
-//! Procedure: the uplinks' gateways and the first host of each local IPv4 network are asked for their external address over NAT-PMP and for
-//! their kind over PCP and UPnP, three times. Nothing is mapped, and nothing leaves the local networks.
-//! Limits: IPv4; asked by the default route as the torrent client would.
+//! Procedure: the uplinks' gateways and the first and the last host of each local IPv4 network are asked for their external address over
+//! NAT-PMP and for their kind over PCP and UPnP, three times. Nothing is mapped, and nothing leaves the local networks.
+//! Limits: IPv4; asked by the default route as the torrent client would; a router elsewhere is not searched for.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -32,8 +31,8 @@ const SSDP_PORT: u16 = 1900;
 /// How often each is asked, and how long each answer may take: RFC 6886 begins at 250 ms.
 const TRIES: usize = 3;
 const PATIENCE: Duration = Duration::from_millis(250);
-/// More local networks than this are not looked through.
-const MAX_HOSTS: usize = 8;
+/// More hosts than this are not asked.
+const MAX_HOSTS: usize = 16;
 
 /// See the head of this file.
 pub struct Gateway;
@@ -50,26 +49,27 @@ impl Technique for Gateway {
     fn run<'a>(&'a self, cx: &'a Context, _trial: Arc<str>, _params: Value) -> Work<'a> {
         Box::pin(async move {
             let mut evidence = Evidence { from_ms: cx.clock.now_ms(), ..Evidence::default() };
-            let asked = hosts(cx).into_iter().map(|host| async move {
+            let asked = hosts(cx).into_iter().map(|(host, known)| async move {
                 let (pmp, pcp, upnp) = tokio::join!(
                     ask(host, MAPPING_PORT, NAT_PMP),
                     ask(host, MAPPING_PORT, PCP),
                     ask(host, SSDP_PORT, UPNP)
                 );
                 let sign = sign_of_life(host).await;
-                let said = |what: &str, answer| said(what, answer, &sign);
-                [
-                    (format!("{host} over NAT-PMP"), said("NAT-PMP", pmp)),
-                    (format!("{host} over PCP"), said("PCP", pcp)),
-                    (format!("{host} over UPnP"), said("UPnP", upnp)),
-                ]
+                (host, known, sign, [("NAT-PMP", pmp), ("PCP", pcp), ("UPnP", upnp)])
             });
-            let (answers, control) = tokio::join!(futures_util::future::join_all(asked), control());
-            if !answers.is_empty() {
+            let (asked, control) = tokio::join!(futures_util::future::join_all(asked), control());
+            if !asked.is_empty() {
                 evidence.answers.push(cx.answer(CONTROL, said("NAT-PMP", control, &None)));
             }
-            for (who, said) in answers.into_iter().flatten() {
-                evidence.answers.push(cx.answer(who, said));
+            // Where a router may be and nobody shows there is none; but only if somebody shows at all.
+            let anybody = asked.iter().any(|(_, _, sign, _)| sign.is_some());
+            for (host, known, sign, answers) in asked {
+                let nobody = (anybody && !known).then(|| "nobody shows there".to_owned());
+                let sign = sign.or(nobody);
+                for (what, answer) in answers {
+                    evidence.answers.push(cx.answer(format!("{host} over {what}"), said(what, answer, &sign)));
+                }
             }
             evidence.to_ms = cx.clock.now_ms();
             evidence
@@ -83,19 +83,35 @@ async fn control() -> io::Result<Option<Vec<u8>>> {
     ask(Ipv4Addr::LOCALHOST, responder.at.port(), NAT_PMP).await
 }
 
-/// Gateways, and where routers usually are.
-fn hosts(cx: &Context) -> Vec<Ipv4Addr> {
-    let mut hosts: BTreeSet<Ipv4Addr> = BTreeSet::new();
-    hosts.extend(cx.gateways.iter().filter_map(|ip| match ip {
+/// Gateways, of which it is known that they are there, and where routers usually are.
+fn hosts(cx: &Context) -> Vec<(Ipv4Addr, bool)> {
+    let v4 = |ip: &IpAddr| match ip {
         IpAddr::V4(v4) => Some(*v4),
         IpAddr::V6(_) => None,
-    }));
-    hosts.extend(cx.local.iter().filter_map(|net| match net {
-        IpNet::V4(net) if net.prefix_len() <= 30 => net.hosts().next(),
-        _ => None,
-    }));
+    };
+    let known = cx.gateways.iter().filter_map(v4);
+    let usual = cx.local.iter().flat_map(ends_of).filter_map(|ip| v4(&ip));
     let own = |ip: &Ipv4Addr| cx.links.iter().any(|link| link.addresses.iter().any(|net| net.addr() == *ip));
-    hosts.into_iter().filter(|ip| !own(ip)).take(MAX_HOSTS).collect()
+    let mut hosts: Vec<(Ipv4Addr, bool)> = Vec::new();
+    for (ip, is_known) in known.map(|ip| (ip, true)).chain(usual.map(|ip| (ip, false))) {
+        if !own(&ip) && !hosts.iter().any(|(other, _)| *other == ip) {
+            hosts.push((ip, is_known));
+        }
+    }
+    hosts.truncate(MAX_HOSTS);
+    hosts
+}
+
+/// The first and the last host of a network, where routers use to be. Over IPv6 there is no last one that anybody would choose.
+pub fn ends_of(net: &IpNet) -> Vec<IpAddr> {
+    match net {
+        IpNet::V4(net) if net.prefix_len() <= 30 => {
+            let last = Ipv4Addr::from(u32::from(net.broadcast()) - 1);
+            net.hosts().next().into_iter().chain([last]).map(IpAddr::V4).collect()
+        }
+        IpNet::V6(net) if net.prefix_len() < 127 => net.hosts().next().map(IpAddr::V6).into_iter().collect(),
+        _ => Vec::new(),
+    }
 }
 
 /// The first answer that is one, else the first that is none, or `None` when nothing came.
@@ -140,12 +156,15 @@ fn external(octets: &[u8]) -> Option<Option<IpAddr>> {
 
 /// Whether the host is there at all: without that its silence says nothing.
 async fn sign_of_life(host: Ipv4Addr) -> Option<String> {
-    match timeout(PATIENCE, TcpStream::connect((host, 80))).await {
-        Ok(Ok(_)) => return Some("it accepts connections".to_owned()),
-        Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            return Some("it refuses connections".to_owned());
+    // As often as it is asked: on a bad line one is lost now and then.
+    for _ in 0..TRIES {
+        match timeout(PATIENCE, TcpStream::connect((host, 80))).await {
+            Ok(Ok(_)) => return Some("it accepts connections".to_owned()),
+            Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                return Some("it refuses connections".to_owned());
+            }
+            Ok(Err(_)) | Err(_) => {}
         }
-        Ok(Err(_)) | Err(_) => {}
     }
     // proc_net(5): the third column has bit 2 when the neighbour has told its hardware address.
     let table = std::fs::read_to_string("/proc/thread-self/net/arp").ok()?;
@@ -185,6 +204,15 @@ mod tests {
     fn silence_counts_only_of_a_host_that_is_there() {
         assert!(matches!(said("PCP", Ok(None), &None), Said::Nothing { .. }));
         assert!(matches!(said("PCP", Ok(None), &Some("x".to_owned())), Said::Refused { .. }));
+    }
+
+    #[test]
+    fn routers_are_at_the_ends_of_a_network() {
+        let of = |net: &str| ends_of(&net.parse().unwrap()).iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(of("192.168.1.0/24"), ["192.168.1.1", "192.168.1.254"]);
+        assert_eq!(of("10.0.0.0/30"), ["10.0.0.1", "10.0.0.2"]);
+        assert_eq!(of("fd18::/64").len(), 1);
+        assert!(of("10.0.0.7/32").is_empty() && of("10.0.0.6/31").is_empty() && of("fd18::1/128").is_empty());
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! Threat: a resolver on a local subnet, such as the bridge's gateway or the router, answers the stack for public names, and asks the ISP
 //! for them: whoever asks it walks past the VPN without a packet to the internet.
-//! Procedure: the uplinks' gateways and the first address of each local subnet are asked for a fresh public name, with TTL 1.
+//! Procedure: the uplinks' gateways, the first and the last address of each local subnet, and the forwarder of a network by slirp4netns are
+//! asked for a fresh public name, with TTL 1.
 //! Limits: other addresses of the local subnets are not searched, and what lies behind a gateway is not reached.
 
 use std::io::{self, Read};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use socket2::Socket;
 use tokio::time::{Instant, sleep};
 
 use super::control::Responder;
+use super::gateway::ends_of;
 use super::names::answers;
 use super::{Context, NoParams, Outcome, Technique, Work, question, read};
 use crate::agent::links::unanswered_neighbours;
@@ -24,7 +26,9 @@ const DNS: u16 = 53;
 /// How long an answer may take: a resolver that has to ask others first takes longer than a round trip.
 const PATIENCE: Duration = Duration::from_millis(900);
 /// More addresses than this are not asked.
-const MAX_TARGETS: usize = 16;
+const MAX_TARGETS: usize = 24;
+/// Where a network by slirp4netns, which rootless containers may be in, has a resolver that asks those of the machine.
+const SLIRP_FORWARDER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 2, 3));
 /// Datagrams that are looked at in one go.
 const MAX_AT_ONCE: usize = 64;
 
@@ -126,14 +130,14 @@ fn read_answer(mut socket: &Socket, id: u16) -> io::Result<Option<Vec<u8>>> {
     Ok(None)
 }
 
-/// The gateways, and the first address of each local subnet, where routers use to be; not the stack's own addresses, nor its nameservers,
-/// which have a probe of their own.
+/// The gateways, the ends of each local subnet, where routers use to be, and where slirp4netns(1) has its forwarder; not the stack's own
+/// addresses, nor its nameservers, which have a probe of their own.
 fn targets(cx: &Context) -> Vec<IpAddr> {
     let own: Vec<IpAddr> = cx.links.iter().flat_map(|link| link.addresses.iter().map(|net| net.addr())).collect();
     let (nameservers, _) = super::nameservers(&cx.setup.resolv_conf);
-    let firsts = cx.local.iter().filter(|net| net.prefix_len() < 31).filter_map(|net| net.hosts().next());
+    let forwarder = Some(SLIRP_FORWARDER).filter(|ip| cx.local.iter().any(|net| net.contains(ip)));
     let mut found: Vec<IpAddr> = Vec::new();
-    for target in cx.gateways.iter().copied().chain(firsts) {
+    for target in cx.gateways.iter().copied().chain(forwarder).chain(cx.local.iter().flat_map(ends_of)) {
         let link_local = matches!(target, IpAddr::V6(v6) if v6.is_unicast_link_local());
         if !own.contains(&target) && !nameservers.contains(&target) && !found.contains(&target) && !link_local {
             found.push(target);

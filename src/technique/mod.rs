@@ -36,7 +36,7 @@ mod user;
 mod volley;
 
 use std::future::Future;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -114,6 +114,12 @@ pub fn read_resolv_conf(path: &Path) -> Option<String> {
 }
 
 impl Context {
+    /// The VPN servers, as far as they are known.
+    pub fn servers(&self) -> impl Iterator<Item = SocketAddr> {
+        let found = self.endpoint.iter().map(|endpoint| endpoint.address);
+        found.chain(self.setup.other_servers.iter().copied())
+    }
+
     /// The uplinks.
     pub fn uplinks(&self) -> impl Iterator<Item = &Link> {
         self.links.iter().filter(|link| link.role == Role::Uplink)
@@ -122,7 +128,7 @@ impl Context {
     /// All links but loopback, as they are now: a VPN that was started again has made its tunnel anew.
     pub async fn links_now(&self) -> Vec<Link> {
         let tunnel = self.links.iter().find(|link| link.role == Role::Tunnel);
-        links::find(&self.routes, tunnel.map(|link| link.name.as_str())).await
+        links::find(&self.routes, tunnel.map(|link| link.name.as_str()), &self.setup.other_tunnels).await
     }
 
     /// The stack's resolv.conf as it is now, where it can be read from here; else as it was at the start.

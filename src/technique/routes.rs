@@ -20,7 +20,7 @@ use serde_json::Value;
 use tokio::task::spawn_blocking;
 
 use self::packets::{MAX_FLOWS, carries_on, describe, edges, flows, other, sweep};
-use super::uplink::is_public;
+use super::uplink::targets::is_public;
 use super::user::{self, User};
 use super::volley::{Guise, Shot, Volley};
 use super::{Context, NoParams, Technique, Work, read};

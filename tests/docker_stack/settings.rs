@@ -1,11 +1,13 @@
 //! How a stack is set up, by the engine's account of real containers: the sealed fixture passes, and each careless or dangerous setting of the
 //! other compose files is found where it is, with the line that mends it.
 
+use std::process::Command;
+
 use leakcheck::model::report::{ProbeResult, Report, VerdictWord};
 use libtest_mimic::Trial;
 
 use super::Trials;
-use super::stack::Stack;
+use super::stack::{LEAKCHECK, PROJECT, Stack, block_on};
 
 /// Part of the names of the probes that are about settings, and of no others.
 const ABOUT: &str = "stack-";
@@ -15,6 +17,7 @@ pub fn trials(trials: &Trials) -> Vec<Trial> {
     vec![
         trials.on_sealed("sealed_settings_pass", sealed_settings_pass),
         trials.on_variant("loose_settings_are_warned_of", over("docker-compose.yml:loose.yml"), loose_settings),
+        trials.on_variant("init_suggests_what_the_engine_tells", over("docker-compose.yml:loose.yml"), init_suggests),
         trials.on_variant("settings_that_leak_fail", over("docker-compose.yml:open.yml"), open_settings),
     ]
 }
@@ -41,6 +44,28 @@ fn sealed_settings_pass(stack: &Stack) {
         // Nobody beside the stack is let in, which was tried and not read off.
         assert!(tells(probe(&report, "stack-control"), &["172.18.0.10:8000", "refused"]), "{enter}");
     }
+}
+
+fn init_suggests(stack: &Stack) {
+    let name = |service: &str| {
+        let name = block_on(stack.container(service)).name.expect("a name");
+        name.trim_start_matches('/').to_owned()
+    };
+    let vpn = name("gluetun");
+    let target = format!("docker:{vpn}");
+    let output = Command::new(LEAKCHECK).args(["init", "--output", "-", "--target", &target]).output().expect("init");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    // The fixture's client is known by its port alone: its image is that of all.
+    for line in ["# client = \"qbittorrent\"", "# url = \"http://127.0.0.1:8080\"", "# password_file = "] {
+        assert!(text.contains(line), "{line} is not in {text}");
+    }
+    let row = format!(
+        "# from = \"container:{}\" # is on the network {PROJECT}_media with the stack # to = \"tcp://{vpn}:8080\" # allow = true",
+        name("neighbour")
+    );
+    let squeezed = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(squeezed.contains(&row), "{row} is not in {text}");
 }
 
 fn loose_settings(stack: &Stack) {

@@ -52,7 +52,7 @@ impl Service {
         let at = |name: &str| dir.path().join(name);
         let host = format!("unix://{}", at("podman.sock").display());
         // Podman asks for more than a container may have in which this runs, and for systemd.
-        let config = "[containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\n\
+        let config = "[containers]\ndefault_ulimits = [\"nofile=16384:16384\", \"nproc=1024:1024\"]\n\
                       [engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\n";
         fs::write(at("containers.conf"), config).expect("written");
         let child = podman(&["unshare", "--net"], dir.path())

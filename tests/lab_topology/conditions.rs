@@ -113,8 +113,9 @@ fn line(lab: &Lab, parts: &[Circumstance], load: bool) -> Result<()> {
             let socket = UdpSocket::bind("0.0.0.0:0")?;
             socket.set_read_timeout(Some(Duration::from_millis(1)))?;
             socket.connect(server)?;
+            let at = Instant::now();
             socket.send(&question(&format!("line-{number}.example.com")))?;
-            asked.push((socket, Instant::now()));
+            asked.push((socket, at));
             std::thread::sleep(Duration::from_millis(4));
         }
         let (end, mut answered, mut fastest) = (Instant::now() + WAIT, 0, WAIT);

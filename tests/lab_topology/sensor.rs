@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 pub const TRIALS: &[(&str, crate::Body)] = &[
     ("sensor::drops_are_counted", drops_are_counted),
     ("sensor::flood_makes_inconclusive", flood_makes_inconclusive),
+    ("sensor::another_tunnel_is_passed_over", another_tunnel_is_passed_over),
     ("sensor::link_that_appears_is_heard", link_that_appears_is_heard),
     ("sensor::owner_and_older_connection_are_named", owner_and_older_connection_are_named),
     ("sensor::fragments_are_their_probes", fragments_are_their_probes),
@@ -135,6 +136,39 @@ fn flood_makes_inconclusive(_: PrivateDir) -> Result<()> {
         }
         ensure!(Instant::now() < deadline, "a ring of 64 packets never overran");
     }
+}
+
+/// What enters another tunnel by its owner's word is no offence, also when its link was made anew; what the uplink carries is.
+fn another_tunnel_is_passed_over(_: PrivateDir) -> Result<()> {
+    let (uplink, tunnel) = (Wire::lay("a0", "198.18.0.1/24")?, Wire::lay("o0", "198.19.0.1/24")?);
+    let links = [uplink.link()?, Link { role: Role::Other, ..tunnel.link()? }];
+    let (clock, ledger) = (Clock::starting_at(0.0), Ledger::new(1));
+    let sensor = Sensor::with_blocks(BLOCKS, clock, ledger, AllowList::default(), &links, Vec::new())?;
+    let look = |tunnel: &Wire| -> Result<()> {
+        let phase = sensor.arm();
+        let (outside, inside) = (uplink.socket()?, tunnel.socket()?);
+        for _ in 0..60 {
+            inside.send(b"BT-SEARCH")?;
+            outside.send(b"BT-SEARCH")?;
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let phase = sensor.close(phase);
+        let by: Vec<&str> = to_group(&phase).iter().map(|sighting| sighting.link.as_str()).collect();
+        ensure!(!by.is_empty() && by.iter().all(|link| *link == "a0"), "seen by {by:?}");
+        ensure!(phase.uplinks == ["a0"], "uplinks {:?}", phase.uplinks);
+        let controls: Vec<&str> = phase.controls.iter().map(|control| control.link.as_str()).collect();
+        ensure!(!controls.is_empty() && controls.iter().all(|link| *link == "a0"), "controls on {controls:?}");
+        Ok(())
+    };
+    look(&tunnel)?;
+    drop(tunnel);
+    let deadline = Instant::now() + Duration::from_secs(5);
+    // The kernel takes its time to take a namespace down, and the link in it.
+    while nix::net::if_::if_nametoindex("o0").is_ok() {
+        ensure!(Instant::now() < deadline, "o0 does not go");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    look(&Wire::lay("o0", "198.19.0.1/24")?)
 }
 
 fn link_that_appears_is_heard(_: PrivateDir) -> Result<()> {

@@ -1,9 +1,9 @@
 //! `control-closed`: whether Gluetun's control server tells, and so may do, what anybody on the stack's networks asks of it. Only what it really
-//! answered is a finding; settings are there to explain.
+//! answered is a finding; settings are there to explain. A refusal counts once the server was heard on that port, if only from inside.
 
 use super::{Checked, NO_GLUETUN, settle};
 use crate::judge::{Case, Ruling};
-use crate::model::evidence::{Evidence, Said, StackAccount};
+use crate::model::evidence::{Answer, Evidence, INSIDE, Said, StackAccount};
 
 /// HTTP: there is a server, and it wants to be shown something first, or does so in vain (RFC 9110, 15.5.2 and 15.5.4).
 const CLOSED: [u16; 2] = [401, 403];
@@ -43,6 +43,18 @@ fn look(account: &StackAccount, evidence: &Evidence) -> Checked {
     }
     if let Some(address) = gluetun.setting(ADDRESS) {
         checked.see(vpn, format!("has its control server at {address}, by {ADDRESS}"));
+    }
+    let inside = evidence.parts.iter().filter(|(name, _)| name == INSIDE).flat_map(|(_, part)| &part.answers);
+    let heard = |answer: &&Answer| match &answer.said {
+        Said::Control { http: 200, vpn } => vpn.is_some(),
+        Said::Control { http, .. } => CLOSED.contains(http),
+        _ => false,
+    };
+    match evidence.answers.iter().chain(inside).find(heard) {
+        Some(answer) => checked.see(vpn, format!("has a server on that port, which answers at {}", answer.witness)),
+        None => checked.doubts.push(format!(
+            "no control server answers inside of the stack either, so that it may wait on a port that {ADDRESS} does not tell"
+        )),
     }
     if closed.is_empty() {
         checked.doubts.push("nobody asked the control server from outside of the stack".to_owned());

@@ -18,6 +18,7 @@ pub fn judge(case: &Case<'_>) -> Ruling {
 fn look(account: &StackAccount, facts: &Facts) -> Checked {
     let mut checked = Checked::default();
     let vpn = &account.vpn;
+    checked.doubts.extend(super::unlisted(account));
     let with: Vec<&str> = account.networks.iter().filter(|net| net.ipv6).map(|net| net.name.as_str()).collect();
     if with.is_empty() {
         checked.see(vpn, "is on no Docker network that has IPv6");
@@ -35,7 +36,7 @@ fn look(account: &StackAccount, facts: &Facts) -> Checked {
     if carries {
         checked.see(vpn, format!("has IPv6 by {names}, and in the tunnel"));
         checked.pass = format!("the tunnel carries the IPv6 that {names} has too");
-    } else if facts.tunnel.is_none() || facts.tunnel_nets.is_empty() {
+    } else if facts.tunnel_nets.is_empty() {
         checked
             .doubts
             .push(format!("Docker gives the stack IPv6 by {names}, and whether the tunnel has any is not known"));

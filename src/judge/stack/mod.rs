@@ -15,12 +15,9 @@ pub(super) mod subnets;
 use serde_json::json;
 
 use super::{Case, Ruling, count, law, line};
-use crate::model::evidence::{ContainerAccount, Evidence, GluetunAccount, Said, StackAccount};
+use crate::model::evidence::{ContainerAccount, Evidence, GluetunAccount, NO_NETWORKS, Said, StackAccount};
 use crate::model::report::EvidenceLine;
 use crate::model::verdict::FailKind;
-
-/// State of a container that runs, in the engine's words.
-const RUNNING: &str = "running";
 
 /// Something that is not as it should be.
 struct Finding {
@@ -68,6 +65,9 @@ impl Checked {
         self.seen.push((container.name.clone(), what.into()));
     }
 }
+
+/// The device by which a program makes a tunnel.
+const TUN: &str = "/dev/net/tun";
 
 /// Why a probe of Gluetun's settings has nothing to look at.
 const NO_GLUETUN: &str = "the VPN container is no Gluetun, whose settings are known here";
@@ -130,6 +130,14 @@ fn seen_lines(at_ms: f64, checked: &Checked) -> impl Iterator<Item = EvidenceLin
 /// The VPN container and those that share its network.
 fn members(account: &StackAccount) -> impl Iterator<Item = &ContainerAccount> {
     std::iter::once(&account.vpn).chain(&account.dependents)
+}
+
+/// Networks of the VPN container of which the engine told nothing.
+fn unlisted(account: &StackAccount) -> impl Iterator<Item = String> {
+    let is_listed = |name: &str| NO_NETWORKS.contains(&name) || account.networks.iter().any(|net| net.name == name);
+    let missing = account.vpn.networks.iter().filter(move |name| !is_listed(name));
+    missing
+        .map(|name| format!("the container engine does not list the network {name}, so that its subnets are not known"))
 }
 
 /// A variable of Gluetun's that is a list with commas.

@@ -29,19 +29,27 @@ fn look(account: &StackAccount) -> Checked {
     let mut any = false;
     for one in members(account) {
         // One line of the compose file publishes at both families.
-        let mut lines: BTreeMap<(u16, u16, &str), Vec<IpAddr>> = BTreeMap::new();
-        for Published { address, port, inside, proto } in &one.published {
-            lines.entry((*inside, *port, proto.as_str())).or_default().push(*address);
+        let mut lines: BTreeMap<(u16, u16, &str, bool), Vec<IpAddr>> = BTreeMap::new();
+        for Published { address, port, inside, proto, routed } in &one.published {
+            lines.entry((*inside, *port, proto.as_str(), *routed)).or_default().push(*address);
         }
-        for ((inside, port, proto), addresses) in lines {
+        let odd = one.published_oddly.iter();
+        checked.doubts.extend(odd.map(|port| format!("how {port} of {} is published is not understood", one.name)));
+        for ((inside, port, proto, routed), addresses) in lines {
             any = true;
             let at: Vec<String> = addresses.iter().map(|ip| SocketAddr::new(*ip, port).to_string()).collect();
-            let at = at.join(" and ");
-            let open = addresses.iter().any(|ip| !ip.is_loopback());
-            let to_world = addresses.iter().any(|ip| ip.is_unspecified() || !is_private(*ip));
-            let narrow = format!(
-                "`ports: [\"127.0.0.1:{port}:{inside}/{proto}\"]`, or the host's address in the home's network in its place"
-            );
+            let at = if routed { "its own address, by routing".to_owned() } else { at.join(" and ") };
+            let open = routed || addresses.iter().any(|ip| !ip.is_loopback());
+            let to_world = routed || addresses.iter().any(|ip| ip.is_unspecified() || !is_private(*ip));
+            let narrow = if routed {
+                format!(
+                    "take {inside}/{proto} out of `ports`, or the gateway mode `routed` off its network: no address of the host narrows it there"
+                )
+            } else {
+                format!(
+                    "`ports: [\"127.0.0.1:{port}:{inside}/{proto}\"]`, or the host's address in the home's network in its place"
+                )
+            };
             if open && peers.contains(&inside) {
                 let mend = format!(
                     "take {port}:{inside}/{proto} out of `ports`; peers come by the port that the VPN forwards, or not at all"

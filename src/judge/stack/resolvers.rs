@@ -41,7 +41,8 @@ fn look(account: &StackAccount, facts: &Facts) -> Checked {
             Err(_) => checked.doubts.push(format!("{name} is `{text}`, which is no address")),
         }
     }
-    let is_plain = gluetun.setting(TYPE).is_some_and(|kind| kind == "plain");
+    // One that is named makes it ask without encryption, and it adds those of the list.
+    let is_plain = named || gluetun.setting(TYPE).is_some_and(|kind| kind == "plain");
     for text in list(gluetun, PLAIN).iter().filter(|_| is_plain) {
         named = true;
         match text.parse::<SocketAddr>().map(|at| at.ip()).or_else(|_| text.parse()) {

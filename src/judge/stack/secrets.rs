@@ -6,9 +6,10 @@ use crate::judge::{Case, Ruling, count};
 use crate::model::evidence::{ContainerAccount, StackAccount};
 
 /// Variables of Gluetun's that have a twin which names a file.
-const WITH_FILE: [&str; 6] = [
+const WITH_FILE: [&str; 7] = [
     "WIREGUARD_PRIVATE_KEY",
     "WIREGUARD_PRESHARED_KEY",
+    "OPENVPN_USER",
     "OPENVPN_PASSWORD",
     "OPENVPN_KEY_PASSPHRASE",
     "HTTPPROXY_PASSWORD",
@@ -30,7 +31,7 @@ fn look(account: &StackAccount) -> Checked {
         }
     }
     let looked = count(1 + account.dependents.len() as u64, "container");
-    checked.pass = format!("no variable of {looked} has the name of a secret and a value");
+    checked.pass = format!("no variable of {looked} holds what looks like a secret");
     checked
 }
 

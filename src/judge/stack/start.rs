@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::{Checked, members, settle};
 use crate::judge::{Case, Ruling};
-use crate::model::evidence::{ContainerAccount, StackAccount};
+use crate::model::evidence::StackAccount;
 
 /// The condition of `depends_on` that waits for a health check.
 const HEALTHY: &str = "service_healthy";
@@ -37,7 +37,7 @@ fn look(account: &StackAccount) -> Checked {
                     checked.find(one, format!("does not wait until {service} is healthy"), mend);
                 }
             }
-            (Some(_), None) if one.same_project && one.by_compose => {
+            (Some(_), None) if one.same_project => {
                 checked.see(
                     one,
                     "was made by a Compose that does not tell what it waits for: `depends_on` was not looked at",
@@ -48,12 +48,15 @@ fn look(account: &StackAccount) -> Checked {
         }
     }
     for one in members(account) {
-        if has_restart(one) {
-            checked.see(one, format!("is restarted: {}", one.restart));
-        } else {
-            let what = "is not started again when it ends, or the host has been";
-            checked.find(one, what, "`restart: unless-stopped`");
-        }
+        let missing = match one.restart.as_str() {
+            "" | "no" => "is not started again when it ends, or the host has been",
+            "on-failure" => "is started again after a failure alone, and not when the host has been",
+            policy => {
+                checked.see(one, format!("is restarted: {policy}"));
+                continue;
+            }
+        };
+        checked.find(one, missing, "`restart: unless-stopped`");
     }
     checked.pass = "the VPN container has a health check, nothing that tells starts before it is healthy, and all are started again".to_owned();
     checked
@@ -68,8 +71,4 @@ fn waits(vpn: &str, all: &[(String, String)], depend: &BTreeMap<&str, &[(String,
         // Compose refuses circles; no chain is longer than there are services.
         depth > 0 && depend.get(service.as_str()).is_some_and(|next| waits(vpn, next, depend, depth - 1))
     })
-}
-
-fn has_restart(one: &ContainerAccount) -> bool {
-    !matches!(one.restart.as_str(), "" | "no")
 }

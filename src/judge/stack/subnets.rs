@@ -8,13 +8,11 @@ use ipnet::IpNet;
 use super::{Checked, NO_GLUETUN, list, settle};
 use crate::config::Provider;
 use crate::judge::{Case, Facts, Ruling};
-use crate::model::evidence::{GluetunAccount, StackAccount};
+use crate::model::evidence::{GluetunAccount, OUTBOUND_SUBNETS, StackAccount};
 use crate::sensor::allow::is_private_net;
 
 /// Mullvad's resolver, inside of every tunnel of its own.
 const MULLVAD: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 64, 0, 1));
-/// The variable, and the name that it had before.
-const NAMES: [&str; 2] = ["FIREWALL_OUTBOUND_SUBNETS", "EXTRA_SUBNETS"];
 /// A net that is no longer than this is half of the internet.
 const HALF: u8 = 1;
 
@@ -27,7 +25,11 @@ fn look(account: &StackAccount, facts: &Facts) -> Checked {
     let Some(gluetun) = &account.gluetun else { return Checked::skip(NO_GLUETUN) };
     let mut checked = Checked::default();
     let vpn = &account.vpn;
-    let Some(name) = NAMES.into_iter().find(|name| gluetun.setting(name).is_some()) else {
+    checked.doubts.extend(super::unlisted(account));
+    if facts.tunnel_nets.is_empty() {
+        checked.doubts.push("the tunnel's own network is not known, which may lie in what is let past it".to_owned());
+    }
+    let Some(name) = OUTBOUND_SUBNETS.into_iter().find(|name| gluetun.setting(name).is_some()) else {
         docker_networks(&mut checked, account, gluetun, facts);
         checked.see(vpn, "lets no subnet past the tunnel but its Docker networks'");
         checked.pass = "nothing but the stack's Docker networks is let past the tunnel".to_owned();

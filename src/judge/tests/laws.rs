@@ -207,8 +207,11 @@ proptest! {
         let place = which.index(stimuli.len());
         (stimuli[place].fate, stimuli[place].traced) = (Fate::Sent, true);
         let id = stimuli[place].id;
-        // One of which another took the tunnel is lost on its way.
         let one = stimuli[place].clone();
+        // What may go to the server may wait for its hardware address.
+        let servers = situation.facts.endpoint.iter().chain(&situation.facts.other_servers);
+        prop_assume!(!servers.clone().any(|server| server.ip() == one.to.ip()));
+        // One of which another took the tunnel is lost on its way.
         prop_assume!(!stimuli.iter().any(|other| {
             other.id != id && (other.proto, other.to, &other.via, &other.what) == (one.proto, one.to, &one.via, &one.what)
         }));

@@ -68,6 +68,8 @@ struct FactsText {
     #[serde(default)]
     endpoint: Option<SocketAddr>,
     #[serde(default)]
+    other_servers: Vec<SocketAddr>,
+    #[serde(default)]
     local: Vec<IpNet>,
     #[serde(default)]
     access: Vec<AccessRule>,
@@ -178,6 +180,7 @@ impl FactsText {
             tunnel_nets: self.tunnel_nets.clone(),
             endpoint_known: self.endpoint_known,
             endpoint: self.endpoint,
+            other_servers: self.other_servers.clone(),
             local: self.local.clone(),
             access: self.access.clone(),
             firewall: self.firewall.clone(),

@@ -51,6 +51,7 @@ fn quiet() -> PhaseWire {
         uplinks: vec!["eth0".to_owned()],
         controls: control(0.5).chain(control(89.0)).collect(),
         packet_sockets: Some(Vec::new()),
+        direct: Some(Vec::new()),
         ..PhaseWire::default()
     }
 }

@@ -25,6 +25,8 @@ const SEALED: &[(&str, &str, &[&str])] = &[
 /// Conditions under which leaks are looked for too, and which leaks.
 const BROKEN_UNDER: [&str; 4] = ["under-load", "lossy", "slow", "chatter"];
 const TRIED_UNDER: [&str; 4] = ["udp-direct", "one-in-twenty", "forced-udp", "hole"];
+/// Leaks that are looked for in variants too, where the text of another firewall has to lead to them.
+const BROKEN_IN: [(&str, &str); 2] = [("one-address", "nft-native"), ("one-address", "nft-postrouting")];
 /// Probes that ask a container engine, of which the lab has none; and so do those of the group `stack`.
 const OF_CONTAINERS: [&str; 2] = ["dependents-joined", "boot"];
 const GROUP_OF_CONTAINERS: &str = "stack";
@@ -92,8 +94,13 @@ pub fn trials(setup: &Setup, matrix: &Arc<Mutex<Matrix>>) -> anyhow::Result<(Vec
     }
     for condition in BROKEN_UNDER {
         for id in TRIED_UNDER {
-            made.add(format!("leak::{id}::{condition}"), no_lab, move |bench| bench.broken_under(id, condition));
+            let more = ["--condition", condition];
+            made.add(format!("leak::{id}::{condition}"), no_lab, move |bench| bench.broken_besides(id, &more));
         }
+    }
+    for (id, variant) in BROKEN_IN {
+        let more = ["--variant", variant];
+        made.add(format!("leak::{id}::{variant}"), no_lab, move |bench| bench.broken_besides(id, &more));
     }
     let words = compose.unwrap_or_default();
     let of_containers = words.clone();
@@ -221,9 +228,9 @@ impl Bench {
         is_found(leak, status, &report)
     }
 
-    fn broken_under(&self, id: &str, condition: &str) -> Result<(), Failed> {
+    fn broken_besides(&self, id: &str, more: &[&str]) -> Result<(), Failed> {
         let leak = Leak::named(id).map_err(|error| error.to_string())?;
-        let (status, report) = self.look_for(&leak, SHORT_WINDOW, &["--condition", condition])?;
+        let (status, report) = self.look_for(&leak, SHORT_WINDOW, more)?;
         is_found(&leak, status, &report)
     }
 

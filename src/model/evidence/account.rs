@@ -45,30 +45,45 @@ pub struct ContainerAccount {
     pub networks: Vec<String>,
     /// Ports that the engine forwards to it.
     pub published: Vec<Published>,
+    /// Ports that it forwards in a way that is not understood.
+    pub published_oddly: Vec<String>,
     /// Capabilities beyond the engine's own set, without `CAP_`.
     pub capabilities: Vec<String>,
     /// It may do everything.
     pub privileged: bool,
     /// Namespaces that it shares with the host: `pid`, `ipc`, `uts`.
     pub host_namespaces: Vec<String>,
-    /// Devices of the host that it was given, by their paths in the container.
+    /// Devices of the host that it was given, by their paths there and, where that is another, in the container.
     pub devices: Vec<String>,
-    /// The engine's socket is mounted into it.
-    pub engine_socket: bool,
+    /// Rules by which it may use devices, as the kernel's cgroups have them: `c 10:200 rwm`.
+    pub device_rules: Vec<String>,
+    /// What of the host's files is mounted into it.
+    pub mounts: Vec<Mount>,
     /// Whether there is a health check.
     pub healthcheck: bool,
     /// Restart policy; empty or `no` when there is none.
     pub restart: String,
-    /// Whether Compose made it; an old one does not tell what it depends on.
-    pub by_compose: bool,
-    /// What Compose was told that it depends on, as service and condition; `None`: it was not told.
+    /// What Compose was told that it depends on, as service and condition; `None`: it was not told, or is an old one that does not tell.
     pub depends_on: Option<Vec<(String, String)>>,
     /// Names of environment variables that hold a secret in clear.
     pub secret_variables: Vec<String>,
-    /// Kernel settings of its network namespace that have to do with IPv6.
+    /// Kernel settings of its network namespace (`net.`).
     pub sysctls: BTreeMap<String, String>,
     /// Ports on which it takes peers' connections, by its environment.
     pub peer_ports: Vec<u16>,
+}
+
+/// A file or folder of the host that is mounted into a container.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mount {
+    /// Its path on the host.
+    pub source: String,
+    /// Its path in the container.
+    pub target: String,
+    /// Whether the container may write to it.
+    #[serde(default)]
+    pub writable: bool,
 }
 
 /// A port that the engine forwards to a container.
@@ -77,12 +92,15 @@ pub struct ContainerAccount {
 pub struct Published {
     /// Address of the host at which it is reached; unspecified: at all of them.
     pub address: IpAddr,
-    /// Port of the host.
+    /// Port of the host; the container's own where none is used.
     pub port: u16,
     /// Port of the container.
     pub inside: u16,
     /// `tcp` or `udp`.
     pub proto: String,
+    /// It is reached at the container's own address, by routing, and at none of the host's (gateway mode `routed`).
+    #[serde(default)]
+    pub routed: bool,
 }
 
 /// A network of the engine's.
@@ -96,6 +114,15 @@ pub struct NetworkAccount {
     /// Its subnets.
     pub subnets: Vec<IpNet>,
 }
+
+/// What containers may be on and is no network with subnets, by which others reach them.
+pub const NO_NETWORKS: [&str; 2] = ["host", "none"];
+
+/// Name of the part of the evidence in which the control server is asked from inside of the stack.
+pub const INSIDE: &str = "inside of the stack";
+
+/// Gluetun's variables that name what it lets past the tunnel, in the order in which it reads them.
+pub const OUTBOUND_SUBNETS: [&str; 2] = ["EXTRA_SUBNETS", "FIREWALL_OUTBOUND_SUBNETS"];
 
 /// What a Gluetun is told.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

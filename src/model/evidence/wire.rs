@@ -215,6 +215,22 @@ pub struct PhaseWire {
     /// Packet sockets that were there at the beginning or at the end and are not leakcheck's own; `None`: that could not be told.
     #[serde(default)]
     pub packet_sockets: Option<Vec<PacketSocket>>,
+    /// Connections past the tunnel that stood from the beginning to the end; `None`: that could not be told.
+    #[serde(default)]
+    pub direct: Option<Vec<DirectConnection>>,
+}
+
+/// A TCP connection that a program has made by an uplink, to somebody who is neither near nor a VPN server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DirectConnection {
+    /// The number of its socket.
+    pub inode: u64,
+    /// Its own end.
+    pub local: SocketAddr,
+    /// The other end.
+    pub remote: SocketAddr,
+    /// The processes that hold it, as far as /proc shows them.
+    pub owners: Vec<Owner>,
 }
 
 /// A packet socket (packet(7)), by which a program may send what no listener is shown.

@@ -15,7 +15,7 @@ const NEAR_KINDS: u16 = 1 << 2 | 1 << 3 | 1 << 5;
 const FAR_4: Ipv4Addr = Ipv4Addr::new(8, 8, 8, 8);
 const FAR_6: Ipv6Addr = Ipv6Addr::new(0x2001, 0x4860, 0x4860, 0, 0, 0, 0, 0x8888);
 /// To where no router carries a packet on to the internet (RFC 6890).
-pub(super) const NEAR: [&str; 16] = [
+pub(super) const NEAR: [&str; 15] = [
     "0.0.0.0/8",
     "10.0.0.0/8",
     "100.64.0.0/10",
@@ -25,7 +25,6 @@ pub(super) const NEAR: [&str; 16] = [
     "192.168.0.0/16",
     "224.0.0.0/3",
     "::/127",
-    "64:ff9b:1::/48",
     "100::/64",
     "fc00::/7",
     "fe80::/10",

@@ -23,6 +23,9 @@ use super::route::Family;
 use ipnet::IpNet;
 use std::net::IpAddr;
 
+/// How the names of the tables begin that leakcheck itself makes for the time of an outage.
+pub const OWN_TABLE: &str = "leakcheck-";
+
 /// Why the firewall could not be read or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum NftError {

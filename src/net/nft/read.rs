@@ -3,7 +3,6 @@
 //!
 //! Numbers are those of include/uapi/linux/netfilter/nf_tables.h.
 
-use super::NftError;
 use super::divert::diversion;
 use super::held::{
     GREATER_OR_EQUAL, Headers, Held, LESS_OR_EQUAL, NOT_EQUAL, Registers, between, bounds, compared, covered, unknown,
@@ -12,6 +11,7 @@ use super::list::{GET_CHAIN, GET_GENERATION, GET_RULE, GET_TABLE, HEADER, dump, 
 use super::sets::{Lookup, Row, Sets, none_of};
 use super::source::{extension, meta, routed, swapped, tracked};
 use super::steer::Steering;
+use super::{NftError, OWN_TABLE};
 use crate::model::firewall::{Backend, Chain, Condition, Does, Family, Hook, Of, Rule};
 use crate::net::legacy;
 use crate::net::netlink::{Client, Message, NetlinkError, attributes};
@@ -49,21 +49,24 @@ pub struct Read {
 /// Reads all tables.
 pub(super) fn chains(client: &mut Client) -> Result<Read, NftError> {
     let Read { mut chains, mut diverting, mut through } = Read::default();
-    let (mut forward, mut steering) = (Vec::new(), Vec::new());
+    let (mut forward, mut late, mut steering) = (Vec::new(), Vec::new(), Vec::new());
     let asleep = dormant(client)?;
     for message in dump(client, GET_CHAIN, 0, &[])? {
         let Some(number) = message.payload.first().copied() else { continue };
         let body = message.payload.get(HEADER..).unwrap_or_default();
-        if asleep.contains(&(number, word(body, 1))) {
+        let table = word(body, 1);
+        if asleep.contains(&(number, table.clone())) || table.starts_with(OWN_TABLE) {
             continue;
         }
         diverting.extend(any_chain(number, body));
         if word(body, 7) == "route" && hook(body) == Some(LOCAL_OUT) {
-            steering.push((any_family(number), word(body, 1), word(body, 3)));
+            steering.push((any_family(number), table.clone(), word(body, 3)));
         }
         let Some(family) = family(number) else { continue };
-        if hook(body) == Some(FORWARD) {
-            forward.push((family, word(body, 1), word(body, 3)));
+        match hook(body) {
+            Some(FORWARD) => forward.push((family, table, word(body, 3))),
+            Some(POST_ROUTING) => late.push((family, table, word(body, 3))),
+            _ => {}
         }
         chains.extend(chain(family, body));
     }
@@ -93,7 +96,15 @@ pub(super) fn chains(client: &mut Client) -> Result<Read, NftError> {
             chain.cut();
         }
     }
+    // After routing most chains only change packets, and have no say.
+    chains.retain(|chain| may_drop(chain) || !late.contains(&(chain.family, chain.table.clone(), chain.name.clone())));
     Ok(Read { chains, diverting, through })
+}
+
+/// Whether packets may end in the chain, or in one that it calls.
+fn may_drop(chain: &Chain) -> bool {
+    let ends = |rule: &Rule| matches!(rule.does, Does::Drop | Does::Jump(_) | Does::Goto(_));
+    chain.hook.as_ref().is_some_and(|hook| hook.drops) || chain.rules.iter().any(ends)
 }
 
 /// The number of the hook of a base chain.
@@ -193,8 +204,8 @@ fn any_chain(number: u8, body: &[u8]) -> Option<Chain> {
         return None;
     }
     let mut chain = named_chain(any_family(number), body);
-    if let (Some(hook), Some(at)) = (&mut chain.hook, find(body, 4).and_then(|hook| self::number(hook, 1))) {
-        hook.output = if of_link { at == EGRESS } else { matches!(at, LOCAL_OUT | POST_ROUTING) };
+    if let (Some(hook), Some(at), true) = (&mut chain.hook, self::hook(body), of_link) {
+        hook.output = at == EGRESS;
     }
     Some(chain)
 }
@@ -219,7 +230,7 @@ fn chain(family: Family, body: &[u8]) -> Option<Chain> {
 
 fn named_chain(family: Family, body: &[u8]) -> Chain {
     let hook = find(body, 4).map(|hook| Hook {
-        output: number(hook, 1) == Some(LOCAL_OUT),
+        output: matches!(number(hook, 1), Some(LOCAL_OUT | POST_ROUTING)),
         priority: number(hook, 2).unwrap_or_default().cast_signed(),
         drops: number(body, 5) == Some(0),
     });
@@ -296,22 +307,28 @@ fn rules(family: Family, expressions: &[u8], sets: &dyn Lookup, room: &mut usize
                 let set = word(data, 1);
                 let fields = held.fields(number(data, 2).unwrap_or_default());
                 let found = sets.rows(&set, &fields);
+                // What it will hold cannot be told from what it holds.
+                let grows = sets.grows(&set);
                 let into = number(data, 3);
                 let not = number(data, 5) == Some(1);
-                let other = Condition { of: Of::Other(format!("in the set {set}")), not };
+                let filled = if grows { " as it may be filled" } else { "" };
+                let other = Condition { of: Of::Other(format!("in the set {set}{filled}")), not };
                 match found {
                     // In none of them: each of them does not hold, which is simple where they are of one condition.
                     Some(found) if not && found.iter().all(|row| row.conditions.len() == 1) => {
                         conditions = negated(found.into_iter().flat_map(|row| row.conditions).collect());
+                        conditions.extend(grows.then_some(other));
                     }
                     Some(found) if not => match none_of(&found).filter(|rows| fits(rows.len())) {
-                        Some(found) => rows = Some(found),
+                        Some(mut found) => {
+                            found.iter_mut().for_each(|row| row.conditions.extend(grows.then(|| other.clone())));
+                            rows = Some(found);
+                        }
                         None => conditions.push(other),
                     },
                     Some(mut found) if fits(found.len() + 1) => {
-                        // Packets put into it what it holds.
-                        let grows = into != Some(VERDICT) && sets.grows(&set);
-                        found.extend(grows.then(|| Row::from(other)));
+                        let does = (into == Some(VERDICT)).then_some(Does::Accept);
+                        found.extend(grows.then(|| Row { conditions: vec![other], does }));
                         rows = Some(found);
                     }
                     _ if into == Some(VERDICT) => {

@@ -17,8 +17,10 @@ const MAX_ELEMENTS: usize = 512;
 const MAX_NEGATED: usize = 64;
 /// NFT_SET_INTERVAL.
 const INTERVAL: u32 = 4;
-/// NFT_SET_EVAL: rules put elements into it.
-const EVAL: u32 = 0x20;
+/// NFT_SET_ANONYMOUS and NFT_SET_CONSTANT: it is a rule's own, or is as it was made.
+const FIXED: u32 = 1 | 2;
+/// NFT_SET_TIMEOUT and NFT_SET_EVAL: elements go by themselves, rules put elements into it.
+const MOVING: u32 = 0x10 | 0x20;
 /// NFT_SET_ELEM_INTERVAL_END.
 const INTERVAL_END: u32 = 1;
 /// NFT_SET_ELEM_CATCHALL.
@@ -34,7 +36,8 @@ pub(super) trait Lookup {
     fn rows(&self, set: &str, fields: &[&Held]) -> Option<Vec<Row>>;
     /// All that a verdict map may decide; `None` where it was not found.
     fn verdicts(&self, set: &str) -> Option<Vec<Does>>;
-    /// Whether packets may put elements into it that were not there when it was read.
+    /// Whether it is there to be filled: packets, or programs such as a resolver, may put elements into it that were not there when it was
+    /// read.
     fn grows(&self, set: &str) -> bool;
 }
 
@@ -69,7 +72,7 @@ impl Lookup for InTable<'_> {
 #[derive(Debug, Default)]
 struct Set {
     interval: bool,
-    /// Packets may put elements into it.
+    /// See [`Lookup::grows`].
     grows: bool,
     /// Octets of a key, in which each field begins on a multiple of four.
     key: usize,
@@ -144,15 +147,16 @@ impl Sets {
             for (kind, value) in attributes(body).filter(|(kind, _)| matches!(kind, 1 | 2)) {
                 put_attribute(&mut ask, kind, value);
             }
+            let flags = number(body, 3).unwrap_or_default();
             let mut set = Set {
-                interval: number(body, 3).unwrap_or_default() & INTERVAL != 0,
-                grows: number(body, 3).unwrap_or_default() & EVAL != 0,
+                interval: flags & INTERVAL != 0,
                 key: number(body, 5).unwrap_or_default() as usize,
                 ..Set::default()
             };
             for message in dump(client, GET_ELEMENTS, family, &ask)? {
                 set.take(find(message.payload.get(HEADER..).unwrap_or_default(), 3).unwrap_or_default());
             }
+            set.grows = is_to_be_filled(flags, set.elements.is_empty() && set.rest.is_none());
             sets.insert((family, word(body, 1), word(body, 2)), set);
         }
         Ok(Self(sets))
@@ -172,6 +176,11 @@ impl Sets {
     pub(super) fn of<'a>(&'a self, family: u8, table: &'a str) -> InTable<'a> {
         InTable { all: self, family, table }
     }
+}
+
+/// Whether a set of such flags is there to be filled. Nobody looks up what is in an empty one.
+fn is_to_be_filled(flags: u32, empty: bool) -> bool {
+    flags & MOVING != 0 || flags & FIXED == 0 && empty
 }
 
 impl Set {
@@ -317,6 +326,14 @@ mod tests {
 
     fn to() -> Held {
         Held::Address { mask: vec![0xff; 4], to: true, v6: false }
+    }
+
+    #[test]
+    fn a_set_with_a_name_and_nothing_in_it_is_there_to_be_filled() {
+        assert!(is_to_be_filled(0, true) && is_to_be_filled(INTERVAL, true));
+        assert!(!is_to_be_filled(0, false) && !is_to_be_filled(FIXED | INTERVAL, true) && !is_to_be_filled(2, true));
+        // What goes by itself was put there by somebody, who will put others there.
+        assert!(is_to_be_filled(0x10, false) && is_to_be_filled(0x20, false));
     }
 
     #[test]

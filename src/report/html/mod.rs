@@ -22,9 +22,13 @@ pub(super) const FORMAT: Format = Format {
 
 /// Lines of evidence of one finding.
 const EVIDENCE: usize = 12;
-/// Findings, and kinds of packets, that are shown; a page of more is read by nobody.
+/// Findings, and kinds of packets, that are there; a page of more is read by nobody.
 const FINDINGS: usize = 200;
 const LEAKS: usize = 1_000;
+/// Those of them that are open, and checks of a group that is open; the rest is folded, as is what one probe found again.
+const OPEN_FINDINGS: usize = 20;
+const OPEN_LEAKS: usize = 25;
+const OPEN_CHECKS: usize = 30;
 
 #[derive(Template)]
 #[template(path = "page.html", config = "src/report/html/askama.toml")]
@@ -45,6 +49,9 @@ struct Page<'a> {
     outages: Vec<Timeline>,
     wire: String,
     leaks: Vec<Leak<'a>>,
+    more_leaks: Vec<Leak<'a>>,
+    /// How many those are.
+    more: String,
     leaks_left_out: usize,
     groups: Vec<Group<'a>>,
     compared: Vec<String>,
@@ -57,6 +64,7 @@ struct Finding<'a> {
     severity: &'static str,
     reason: Option<&'a str>,
     undecided: bool,
+    folded: bool,
     /// Whether it says why it matters and how to mend it: once for each probe.
     advice: bool,
     evidence: Vec<String>,
@@ -74,12 +82,15 @@ struct Leak<'a> {
     at: String,
     link: &'a str,
     packet: String,
-    count: u64,
+    count: String,
     whose: String,
 }
 
 struct Group<'a> {
     name: &'a str,
+    /// How many of its checks came to what.
+    counts: String,
+    open: bool,
     checks: Vec<Check<'a>>,
 }
 
@@ -92,16 +103,15 @@ struct Check<'a> {
 
 fn render(report: &Report, _look: &Look) -> Result<String, ReportError> {
     let (word, conclusion) = prose::conclusion(report);
-    let mut interesting: Vec<&ProbeResult> = report.probes.iter().filter(|probe| probe.verdict.is_finding()).collect();
-    // The worst first.
-    interesting.sort_by_key(|probe| match probe.verdict {
-        VerdictWord::Fail => 0,
-        VerdictWord::Inconclusive => 1,
-        _ => 2,
-    });
+    let interesting = prose::findings(report);
     let mut advised = BTreeSet::new();
-    let shown = interesting.iter().take(FINDINGS);
-    let findings: Vec<Finding<'_>> = shown.map(|probe| finding(probe, advised.insert(&probe.id))).collect();
+    let mut findings = Vec::new();
+    for probe in interesting.iter().take(FINDINGS) {
+        let first = advised.insert((&probe.id, probe.verdict == VerdictWord::Inconclusive));
+        findings.push(finding(probe, first, !first || advised.len() > OPEN_FINDINGS));
+    }
+    let mut leaks: Vec<Leak<'_>> = report.wire.leaks.iter().take(LEAKS).map(leak).collect();
+    let more_leaks = leaks.split_off(leaks.len().min(OPEN_LEAKS));
     let ways = ways::rows(report);
     let page = Page {
         report,
@@ -124,7 +134,9 @@ fn render(report: &Report, _look: &Look) -> Result<String, ReportError> {
         ways,
         outages: report.outages.iter().map(timeline::of).collect(),
         wire: prose::wire(report),
-        leaks: report.wire.leaks.iter().take(LEAKS).map(leak).collect(),
+        leaks,
+        more: prose::count(more_leaks.len() as u64, "more kind"),
+        more_leaks,
         leaks_left_out: report.wire.leaks.len().saturating_sub(LEAKS),
         groups: groups(report),
         compared: prose::comparison(report),
@@ -132,7 +144,7 @@ fn render(report: &Report, _look: &Look) -> Result<String, ReportError> {
     page.render().map_err(ReportError::Html)
 }
 
-fn finding(probe: &ProbeResult, first: bool) -> Finding<'_> {
+fn finding(probe: &ProbeResult, first: bool, folded: bool) -> Finding<'_> {
     let undecided = probe.verdict == VerdictWord::Inconclusive;
     Finding {
         probe,
@@ -145,6 +157,7 @@ fn finding(probe: &ProbeResult, first: bool) -> Finding<'_> {
         severity: probe.severity.as_str(),
         reason: probe.because(),
         undecided,
+        folded,
         advice: first && !undecided,
         evidence: probe.evidence.iter().take(EVIDENCE).map(prose::evidence).collect(),
         more: probe.evidence.len().saturating_sub(EVIDENCE),
@@ -163,7 +176,7 @@ fn leak(leak: &WireLeak) -> Leak<'_> {
         at: prose::span(leak.at_ms),
         link: &leak.link,
         packet: format!("{} {} → {}", leak.proto, leak.src, leak.dst),
-        count: leak.count,
+        count: prose::number(leak.count),
         whose: sent.chain(leak.detail.iter().cloned()).collect::<Vec<_>>().join(", "),
     }
 }
@@ -180,8 +193,17 @@ fn groups(report: &Report) -> Vec<Group<'_>> {
         };
         match groups.iter_mut().find(|group| group.name == probe.group) {
             Some(group) => group.checks.push(check),
-            None => groups.push(Group { name: &probe.group, checks: vec![check] }),
+            None => {
+                groups.push(Group { name: &probe.group, counts: String::new(), open: true, checks: vec![check] });
+            }
         }
+    }
+    for group in &mut groups {
+        let of = |word: &str| group.checks.iter().filter(|check| check.verdict == word).count();
+        let counts = report.summary.counts().map(|(verdict, _)| (of(verdict.as_str()), verdict.as_str()));
+        let said = counts.iter().filter(|(count, _)| *count > 0).map(|(count, word)| format!("{count} {word}"));
+        group.counts = said.collect::<Vec<_>>().join(", ");
+        group.open = group.checks.len() <= OPEN_CHECKS;
     }
     groups
 }
@@ -224,6 +246,6 @@ mod tests {
         report.wire.leaks.extend((0..1_500).map(|_| leak.clone()));
         let text = FORMAT.render(&report, &Look::PLAIN).unwrap();
         assert!(text.len() < 2_000_000, "{}", text.len());
-        assert!(text.contains("more in the JSON report") && text.contains("more kinds in the JSON report"));
+        assert!(text.contains("more findings in the JSON report") && text.contains("more kinds in the JSON report"));
     }
 }

@@ -16,7 +16,7 @@ pub(super) struct Row {
     pub(super) name: String,
     pub(super) y: usize,
     pub(super) parts: Vec<Part>,
-    pub(super) total: u64,
+    pub(super) total: String,
 }
 
 /// A part of a bar.
@@ -36,7 +36,7 @@ pub(super) fn rows(report: &Report) -> Vec<Row> {
         name: probe.name(),
         y: at * ROW + 4,
         parts: parts(&ways, probe.verdict == VerdictWord::Pass),
-        total: ways.total(),
+        total: prose::count(ways.total(), "packet"),
     })
     .collect()
 }

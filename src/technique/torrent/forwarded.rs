@@ -17,20 +17,20 @@ const MAX_PORTS: usize = 16;
 
 /// What is known.
 pub(super) async fn ask(cx: &Context) -> Said {
-    let own = cx.setup.vpn_input_ports.iter().copied().filter(|port| *port != 0);
+    let let_in: Vec<u16> = cx.setup.vpn_input_ports.iter().copied().filter(|port| *port != 0).collect();
     let wanted = cx.setup.forwarding == Some(true);
     match (served(cx).await, cx.setup.forwarding) {
         (Ok(ports), _) => {
-            let ports = ports.into_iter().chain(own).collect();
-            Said::Forwards { ports: Some(ports), wanted, how: "by its control server".to_owned() }
+            Said::Forwards { ports: Some(ports), let_in, wanted, how: "by its control server".to_owned() }
         }
         (Err(_), Some(false)) => {
-            Said::Forwards { ports: Some(own.collect()), wanted, how: "by the settings of its container".to_owned() }
+            let how = "by the settings of its container".to_owned();
+            Said::Forwards { ports: Some(Vec::new()), let_in, wanted, how }
         }
         (Err(why), Some(true)) => Said::Nothing {
             error: format!("it has a port forwarded (VPN_PORT_FORWARDING) and does not say which: {why}"),
         },
-        (Err(why), None) => Said::Forwards { ports: None, wanted, how: why },
+        (Err(why), None) => Said::Forwards { ports: None, let_in, wanted, how: why },
     }
 }
 

@@ -1,6 +1,6 @@
 //! Threat: a torrent client whose own settings lead past the tunnel, or make it known at home, is held by the firewall alone; and one that
 //! peers know by the home address has leaked, whatever holds now.
-//! Procedure: the client is asked for its settings and for what it knows of itself, by its own API and from inside the namespace; Gluetun
+//! Procedure: each client is asked for its settings and for what it knows of itself, by its own API and from inside the namespace; Gluetun
 //! is asked which port the VPN forwards. Once in a phase, with one login at most, and nothing is changed.
 //! Limits: what a client says of itself is its word. What it does not tell is in its own file here.
 
@@ -16,6 +16,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use reqwest::Url;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -31,7 +32,7 @@ use talk::Talk;
 
 /// How long one client may take with all of its answers.
 const PATIENCE: Duration = Duration::from_secs(12);
-/// Those that are looked for where none is configured: a client that asks for a password in any case has nothing to say without one.
+/// Those that are looked for, configured or not: a client that asks for a password in any case has nothing to say without one.
 const SOUGHT: [TorrentClient; 2] = [TorrentClient::Qbittorrent, TorrentClient::Transmission];
 
 /// The future of a conversation with a client.
@@ -89,7 +90,9 @@ impl Technique for Torrent {
             let mut evidence = Evidence { from_ms, ..Evidence::default() };
             match told {
                 Told::Nobody(why) => return Evidence::unasked(from_ms, &why),
-                Told::Client { at, said } => evidence.answers.push(cx.answer(at, said)),
+                Told::Clients(all) => {
+                    evidence.answers.extend(all.into_iter().map(|(at, said)| cx.answer(at, said)));
+                }
             }
             if params.forwarded {
                 evidence.answers.push(cx.answer(forwarded::WITNESS, forwarded::ask(cx).await));
@@ -108,11 +111,11 @@ impl Technique for Torrent {
 pub(super) enum Told {
     /// There is nobody to ask.
     Nobody(String),
-    /// Somebody was asked there, and said that.
-    Client { at: String, said: Said },
+    /// Those were asked there, and said that: first the configured one, if there is one.
+    Clients(Vec<(String, Said)>),
 }
 
-/// What the client says in this phase.
+/// What the clients say in this phase.
 pub(super) async fn hear(cx: &Context) -> Told {
     cx.heard.now().torrent.get_or_init(|| look(cx)).await.clone()
 }
@@ -121,36 +124,66 @@ pub(super) async fn hear(cx: &Context) -> Told {
 pub(super) async fn port(cx: &Context) -> Option<u16> {
     cx.setup.torrent.as_ref()?;
     match hear(cx).await {
-        Told::Client { said: Said::Client(says), .. } => says.port,
-        _ => None,
+        Told::Clients(all) => match all.first() {
+            Some((_, Said::Client(says))) => says.port,
+            _ => None,
+        },
+        Told::Nobody(_) => None,
     }
 }
 
 async fn look(cx: &Context) -> Told {
-    if let Some(access) = &cx.setup.torrent {
+    let configured = async {
+        let access = cx.setup.torrent.as_ref()?;
         let at = label(&access.url);
         let said = match ask(cx, access).await {
             Ok(says) => Said::Client(Box::new(placed(cx, access.client, says).await)),
-            Err(error) => Said::Nothing { error },
+            // Who was asked stands beside the answer.
+            Err(Refusal { why, .. }) => Said::Nothing { error: bare(&at, &why) },
         };
-        return Told::Client { at, said };
+        Some((at, said))
+    };
+    // One that is configured does not keep others from running beside it.
+    let taken = cx.setup.torrent.as_ref().and_then(|access| port_of(&access.url));
+    let free = SOUGHT.into_iter().filter(|client| taken.is_none() || port_of(client_url(*client)) != taken);
+    let sought = join_all(free.map(|client| seek(cx, client)));
+    let (configured, sought) = tokio::join!(configured, sought);
+    let is_client = |said: &Said| matches!(said, Said::Client(_));
+    if configured.is_none() && !sought.iter().any(|(_, said)| is_client(said)) {
+        let refusals = sought.into_iter().filter_map(|(at, said)| match said {
+            Said::Locked { error } | Said::Nothing { error } => Some(format!("{at}: {error}")),
+            _ => None,
+        });
+        return Told::Nobody(format!(
+            "no torrent client is configured, and none tells of itself without being opened ({}): set torrent.client, torrent.url and what \
+             opens it",
+            refusals.collect::<Vec<_>>().join("; ")
+        ));
     }
-    let mut refusals = Vec::new();
-    for client in SOUGHT {
-        let access = TorrentAccess { client, url: client_url(client).to_owned(), key: None };
-        match ask(cx, &access).await {
-            Ok(says) => {
-                let said = Said::Client(Box::new(placed(cx, client, says).await));
-                return Told::Client { at: label(&access.url), said };
-            }
-            Err(error) => refusals.push(error),
-        }
-    }
-    Told::Nobody(format!(
-        "no torrent client is configured, and none tells of itself without being opened ({}): set torrent.client, torrent.url and what \
-         opens it",
-        refusals.join("; ")
-    ))
+    // Where nothing answers there is none.
+    let there = sought.into_iter().filter(|(_, said)| !matches!(said, Said::Nothing { .. }));
+    Told::Clients(configured.into_iter().chain(there).collect())
+}
+
+/// Asks a client of that kind where such usually are: [`Said::Nothing`] where nothing answers.
+async fn seek(cx: &Context, client: TorrentClient) -> (String, Said) {
+    let access = TorrentAccess { client, url: client_url(client).to_owned(), key: None };
+    let at = label(&access.url);
+    let said = match ask(cx, &access).await {
+        Ok(says) => Said::Client(Box::new(placed(cx, client, says).await)),
+        Err(Refusal { why, answered: true }) => Said::Locked { error: bare(&at, &why) },
+        Err(Refusal { why, answered: false }) => Said::Nothing { error: bare(&at, &why) },
+    };
+    (at, said)
+}
+
+fn port_of(url: &str) -> Option<u16> {
+    Url::parse(url).ok()?.port_or_known_default()
+}
+
+/// What is told of `at`, without that at its beginning.
+fn bare(at: &str, why: &str) -> String {
+    why.strip_prefix(at).map_or(why, |rest| rest.trim_start_matches([':', ' '])).to_owned()
 }
 
 /// A URL as evidence shows it.
@@ -158,14 +191,29 @@ fn label(url: &str) -> String {
     Url::parse(url).map_or_else(|_| "the torrent client".to_owned(), |url| shown(&url))
 }
 
-async fn ask(cx: &Context, access: &TorrentAccess) -> Result<ClientSays, String> {
-    let url = Url::parse(&access.url).map_err(|error| format!("torrent.url is no URL: {error}"))?;
+/// Why a client tells nothing.
+struct Refusal {
+    why: String,
+    /// Whether anything answered at all.
+    answered: bool,
+}
+
+async fn ask(cx: &Context, access: &TorrentAccess) -> Result<ClientSays, Refusal> {
+    let unanswered = |why| Refusal { why, answered: false };
+    let url = Url::parse(&access.url).map_err(|error| unanswered(format!("torrent.url is no URL: {error}")))?;
+    let mut answered = false;
     let asked = async {
         let address = resolve(cx, &url).await?;
         let mut talk = Talk::new(&url, address, cx.setup.extra_ca.as_deref())?;
-        api(access.client).ask(&mut talk, access.key.as_ref()).await
+        let told = api(access.client).ask(&mut talk, access.key.as_ref()).await;
+        answered = talk.is_answered();
+        told
     };
-    timeout(PATIENCE, asked).await.unwrap_or_else(|_| Err(format!("{} takes too long to answer", shown(&url))))
+    match timeout(PATIENCE, asked).await {
+        Ok(told) => told.map_err(|why| Refusal { why, answered }),
+        // Where nobody is, that shows sooner.
+        Err(_) => Err(Refusal { why: format!("{} takes too long to answer", shown(&url)), answered: true }),
+    }
 }
 
 /// The first address of a URL's host, by the stack's own resolvers.

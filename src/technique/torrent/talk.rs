@@ -23,6 +23,7 @@ pub(super) struct Talk {
     base: Url,
     /// `name=value`, once one was handed out.
     cookie: Option<String>,
+    answered: bool,
 }
 
 /// What came back.
@@ -41,7 +42,7 @@ impl Talk {
         let host = base.host_str().ok_or("the URL names no host")?;
         let port = base.port_or_known_default().ok_or("the URL names no port")?;
         let client = http::client(&http::trust(extra_ca)?, host, SocketAddr::new(address, port), PATIENCE)?;
-        Ok(Talk { client, base: base.clone(), cookie: None })
+        Ok(Talk { client, base: base.clone(), cookie: None, answered: false })
     }
 
     /// The base as errors name it.
@@ -52,6 +53,11 @@ impl Talk {
     /// Whether the path of the base is that of a host alone.
     pub fn is_bare(&self) -> bool {
         matches!(self.base.path(), "" | "/")
+    }
+
+    /// Whether there was any answer, of whatever kind.
+    pub fn is_answered(&self) -> bool {
+        self.answered
     }
 
     /// Whether a session was begun.
@@ -80,14 +86,16 @@ impl Talk {
     /// # Errors
     /// When nothing usable came back.
     pub async fn send(&mut self, request: RequestBuilder, session: &str) -> Result<Reply, String> {
-        let failed = |error: reqwest::Error| format!("{}: {}", self.at(), http::chain(&error));
+        let at = self.at();
+        let failed = |error: reqwest::Error| format!("{at}: {}", http::chain(&error));
         let mut response = request.send().await.map_err(failed)?;
+        self.answered = true;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(failed)? {
             body.extend_from_slice(&chunk);
             if body.len() > MAX_BODY {
-                return Err(format!("{} answers with more than {MAX_BODY} octets", self.at()));
+                return Err(format!("{at} answers with more than {MAX_BODY} octets"));
             }
         }
         self.keep(&headers, session);

@@ -14,10 +14,10 @@ use super::stimuli::{
 };
 use super::{TCP, UDP};
 use anyhow::{Result, ensure};
-use leakcheck::lab::Lab;
+use leakcheck::lab::{Lab, plan};
 use leakcheck::net::netns::run_in;
 use leakcheck::net::route::Snapshot;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
 pub(super) fn shows(lab: &Lab, sign: &Sign) -> Result<bool> {
@@ -124,6 +124,19 @@ pub(super) fn shows(lab: &Lab, sign: &Sign) -> Result<bool> {
             std::thread::sleep(Duration::from_millis(700));
             let to: IpAddr = to.parse()?;
             wire.finish()?.iter().any(|packet| packet.destination == to)
+        }
+        Sign::Stands(to) => {
+            // The kernel may wait with the acknowledgement of what was said at the beginning.
+            std::thread::sleep(Duration::from_millis(500));
+            let (to, wire) = (to.parse::<SocketAddrV4>()?, Wire::listen()?);
+            std::thread::sleep(Duration::from_millis(700));
+            let silent = !wire.finish()?.iter().any(|packet| packet.destination == IpAddr::from(*to.ip()));
+            // Own end, other end and state of a connection, as the kernel prints them (proc(5)); 01 is ESTABLISHED.
+            let ip = |ip: Ipv4Addr| format!("{:08X}", u32::from_ne_bytes(ip.octets()));
+            let (own, other) = (ip(plan::STACK.parse()?), format!("{}:{:04X}", ip(*to.ip()), to.port()));
+            let table = lab.topology().stack.call(|| std::fs::read_to_string("/proc/thread-self/net/tcp"))??;
+            let mut rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+            silent && rows.any(|row| row.len() > 3 && row[1].starts_with(&own) && row[2] == other && row[3] == "01")
         }
         Sign::MarkedBound(mark, to) => {
             let mark = *mark;

@@ -46,6 +46,8 @@ pub(super) enum Sign {
     UnboundTcp(&'static str),
     /// Something leaves by the uplink to there without being asked for.
     Unasked(&'static str),
+    /// A connection of the stack's stands to there from its uplink's address, and nothing leaves by the uplink to there.
+    Stands(&'static str),
     /// A datagram with that mark gets out.
     Marked(u32, &'static str),
     /// A datagram with that mark, bound to the uplink, gets out.
@@ -138,6 +140,7 @@ pub(super) const SIGNS: &[(&str, &[Sign])] = &[
     ("client-upnp", &[Sign::ClientSays(PREFERENCES, "\"upnp\":true")]),
     ("endpoint-clear", &[Sign::BoundTcp("198.51.100.2:443")]),
     ("encapsulated", &[Sign::BoundRaw(47, "8.8.8.8"), Sign::BoundRaw(41, "8.8.8.8"), Sign::BoundRaw(4, "8.8.8.8")]),
+    ("silent-connection", &[Sign::Stands("1.1.1.1:53")]),
     ("established", &[Sign::Unasked("8.8.8.8"), Sign::Unasked("1.1.1.1")]),
     ("outbound-overlap", &[Sign::UnboundUdp("10.64.0.1:53")]),
     ("outbound-public", &[Sign::UnboundTcp("93.184.215.14:443")]),

@@ -7,6 +7,6 @@ pub mod model;
 pub mod near;
 
 pub mod config {
-    mod value;
-    pub use value::{ForcedPolicy, Provider};
+    mod choice;
+    pub use choice::{ForcedPolicy, Provider};
 }

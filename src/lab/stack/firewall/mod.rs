@@ -11,7 +11,7 @@ pub(super) use gluetun::seal_legacy;
 
 use super::{GluetunConfig, StackError, Uplink};
 use crate::lab::leak::{Action, ChainName, Leak};
-use crate::net::nft::{Batch, Match, Nft, NftError, Rule, Table, TableFamily, Verdict};
+use crate::net::nft::{Batch, HookPoint, Match, Nft, NftError, Rule, Table, TableFamily, Verdict};
 use crate::net::route::Family;
 use ipnet::IpNet;
 use serde::Deserialize;
@@ -40,13 +40,15 @@ pub enum Firewall {
     WgQuick,
     /// See [`native`].
     NftNative,
+    /// As that, after routing.
+    NftPostrouting,
 }
 
 impl Firewall {
     /// The table in which the chains of a family are.
     fn table(self, family: Family) -> Table {
         match (self, family) {
-            (Self::NftNative, _) => native::table(),
+            (Self::NftNative | Self::NftPostrouting, _) => native::table(),
             (_, Family::V4) => Table::new(TableFamily::Ip, "filter"),
             (_, Family::V6) => Table::new(TableFamily::Ip6, "filter"),
         }
@@ -55,7 +57,7 @@ impl Firewall {
     /// What this style calls a chain.
     fn chain(self, name: ChainName) -> &'static str {
         match self {
-            Self::NftNative => native::chain(name),
+            Self::NftNative | Self::NftPostrouting => native::chain(name),
             _ => name.name(),
         }
     }
@@ -65,7 +67,8 @@ impl Firewall {
         match self {
             Self::Gluetun | Self::Legacy | Self::LegacyBeside | Self::Strict => None,
             Self::WgQuick => wg_quick::last(chain, tunnel),
-            Self::NftNative => Some(native::last(family)),
+            Self::NftNative => Some(native::last(family, HookPoint::Output)),
+            Self::NftPostrouting => Some(native::last(family, HookPoint::Postrouting)),
         }
     }
 }
@@ -116,7 +119,8 @@ pub(super) fn seal(nft: &mut Nft, allowed: &Allowed<'_>, style: Firewall) -> Res
             gluetun::seal(nft, allowed, style)
         }
         Firewall::WgQuick => Ok(wg_quick::seal(nft, allowed)?),
-        Firewall::NftNative => Ok(native::seal(nft, allowed)?),
+        Firewall::NftNative => Ok(native::seal(nft, allowed, HookPoint::Output)?),
+        Firewall::NftPostrouting => Ok(native::seal(nft, allowed, HookPoint::Postrouting)?),
     }
 }
 

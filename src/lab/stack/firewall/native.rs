@@ -14,6 +14,9 @@
 //!     iifname @inside accept;  ct state established,related accept;  ip daddr @near4 accept;  ip6 daddr @near6 accept }
 //! chain pass  { hook forward priority 10; policy drop }
 //! ```
+//!
+//! Or what leaves is looked at after routing, as some do to have forwarded packets in it too: then `leave` hangs at the hook postrouting, where
+//! nothing can be refused, so that it is dropped.
 
 use super::change::end_comment;
 use super::{Allowed, accept, neighbourhood};
@@ -40,18 +43,19 @@ pub(super) fn chain(name: ChainName) -> &'static str {
     }
 }
 
-pub(super) fn last(family: Family) -> Rule {
-    Rule::new(Verdict::Reject).when(Match::Version(family))
+pub(super) fn last(family: Family, at: HookPoint) -> Rule {
+    Rule::new(if at == HookPoint::Output { Verdict::Reject } else { Verdict::Drop }).when(Match::Version(family))
 }
 
-pub(super) fn seal(nft: &mut Nft, allowed: &Allowed<'_>) -> Result<(), NftError> {
+/// `at` is where what leaves is looked at.
+pub(super) fn seal(nft: &mut Nft, allowed: &Allowed<'_>, at: HookPoint) -> Result<(), NftError> {
     let (mut batch, table) = (Batch::new(), table());
     batch.add_table(&table);
     batch.add_called_chain(&table, AROUND);
     for (name, hook, priority) in [
         (ChainName::Input, HookPoint::Input, -5),
         (ChainName::Forward, HookPoint::Forward, 10),
-        (ChainName::Output, HookPoint::Output, 10),
+        (ChainName::Output, at, 10),
     ] {
         let name = chain(name).to_owned();
         batch.add_chain(&table, &Chain { name, kind: ChainKind::Filter, hook, priority, policy: Policy::Drop });
@@ -78,7 +82,7 @@ pub(super) fn seal(nft: &mut Nft, allowed: &Allowed<'_>) -> Result<(), NftError>
     rule(&mut batch, chain(ChainName::Output), Rule::new(Verdict::Count).when(ways));
     for name in [ChainName::Input, ChainName::Forward, ChainName::Output] {
         for family in FAMILIES {
-            rule(&mut batch, chain(name), last(family).comment(&end_comment(family)));
+            rule(&mut batch, chain(name), last(family, at).comment(&end_comment(family)));
         }
     }
     nft.commit(batch)

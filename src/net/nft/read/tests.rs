@@ -17,9 +17,10 @@ fn expression(name: &str, data: &[(u16, &[u8])]) -> Vec<u8> {
     nest(&[(1, &name), (2, &nest(data))])
 }
 
-/// Sets of any name: those of these elements, and maps of these verdicts whose elements are not understood.
+/// Sets of any name: those of these elements, and maps of these verdicts whose elements are not understood. Whether they are there to be
+/// filled.
 #[derive(Default)]
-struct Known(Option<Vec<Row>>, Option<Vec<Does>>);
+struct Known(Option<Vec<Row>>, Option<Vec<Does>>, bool);
 
 impl Lookup for Known {
     fn rows(&self, _: &str, _: &[&Held]) -> Option<Vec<Row>> {
@@ -31,7 +32,7 @@ impl Lookup for Known {
     }
 
     fn grows(&self, _: &str) -> bool {
-        false
+        self.2
     }
 }
 
@@ -209,7 +210,7 @@ fn fields_that_are_loaded_at_once_are_told_apart() {
         let row = |number| Row::from(Condition { of: Of::Protocol(number), not: false });
         let lookup = expression("lookup", &[(1, b"s\0"), (2, &ONE)]);
         let rule = [&[load(16), lookup][..], &echo].concat();
-        read_with(Family::Ip, &rule, &Known(Some(numbers.map(row).to_vec()), None), &mut { MAX_ROWS })
+        read_with(Family::Ip, &rule, &Known(Some(numbers.map(row).to_vec()), None, false), &mut { MAX_ROWS })
     };
     assert_eq!(any_of([6, 17]), "tcp sport 2048 continue | udp sport 2048 continue");
     assert_eq!(any_of([1, 17]), "icmp octet 0 of header 2 continue | udp octet 0 of header 2 continue");
@@ -279,7 +280,7 @@ fn ranges_become_networks() {
 fn a_map_that_is_not_understood_may_decide_as_any_of_it_does() {
     let vmap = expression("lookup", &[(1, b"m\0"), (2, &ONE), (3, &[0; 4])]);
     let rule = [payload(1, 8, 1), vmap];
-    let known = Known(None, Some(vec![Does::Accept, Does::Jump("vpn".to_owned())]));
+    let known = Known(None, Some(vec![Does::Accept, Does::Jump("vpn".to_owned())]), false);
     let both = "in the set m accept | in the set m jump vpn";
     assert_eq!(read_with(Family::Ip, &rule, &known, &mut { MAX_ROWS }), both);
     assert_eq!(read(&rule), "in the set m accept");
@@ -292,7 +293,7 @@ fn a_map_that_is_not_understood_may_decide_as_any_of_it_does() {
 #[test]
 fn the_room_for_elements_is_that_of_the_whole_text() {
     let row = |port| Row::from(Condition { of: Of::ToPorts(port, port), not: false });
-    let known = Known(Some((1..=3).map(row).collect()), None);
+    let known = Known(Some((1..=3).map(row).collect()), None, false);
     let rule = [expression("lookup", &[(1, b"s\0"), (2, &ONE)]), accept()];
     let mut room = 4;
     assert_eq!(read_with(Family::Ip, &rule, &known, &mut room).matches("accept").count(), 3);
@@ -303,11 +304,35 @@ fn the_room_for_elements_is_that_of_the_whole_text() {
 fn what_is_in_no_element_of_several_fields_is_read_too() {
     let server = [Of::To("198.51.100.2/32".parse().unwrap()), Of::ToPorts(51820, 51820)];
     let conditions = server.map(|of| Condition { of, not: false }).to_vec();
-    let known = Known(Some(vec![Row { conditions, does: None }]), None);
+    let known = Known(Some(vec![Row { conditions, does: None }]), None, false);
     let rule = [expression("lookup", &[(1, b"s\0"), (2, &ONE), (5, &ONE)]), decide(&[(1, &[0; 4])])];
     let others = "not daddr 198.51.100.2 drop | not dport 51820 drop";
     assert_eq!(read_with(Family::Ip, &rule, &known, &mut { MAX_ROWS }), others);
     assert_eq!(read_with(Family::Ip, &rule, &known, &mut 0), "not in the set s drop");
+}
+
+#[test]
+fn what_a_set_will_hold_is_not_told_from_what_it_holds() {
+    let lookup = |more: &[(u16, &[u8])]| expression("lookup", &[&[(1, &b"s\0"[..]), (2, &ONE[..])], more].concat());
+    let read = |known: &Known, rule: &[Vec<u8>]| read_with(Family::Ip, rule, known, &mut { MAX_ROWS });
+    let accepting = [lookup(&[]), accept()];
+    let vmap = [lookup(&[(3, &[0; 4])])];
+    let dropping = [lookup(&[(5, &ONE)]), decide(&[(1, &[0; 4])])];
+    let empty = Known(Some(Vec::new()), None, true);
+    assert_eq!(read(&empty, &accepting), "in the set s as it may be filled accept");
+    assert_eq!(read(&empty, &vmap), "in the set s as it may be filled accept");
+    assert_eq!(read(&empty, &dropping), "not in the set s as it may be filled drop");
+    let port = |port| Condition { of: Of::ToPorts(port, port), not: false };
+    let of_two = Row { conditions: vec![port(1), port(2)], does: None };
+    let held = Known(Some(vec![Row::from(port(9))]), None, true);
+    assert_eq!(read(&held, &accepting), "dport 9 accept | in the set s as it may be filled accept");
+    assert_eq!(read(&held, &dropping), "not dport 9 not in the set s as it may be filled drop");
+    let of_two = Known(Some(vec![of_two]), None, true);
+    assert_eq!(
+        read(&of_two, &dropping),
+        "not dport 1 not in the set s as it may be filled drop | not dport 2 not in the set s as it may be filled drop"
+    );
+    assert_eq!(read(&Known(Some(Vec::new()), None, false), &accepting), "");
 }
 
 #[test]

@@ -1,32 +1,28 @@
 //! One phase: the sensor is armed, every trial of it runs at once under libtest-mimic, the sensor is closed, and each trial gets its verdict.
 
+mod evidence;
+mod outage;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, ColorSetting, Failed, Trial as TestTrial};
 
-use super::access;
 use super::account::result;
-use super::container::{Around, Operation, Reborn};
-use super::dependents;
-use super::forwarding::{self, Handing, Prepared};
-use super::inbound;
+use super::container::{Around, Reborn};
+use super::forwarding::Handing;
 use super::outside::Asker;
 use super::put_back::Notebook;
-use super::session::{Session, Tunnel};
-use super::stack;
-use crate::agent::protocol::{Act, OutageOrder, Reply, Request};
+use super::session::Session;
+use crate::agent::protocol::{OutageOrder, Reply, Request};
 use crate::catalog::Trial;
-use crate::config::OutageMethod;
 use crate::judge::{Case, Facts, Ruling, access_rows, judge, ways};
 use crate::model::evidence::{Evidence, OutageEvidence, PhaseWire};
 use crate::model::probe::{Expectation, Phase, Probe};
 use crate::model::report::{AccessRow, ProbeResult, VerdictWord, Ways};
 use crate::model::verdict::Verdict;
 use crate::report::progress::Progress;
-use crate::technique;
 
 /// What happens in a phase beside the probes' own techniques.
 pub(super) enum Asked {
@@ -239,104 +235,6 @@ impl Shared {
         }
     }
 
-    /// What the probe's technique brings back; in an outage the outage itself is the evidence.
-    fn evidence(&self, asking: &Asking) -> Result<Option<Evidence>, String> {
-        if let Some(problem) = &self.state.lock().unwrap_or_else(PoisonError::into_inner).problem {
-            return Err(problem.clone());
-        }
-        if asking.probe.technique == technique::FORWARDING {
-            return self.forwarding(asking);
-        }
-        if asking.phase == Phase::Outage || asking.probe.technique == technique::OUTAGE_SAMPLER {
-            return Ok(None);
-        }
-        if asking.probe.technique == technique::SERVED {
-            // The agent's clock is the one by which the sensor says when it listened.
-            let from_ms = self.now_ms(&asking.name)?;
-            let answers = self.session.block_on(self.asker.served());
-            let to_ms = self.now_ms(&asking.name)?;
-            return Ok(Some(Evidence { from_ms, to_ms, answers, ..Evidence::default() }));
-        }
-        if asking.probe.technique == technique::ACCESS {
-            let from_ms = self.now_ms(&asking.name)?;
-            let (rows, extra_ca) = (&self.asker.access, self.asker.extra_ca.as_deref());
-            let evidence = match rows.as_slice() {
-                [] => Evidence::default(),
-                rows => access::ask(&self.session, &self.around, rows, extra_ca, from_ms),
-            };
-            return Ok(Some(Evidence { from_ms, to_ms: self.now_ms(&asking.name)?, ..evidence }));
-        }
-        if asking.probe.technique == technique::DEPENDENTS {
-            let from_ms = self.now_ms(&asking.name)?;
-            let began = Instant::now();
-            let now_ms = || from_ms + began.elapsed().as_secs_f64() * 1000.0;
-            let looked = dependents::evidence(&self.around.target, &self.restarted, now_ms);
-            return Ok(Some(self.session.block_on(looked)));
-        }
-        if [technique::STACK, technique::STACK_CONTROL].contains(&asking.probe.technique.as_str()) {
-            return self.stack(asking).map(Some);
-        }
-        if asking.probe.technique == technique::INBOUND {
-            let (home, near) = (&self.facts.home, &self.facts.uplink_nets);
-            return inbound::ask(&self.session, &asking.name, home, &self.asker.open_ports, near).map(Some);
-        }
-        let params = serde_json::to_value(&asking.probe.params).map_err(|error| error.to_string())?;
-        let request = Request::Run { trial: asking.name.clone(), technique: asking.probe.technique.clone(), params };
-        match self.session.request(request)? {
-            Reply::Evidence(mut evidence) => {
-                if asking.probe.technique == technique::FORBIDDEN {
-                    evidence.answers.extend(self.session.block_on(self.asker.forbidden()));
-                }
-                Ok(Some(evidence))
-            }
-            Reply::Failed { what, .. } => Err(what),
-            other => Err(format!("the agent gave an answer that does not fit: {other:?}")),
-        }
-    }
-
-    /// What the container engine tells, and the control server where the probe is about it.
-    fn stack(&self, asking: &Asking) -> Result<Evidence, String> {
-        let from_ms = self.now_ms(&asking.name)?;
-        let began = Instant::now();
-        let now_ms = || from_ms + began.elapsed().as_secs_f64() * 1000.0;
-        let told = self.told.get_or_init(|| self.session.block_on(stack::account(&self.around.target, now_ms)));
-        let mut evidence = told.clone();
-        if asking.probe.technique == technique::STACK_CONTROL {
-            stack::ask_control(&self.session, &self.around, &self.facts.uplink_nets, &mut evidence, now_ms);
-        }
-        Ok(evidence)
-    }
-
-    /// What came of handing packets to the stack; in an outage that comes later, and is only prepared.
-    fn forwarding(&self, asking: &Asking) -> Result<Option<Evidence>, String> {
-        if let Asked::Outage(order) = &self.asked
-            && order.method.parse().is_ok_and(OutageMethod::starts_anew)
-        {
-            let why = "the stack's network ends with its container: nothing is left in it that could carry packets on";
-            return Ok(Some(Evidence::unasked(self.now_ms(&asking.name)?, why)));
-        }
-        match forwarding::prepare(&self.session, &asking.name, &self.facts.uplink_nets)? {
-            Prepared::Unasked(evidence) => Ok(Some(evidence)),
-            Prepared::Handing(handing) if asking.phase == Phase::Outage => {
-                let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-                state.handing.push((asking.name.clone(), handing));
-                Ok(None)
-            }
-            Prepared::Handing(handing) => handing.ask(&self.session, &asking.name).map(Some),
-        }
-    }
-
-    /// The agent's time.
-    fn now_ms(&self, trial: &str) -> Result<f64, String> {
-        let params = serde_json::json!({ "at_least_ms": 0 });
-        let request = Request::Run { trial: trial.to_owned(), technique: technique::LISTEN.to_owned(), params };
-        match self.session.request(request)? {
-            Reply::Evidence(evidence) => Ok(evidence.to_ms),
-            Reply::Failed { what, .. } => Err(what),
-            other => Err(format!("the agent gave an answer that does not fit: {other:?}")),
-        }
-    }
-
     fn rule(&self, asking: &Asking, evidence: Result<Option<Evidence>, String>) -> (Ruling, Option<Ways>) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         while !state.closed {
@@ -388,113 +286,6 @@ impl Shared {
         }
     }
 
-    /// One outage: what it will change is noted in the journal before the agent may begin, and crossed out once it is put back.
-    fn outage(&self, order: &OutageOrder) -> Result<Reply, String> {
-        if order.method.parse().is_ok_and(OutageMethod::is_of_container) {
-            return Ok(Reply::Outage(Box::new(self.container_outage(order))));
-        }
-        let armed = match self.session.request(Request::Arm(order.method.clone())) {
-            Ok(Reply::Armed(recipe)) => self.notebook.write(&order.method, *recipe),
-            Ok(Reply::Failed { what, .. }) => Err(what),
-            Ok(_) => Err("the agent gave an answer that does not fit".to_owned()),
-            Err(why) => Err(why),
-        };
-        if let Err(why) = armed {
-            return Ok(Reply::Outage(Box::new(not_started(order, &why))));
-        }
-        let answer = self.session.outage(order.clone(), &*self.progress);
-        let untouched = match &answer {
-            Ok(Reply::Outage(evidence)) => evidence.restored,
-            Ok(Reply::Failed { .. }) => true,
-            Ok(_) | Err(_) => false,
-        };
-        if untouched {
-            self.notebook.cross_out();
-        }
-        answer
-    }
-
-    /// One that is made from outside of the namespace: as [`Shared::outage`], but the journal, the keeper and the hands are the runner's own.
-    fn container_outage(&self, order: &OutageOrder) -> OutageEvidence {
-        let armed = self.session.block_on(Operation::arm(&self.around, order, self.session.how));
-        let operation = match armed {
-            Ok(operation) => Arc::new(operation),
-            Err(why) => return not_started(order, &why),
-        };
-        let begun = match self.session.request(Request::Arm(order.method.clone())) {
-            Ok(Reply::Done) => self.notebook.write_container(&order.method, operation.recipe()),
-            Ok(Reply::Failed { what, .. }) => Err(what),
-            Ok(_) => Err("the agent gave an answer that does not fit".to_owned()),
-            Err(why) => Err(why),
-        };
-        let keeper = begun.and_then(|()| self.session.block_on(operation.keeper()));
-        let keeper = match keeper {
-            Ok(keeper) => keeper,
-            Err(why) => {
-                self.notebook.cross_out_container();
-                operation.end();
-                return not_started(order, &why);
-            }
-        };
-        self.session.set_operation(Some(Arc::clone(&operation)));
-        let answer = self.session.outage(operation.order(), &*self.progress);
-        self.session.set_operation(None);
-        let mut evidence = match answer {
-            Ok(Reply::Outage(evidence)) => *evidence,
-            other => {
-                let why = match other {
-                    Ok(Reply::Failed { what, .. }) | Err(what) => what,
-                    Ok(_) => "the agent gave an answer that does not fit".to_owned(),
-                };
-                // Nobody is left to ask for it.
-                let put_back = self.session.block_on(operation.act(Act::Up));
-                let problem = format!("the agent was lost in the middle of the outage: {why}");
-                let problems = std::iter::once(problem).chain(put_back.as_ref().err().cloned()).collect();
-                let restored = put_back.is_ok();
-                OutageEvidence { method: order.method.clone(), restored, problems, ..OutageEvidence::default() }
-            }
-        };
-        if evidence.restored {
-            let recovered = self.session.unless_interrupted(operation.recover(&mut evidence));
-            evidence.ended_early |= recovered.is_none();
-            let mut reborn = recovered.flatten();
-            if let Some(reborn) = &mut reborn {
-                self.session.block_on(operation.mend(reborn));
-            }
-            self.state.lock().unwrap_or_else(PoisonError::into_inner).reborn = reborn;
-        }
-        operation.end();
-        if evidence.restored {
-            self.session.block_on(keeper.dismiss());
-            self.notebook.cross_out_container();
-        }
-        evidence
-    }
-
-    /// An outage, in which packets are handed to the stack as long as the tunnel is down.
-    fn outage_and_packets(&self, order: &OutageOrder) -> Result<Reply, String> {
-        let handing = std::mem::take(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner).handing);
-        self.session.set_tunnel(Tunnel::StillUp);
-        thread::scope(|scope| {
-            let under_way: Vec<_> = handing
-                .into_iter()
-                .map(|(name, handing)| {
-                    let session = &self.session;
-                    (name.clone(), scope.spawn(move || handing.while_down(session, &name)))
-                })
-                .collect();
-            let outage = self.outage(order);
-            self.session.set_tunnel(Tunnel::Back);
-            let ended = under_way.into_iter().map(|(name, thread)| {
-                let broken = |_| Err("the thread that hands packets to the stack broke off".to_owned());
-                (name, thread.join().unwrap_or_else(broken))
-            });
-            let ended: Vec<_> = ended.collect();
-            self.state.lock().unwrap_or_else(PoisonError::into_inner).handed.extend(ended);
-            outage
-        })
-    }
-
     fn close(&self) {
         let outage = match &self.asked {
             Asked::Outage(order) if self.state.lock().unwrap_or_else(PoisonError::into_inner).problem.is_none() => {
@@ -539,11 +330,6 @@ impl Shared {
         drop(state);
         self.closed.notify_all();
     }
-}
-
-fn not_started(order: &OutageOrder, why: &str) -> OutageEvidence {
-    let problems = vec![format!("the outage was not started: {why}")];
-    OutageEvidence { method: order.method.clone(), restored: true, problems, ..OutageEvidence::default() }
 }
 
 /// Arrives when dropped, so that a trial that panics does not keep the others waiting.
