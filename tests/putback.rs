@@ -1,27 +1,29 @@
 //! Putting back, whoever is killed and when: runs of the lab's stack are shot at random instants, and within five seconds links, addresses,
 //! routes, rules, firewall and resolv.conf have to be what they were. Once with the runner alone, with its process group, with the agent
 //! alone, and with both of them, when the keeper is the last one; and with the keeper too, when `leakcheck restore` has to do it. Then an
-//! agent and a runner that are not dead but stand still.
+//! agent and a runner that are not dead but stand still. And what an outage must not do meanwhile: have the stack's own programs leak.
 //!
 //! `LEAKCHECK_PUTBACK_KILLS=200 cargo test --test putback` shoots 200 times per trial instead of a few. Every trial runs in a process of
 //! its own, as the lab demands; without the privilege they are shown as ignored, and with `LEAKCHECK_LAB=required` they fail.
 
-use std::collections::BTreeMap;
+#[path = "putback/harm.rs"]
+mod harm;
+#[path = "putback/range.rs"]
+mod range;
+
 use std::fs;
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use leakcheck::config::OutageMethod;
-use leakcheck::lab::{self, Lab, LabSpec, PrivateDir};
-use leakcheck::net::nft::{Nft, Ruleset};
-use leakcheck::net::route::{Object, Snapshot};
+use leakcheck::lab;
 use libtest_mimic::{Arguments, Failed, Trial};
-use nix::sys::signal::{Signal, kill, killpg};
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use range::{Range, State, Victims, children_of};
 
 /// Names the trial that a child process is to run.
 const TRIAL: &str = "LEAKCHECK_LAB_TRIAL";
@@ -37,7 +39,7 @@ const SILENCE: Duration = Duration::from_secs(3);
 /// A trial and what it is called.
 type Named = (&'static str, fn(&Range) -> Result<()>);
 
-const TRIALS: [Named; 11] = [
+const TRIALS: [Named; 12] = [
     ("killed::runner", |range| range.shoot(Victims::Runner)),
     ("killed::process_group", |range| range.shoot(Victims::Group)),
     ("killed::agent", |range| range.shoot(Victims::Agent)),
@@ -49,6 +51,7 @@ const TRIALS: [Named; 11] = [
     ("interrupted::puts_back_and_says_130", interrupted),
     ("interrupted::before_it_has_begun_says_130", interrupted_before),
     ("locked::second_run_is_refused", second_run_is_refused),
+    ("harmless::link_down_keeps_in_what_programs_have_open", harm::link_down_keeps_in_what_programs_have_open),
 ];
 
 fn main() -> ExitCode {
@@ -100,272 +103,6 @@ fn child(name: &str) -> ExitCode {
             if refused.iter().any(|word| told.contains(word)) { ExitCode::from(77) } else { ExitCode::FAILURE }
         }
     }
-}
-
-/// Who is shot.
-#[derive(Clone, Copy, PartialEq)]
-enum Victims {
-    Runner,
-    Group,
-    Agent,
-    RunnerAndAgent,
-    Everyone,
-}
-
-/// A lab, and what its stack has to look like.
-struct Range {
-    lab: Lab,
-    config: PathBuf,
-    state: PathBuf,
-    before: State,
-}
-
-/// All that has to be the same.
-#[derive(Debug, Clone)]
-struct State {
-    network: Snapshot,
-    firewall: Ruleset,
-    resolv_conf: String,
-    /// Whether the VPN's process is stopped.
-    stopped: bool,
-}
-
-impl Range {
-    fn new(world: &PrivateDir) -> Result<Self> {
-        let lab = Lab::start(world, LabSpec { apart: Some(LEAKCHECK.into()), ..LabSpec::sealed() })?;
-        let config = world.write("leakcheck.toml", &lab.config_toml())?;
-        let before = State::settled(&lab)?;
-        Ok(Self { lab, config, state: world.path().join("state"), before })
-    }
-
-    fn leakcheck(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(LEAKCHECK);
-        command.args(arguments).env("LEAKCHECK_STATE_DIR", &self.state);
-        command
-    }
-
-    /// A run that makes one short outage and asks for nothing else.
-    fn audit(&self, method: OutageMethod) -> Command {
-        let mut command =
-            self.leakcheck(&["run", "kill-switch", "--report-dir", "none", "--outage", method.word(), "--config"]);
-        command.arg(&self.config).env("LEAKCHECK_OUTAGE__WINDOW", "700ms").process_group(0);
-        // What is tried here is putting back; a handshake that is lost on a busy machine is repeated after five seconds.
-        command.env("LEAKCHECK_OUTAGE__RECOVERY_TIMEOUT", "60s");
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        command
-    }
-
-    /// How long such a run takes when nobody shoots.
-    fn undisturbed(&self, method: OutageMethod) -> Result<Duration> {
-        let started = Instant::now();
-        let output = self.audit(method).stdout(Stdio::piped()).stderr(Stdio::piped()).output()?;
-        let told = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "undisturbed, {method} ends with {}: {told}", output.status);
-        self.wait_until_as_before(&format!("undisturbed {method}"))?;
-        Ok(started.elapsed())
-    }
-
-    fn shoot(&self, victims: Victims) -> Result<()> {
-        let mut lengths = BTreeMap::new();
-        let mut changed = 0;
-        for shot in 0..kills() {
-            let method = methods()[shot % methods().len()];
-            let length = match lengths.get(method.word()) {
-                Some(length) => *length,
-                None => *lengths.entry(method.word()).or_insert(self.undisturbed(method)?),
-            };
-            let after = length.mul_f64(rand::random_range(0.0..1.0));
-            let what = format!("shot {shot}, {method}, after {} of {} ms", after.as_millis(), length.as_millis());
-            let mut run = self.audit(method).spawn()?;
-            sleep(after);
-            changed += u32::from(!self.before.diff(&State::of(&self.lab)?).is_empty());
-            self.kill(&mut run, victims).with_context(|| what.clone())?;
-            self.wait_until_as_before(&what)?;
-            run.wait()?;
-        }
-        eprintln!("{} shots, {changed} of them into a changed stack", kills());
-        // What was put back has to work, and nothing may be left in the way of the next run.
-        self.undisturbed(OutageMethod::ALL[0]).map(drop)
-    }
-
-    fn kill(&self, run: &mut Child, victims: Victims) -> Result<()> {
-        let runner = Pid::from_raw(run.id().cast_signed());
-        let agent = children_of(runner).into_iter().next();
-        let mut doomed = Vec::new();
-        if victims == Victims::Everyone {
-            doomed.extend(agent.iter().flat_map(|agent| children_of(*agent)));
-        }
-        if matches!(victims, Victims::Runner | Victims::RunnerAndAgent | Victims::Everyone) {
-            doomed.push(runner);
-        }
-        if matches!(victims, Victims::Agent | Victims::RunnerAndAgent | Victims::Everyone) {
-            doomed.extend(agent);
-        }
-        if victims == Victims::Group {
-            killpg(runner, Signal::SIGKILL).context("the group")?;
-        }
-        if victims == Victims::Everyone {
-            // All at one instant: who still runs when the first of them dies would put back what was to be left changed.
-            doomed.iter().try_for_each(|pid| send(*pid, Signal::SIGSTOP))?;
-            let end = Instant::now() + SILENCE / 2;
-            while !doomed.iter().all(|pid| stands_still(*pid)) {
-                ensure!(Instant::now() < end, "processes {doomed:?} do not stand still");
-            }
-        }
-        doomed.iter().try_for_each(|pid| send(*pid, Signal::SIGKILL))
-    }
-
-    fn wait_until_as_before(&self, what: &str) -> Result<()> {
-        self.wait_as_long_as(GOAL, what)
-    }
-
-    fn wait_as_long_as(&self, goal: Duration, what: &str) -> Result<()> {
-        let end = Instant::now() + goal;
-        loop {
-            let differences = self.before.diff(&State::of(&self.lab)?);
-            if differences.is_empty() {
-                return Ok(());
-            }
-            ensure!(Instant::now() < end, "{what}: after {} s still {differences:#?}", goal.as_secs());
-            sleep(Duration::from_millis(20));
-        }
-    }
-
-    /// Begins an outage, and waits until it has changed something.
-    fn begin(&self, method: OutageMethod, window: &str) -> Result<Child> {
-        let mut run = self.audit(method).env("LEAKCHECK_OUTAGE__WINDOW", window).spawn()?;
-        let end = Instant::now() + Duration::from_secs(20);
-        // On a busy machine the stack changes by itself as well: what an outage changes is noted first.
-        while !self.is_noted()? || self.before.diff(&State::of(&self.lab)?).is_empty() {
-            ensure!(Instant::now() < end && run.try_wait()?.is_none(), "{method} changes nothing");
-            sleep(Duration::from_millis(10));
-        }
-        Ok(run)
-    }
-
-    /// Whether a journal holds something that has to be put back.
-    fn is_noted(&self) -> Result<bool> {
-        if !self.state.exists() {
-            return Ok(false);
-        }
-        let mut journals = fs::read_dir(&self.state)?;
-        Ok(journals.any(|journal| journal.and_then(|file| file.metadata()).is_ok_and(|file| file.len() > 0)))
-    }
-
-    /// Begins an outage, and kills everybody who could put it back in the middle of it.
-    fn leave_changed(&self, method: OutageMethod) -> Result<()> {
-        let mut run = self.begin(method, "30s")?;
-        // A control server that is still at work on its answer would change the stack again.
-        sleep(Duration::from_millis(300));
-        self.kill(&mut run, Victims::Everyone)?;
-        run.wait()?;
-        sleep(Duration::from_millis(300));
-        Ok(())
-    }
-}
-
-impl State {
-    fn of(lab: &Lab) -> Result<Self> {
-        let (network, firewall) =
-            lab.topology().stack.call(|| -> Result<_> { Ok((Snapshot::take()?, Nft::open()?.ruleset()?)) })??;
-        let resolv_conf = fs::read_to_string(lab.stack_resolv_conf())?;
-        let gluetun = lab.stack().clone();
-        let vpn = lab.topology().stack.run(move || async move { gluetun.vpn_process().await })?;
-        let stopped = vpn.and_then(|pid| stat(&pid.to_string())).is_some_and(|stat| stat.starts_with('T'));
-        Ok(Self { network, firewall, resolv_conf, stopped })
-    }
-
-    /// Once nothing has changed for a while: the kernel makes the routes of an IPv6 address some time after the address.
-    fn settled(lab: &Lab) -> Result<Self> {
-        let (mut state, mut since) = (Self::of(lab)?, Instant::now());
-        while since.elapsed() < Duration::from_secs(2) {
-            sleep(Duration::from_millis(100));
-            let now = Self::of(lab)?;
-            if !state.diff(&now).is_empty() {
-                (state, since) = (now, Instant::now());
-            }
-        }
-        Ok(state)
-    }
-
-    /// What is not the same. A tunnel's link that the VPN itself has made anew has another index and another link-local address.
-    fn diff(&self, now: &State) -> Vec<String> {
-        let mut lines = if self.tunnel() == now.tunnel() {
-            self.network.diff(&now.network)
-        } else {
-            let (before, after) = (self.lines(), now.lines());
-            let gone = before.iter().filter(|line| !after.contains(line)).map(|line| format!("- {line}"));
-            gone.chain(after.iter().filter(|line| !before.contains(line)).map(|line| format!("+ {line}"))).collect()
-        };
-        lines.extend(self.firewall.diff(&now.firewall));
-        if self.resolv_conf != now.resolv_conf {
-            lines.push(format!("resolv.conf {:?}", now.resolv_conf));
-        }
-        if self.stopped != now.stopped {
-            lines.push(format!("the VPN's process is {}stopped", if now.stopped { "" } else { "not " }));
-        }
-        lines
-    }
-
-    fn tunnel(&self) -> Option<u32> {
-        self.network.link("tun0").map(|link| link.index)
-    }
-
-    fn lines(&self) -> Vec<String> {
-        let Snapshot { links, addresses, rules, routes } = &self.network;
-        let index = self.tunnel().map_or_else(|| "none".to_owned(), |index| index.to_string());
-        let of_tunnel = |line: String| {
-            let words: Vec<&str> = line.split(' ').collect();
-            let by_number =
-                |at: usize| matches!(words[at], "link" | "index") && words.get(at + 1) == Some(&index.as_str());
-            if !(0..words.len()).any(by_number) {
-                return line;
-            }
-            let told = |at: usize| match words[at] {
-                _ if at > 0 && by_number(at - 1) => "TUN",
-                word if word.starts_with("fe80:") && !word.starts_with("fe80::/") => "LINK-LOCAL",
-                word => word,
-            };
-            (0..words.len()).map(told).collect::<Vec<_>>().join(" ")
-        };
-        let mut lines: Vec<String> = links.iter().map(Object::describe).collect();
-        lines.extend(addresses.iter().map(Object::describe));
-        lines.extend(rules.iter().map(Object::describe));
-        lines.extend(routes.iter().map(Object::describe));
-        lines.into_iter().map(of_tunnel).collect()
-    }
-}
-
-/// Sends a signal to a process that may have ended already.
-fn send(pid: Pid, signal: Signal) -> Result<()> {
-    match kill(pid, signal) {
-        Ok(()) | Err(nix::errno::Errno::ESRCH) => Ok(()),
-        Err(errno) => bail!("process {pid} cannot be sent {signal}: {errno}"),
-    }
-}
-
-/// What /proc tells of a process, from its state on; `None` where there is none.
-fn stat(pid: &str) -> Option<String> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    Some(stat.rsplit_once(')')?.1.trim_start().to_owned())
-}
-
-/// Whether a process is stopped or has ended.
-fn stands_still(pid: Pid) -> bool {
-    stat(&pid.to_string()).is_none_or(|stat| stat.starts_with(['T', 'Z', 'X']))
-}
-
-/// The children of a process, by /proc.
-fn children_of(parent: Pid) -> Vec<Pid> {
-    let numbers = fs::read_dir("/proc")
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
-    let is_child = |pid: &i32| {
-        let stat = stat(&pid.to_string()).unwrap_or_default();
-        stat.split_whitespace().nth(1) == Some(parent.to_string().as_str())
-    };
-    numbers.filter(is_child).map(Pid::from_raw).collect()
 }
 
 /// Those that need no Docker.

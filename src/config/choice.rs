@@ -82,14 +82,20 @@ impl OutageMethod {
         matches!(self, OutageMethod::Restart | OutageMethod::Kill)
     }
 
-    /// Whether a flow that was open before can stay where it belongs on a stack that is sealed. Where the tunnel's address stays although its
-    /// routes are gone, as when its link is set down by hand, a firewall that lets known flows pass lets these out, which is the doing of the
-    /// method; where the process or the container is taken away, the flow's socket may go with it.
+    /// Whether leakcheck itself takes the tunnel's addresses off its link, for the sake of what the stack's programs have open. Others may set
+    /// a link down and leave them, so what a firewall makes of packets from such an address is asked all the same.
+    pub fn takes_addresses(self) -> bool {
+        self == OutageMethod::LinkDown
+    }
+
+    /// Whether a flow that was open before can stay where it belongs on a stack that is sealed: where the process or the container is taken
+    /// away, the flow's socket may go with it.
     pub fn keeps_flows(self) -> bool {
         match self {
-            OutageMethod::VpnStop | OutageMethod::EndpointBlock | OutageMethod::Command => true,
-            OutageMethod::LinkDown
-            | OutageMethod::ProcessKill
+            OutageMethod::VpnStop | OutageMethod::LinkDown | OutageMethod::EndpointBlock | OutageMethod::Command => {
+                true
+            }
+            OutageMethod::ProcessKill
             | OutageMethod::ProcessStop
             | OutageMethod::Pause
             | OutageMethod::Restart

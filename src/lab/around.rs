@@ -159,35 +159,38 @@ pub(super) fn start_stack(
     })?
 }
 
-/// Those who do not answer, and those who talk too much.
-pub(super) fn start_conditions(topology: &Topology, spec: &LabSpec) -> Result<Vec<Servers>, LabError> {
+/// Has those who are down answer nobody, from before anybody asks them.
+pub(super) fn take_down(internet: &Realm, spec: &LabSpec) -> Result<(), LabError> {
+    for part in spec.circumstances() {
+        if let Circumstance::Down { host, proto } = part {
+            let addresses = plan::witness(host);
+            if addresses.is_empty() && OddWitness::silent_name(host).is_none() {
+                let unknown = io::Error::new(io::ErrorKind::NotFound, format!("there is no witness {host}"));
+                return Err(LabError::Condition("a witness is down", unknown));
+            }
+            let proto = *proto;
+            internet.call(move || silence(&addresses, proto))??;
+        }
+    }
+    Ok(())
+}
+
+/// Those who talk too much.
+pub(super) fn start_chatter(topology: &Topology, spec: &LabSpec) -> Result<Vec<Servers>, LabError> {
     let mut all = Vec::new();
     let stack: Vec<IpAddr> = plan::stack().of(spec.variant.home).addresses.iter().map(IpNet::addr).collect();
     for part in spec.circumstances() {
-        match part {
-            Circumstance::Down { host, proto } => {
-                let addresses = plan::witness(host);
-                if addresses.is_empty() && OddWitness::silent_name(host).is_none() {
-                    let unknown = io::Error::new(io::ErrorKind::NotFound, format!("there is no witness {host}"));
-                    return Err(LabError::Condition("a witness is down", unknown));
-                }
-                let proto = *proto;
-                topology.internet.call(move || silence(&addresses, proto))??;
-            }
-            Circumstance::Chatter { every_ms } => {
-                let every = Duration::from_millis(*every_ms);
-                let failed = |e| LabError::Condition("neighbours that chatter", e);
-                let about = stack.clone();
-                let said = topology.neighbour.call(move || chatter::broadcast(plan::UPLINK, &about, every))?;
-                all.push(said.map_err(failed)?);
-                // The LAN's host has IPv4 only, and the neighbour no public IPv6.
-                let near = |ip: &IpAddr| *ip != plan::ip(plan::STACK_GUA);
-                for (realm, v6) in [(&topology.neighbour, true), (&topology.lan_host, false)] {
-                    let at: Vec<IpAddr> = stack.iter().copied().filter(|ip| near(ip) && (v6 || ip.is_ipv4())).collect();
-                    all.push(realm.call(move || chatter::pester(&at, every))?.map_err(failed)?);
-                }
-            }
-            Circumstance::Load { .. } | Circumstance::Line { .. } => {}
+        let Circumstance::Chatter { every_ms } = part else { continue };
+        let every = Duration::from_millis(*every_ms);
+        let failed = |e| LabError::Condition("neighbours that chatter", e);
+        let about = stack.clone();
+        let said = topology.neighbour.call(move || chatter::broadcast(plan::UPLINK, &about, every))?;
+        all.push(said.map_err(failed)?);
+        // The LAN's host has IPv4 only, and the neighbour no public IPv6.
+        let near = |ip: &IpAddr| *ip != plan::ip(plan::STACK_GUA);
+        for (realm, v6) in [(&topology.neighbour, true), (&topology.lan_host, false)] {
+            let at: Vec<IpAddr> = stack.iter().copied().filter(|ip| near(ip) && (v6 || ip.is_ipv4())).collect();
+            all.push(realm.call(move || chatter::pester(&at, every))?.map_err(failed)?);
         }
     }
     Ok(all)

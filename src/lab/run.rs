@@ -1,7 +1,7 @@
 //! A whole lab, from its wires to its servers, sealed or broken by a leak.
 
 use super::around::{
-    start_conditions, start_home, start_internet, start_loads, start_outside, start_provider, start_stack,
+    start_chatter, start_home, start_internet, start_loads, start_outside, start_provider, start_stack, take_down,
 };
 use super::condition::{Circumstance, Condition};
 use super::gluetun::Habit;
@@ -194,6 +194,7 @@ impl Lab {
             .map_err(|e| LabError::File("torrent-password", e))?;
         let resolv_conf = world.write("stack-resolv.conf", "").map_err(|e| LabError::File("stack-resolv.conf", e))?;
         let mut servers = vec![start_internet(&topology.internet, authority, &journal, &spec)?];
+        take_down(&topology.internet, &spec)?;
         servers.extend(start_home(&topology, &journal, spec.variant.home)?);
         if spec.variant.silent_pings {
             for realm in [&topology.internet, &topology.isp, &topology.provider] {
@@ -249,7 +250,7 @@ impl Lab {
         let program =
             topology.stack.call(move || stack::Program::start(&powers, &resolvers))?.map_err(LabError::Program)?;
         servers.extend(start_outside(&topology, spec.leak.as_ref(), &journal)?);
-        servers.extend(start_conditions(&topology, &spec)?);
+        servers.extend(start_chatter(&topology, &spec)?);
         let loads = start_loads(&topology, &spec)?;
         Ok(Self {
             _loads: loads,

@@ -34,17 +34,19 @@ impl About {
                          and addresses one after the other.",
             },
             OutageMethod::LinkDown => About {
-                title: "The tunnel's link is set down",
+                title: "The tunnel's link loses its addresses and is set down",
                 needs: "CAP_NET_ADMIN in the stack's namespace: root, or the agent's container.",
-                does: "The kernel takes the link's routes and IPv6 addresses away with it. The VPN program runs on and is not \
-                       told; rules and firewall stay.",
+                does: "The link's IPv4 addresses are taken off first, as they go with a link that a VPN program takes away: what the \
+                       stack's programs have open in the tunnel would else leave by whatever route is left. The kernel takes the \
+                       link's routes and IPv6 addresses away with it. The VPN program runs on and is not told; rules and firewall \
+                       stay. What the firewall would do with packets from the tunnel's address is asked with packets that get no \
+                       further than the first router.",
                 undone: "The link is set up, and every address and route that is missing is put back byte for byte as the kernel \
                          had told it: by the agent, else by its keeper, else from the journal by the next run or leakcheck \
                          restore.",
-                limits: "A VPN program that makes its link anew meanwhile ends the outage early. Flows that were open before are \
-                         not watched: the link keeps its IPv4 address while its routes are gone, so that a firewall that lets \
-                         known connections pass, as Gluetun's does, lets them out by the uplink. When a VPN program takes its \
-                         link away, the address goes with it.",
+                limits: "A VPN program that makes its link anew meanwhile ends the outage early. Over IPv6 the kernel does not check \
+                         that a connection's own address is still there: programs that talk over IPv6 in the tunnel leak by such \
+                         an outage where they would leak by every other, see flows-ipv6.",
             },
             OutageMethod::EndpointBlock => About {
                 title: "Packets to and from the VPN server are dropped",

@@ -1,14 +1,21 @@
-//! Method `link-down`: the tunnel's link is set down, which takes its routes and its IPv6 addresses with it, and is set up again with
-//! all of them as they were. Needs CAP_NET_ADMIN in the stack's namespace.
+//! Method `link-down`: the tunnel's link loses its IPv4 addresses and is set down, which takes its routes and its IPv6 addresses with it,
+//! and is set up again with all of them as they were. Needs CAP_NET_ADMIN in the stack's namespace.
+//!
+//! The IPv4 addresses go first, as they go with every link that a VPN program takes away: while one stays the kernel sends what the stack's
+//! programs have open in the tunnel by whatever route is left, and a firewall that lets known connections pass, as Gluetun's does, lets that
+//! out. It would be a leak of our own making. A socket whose source address is gone is refused before any firewall is asked.
 
 use super::undo::Undo;
 use crate::model::evidence::Role;
 use crate::net::capability;
-use crate::net::route::{Rtnetlink, Snapshot};
+use crate::net::route::{Address, Rtnetlink, Snapshot};
 use crate::technique::Context;
 
 /// See the head of this file.
-pub(super) struct LinkDown(String);
+pub(super) struct LinkDown {
+    name: String,
+    addresses: Vec<Address>,
+}
 
 impl LinkDown {
     /// Whether there is a tunnel, and the right to set it down.
@@ -22,15 +29,22 @@ impl LinkDown {
         let before = Snapshot::take().map_err(|error| error.to_string())?;
         let name = tunnel(cx)?;
         match before.link(&name) {
-            Some(found) if found.is_up() => Ok((LinkDown(name.clone()), Undo::Link { name, before })),
+            Some(found) if found.is_up() => {
+                let of_link = |address: &&Address| address.link == found.index && address.address.addr().is_ipv4();
+                let addresses = before.addresses.iter().filter(of_link).cloned().collect();
+                Ok((LinkDown { name: name.clone(), addresses }, Undo::Link { name, before }))
+            }
             Some(_) => Err(format!("the link {name} is down already")),
             None => Err(format!("there is no link {name} any more")),
         }
     }
 
     pub(super) fn down(&mut self) -> Result<String, String> {
-        let LinkDown(name) = self;
+        let LinkDown { name, addresses } = self;
         let mut kernel = Rtnetlink::open().map_err(|error| error.to_string())?;
+        for address in addresses {
+            kernel.delete_listed_address(address).map_err(|error| error.to_string())?;
+        }
         kernel.set_link(name, false).map_err(|error| error.to_string())?;
         let now = Snapshot::take().map_err(|error| error.to_string())?;
         match now.link(name) {

@@ -71,12 +71,12 @@ struct Tally {
 }
 
 impl Sampler {
-    /// Prepares the sockets and starts. `uplinks` are their names.
+    /// Prepares the sockets and starts. `uplinks` are their names; for `lasting` see [`kind::all`].
     ///
     /// # Errors
     /// When the thread cannot be started.
-    pub(super) fn start(cx: &Context, trial: &Arc<str>, uplinks: &[String]) -> io::Result<Sampler> {
-        let (kinds, notes) = kind::all(cx, trial, uplinks);
+    pub(super) fn start(cx: &Context, trial: &Arc<str>, uplinks: &[String], lasting: bool) -> io::Result<Sampler> {
+        let (kinds, notes) = kind::all(cx, trial, uplinks, lasting);
         Self::of(cx.clock, kinds, notes)
     }
 

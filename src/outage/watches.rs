@@ -79,8 +79,10 @@ impl Watches {
         let nameservers =
             NameserverWatch::start(cx.clock, &cx.resolv_files).map_err(|error| not("names watched", error))?;
         let rules = RulesWatch::start(cx, trial).map_err(|error| not("the firewall's rules watched", error))?;
-        let sampler =
-            Sampler::start(cx, trial, &sensor.uplinks()).map_err(|error| not("the sampler started", error))?;
+        let method: Option<OutageMethod> = order.method.parse().ok();
+        let lasting = method.is_some_and(OutageMethod::takes_addresses);
+        let sampler = Sampler::start(cx, trial, &sensor.uplinks(), lasting);
+        let sampler = sampler.map_err(|error| not("the sampler started", error))?;
         let mut notes = sampler.notes.clone();
         let of_flows_v6: Option<Arc<str>> = order.flows_v6.as_deref().map(Arc::from);
         sensor.begin_trace(of_flows_v6.clone());
@@ -105,7 +107,7 @@ impl Watches {
         let (in_tunnel_before, out_of_tunnel_before) = (went_in(), came_out());
         let samples_answered = flow.as_ref().is_some_and(|flow| flow.seen().last_ms > Some(alone_from));
         // Last of all: a far side that hears nothing for long ends its connection.
-        let keeps_flows = order.method.parse().is_ok_and(OutageMethod::keeps_flows);
+        let keeps_flows = method.is_some_and(OutageMethod::keeps_flows);
         let (standing, flows_v6) = match tunnel.filter(|_| keeps_flows) {
             Some(tunnel) => {
                 let v6 = async {

@@ -38,6 +38,8 @@ const SHORT_WINDOW: &str = "1s";
 const FAULTS: [&str; 4] = ["internal error", "panicked", "brought no evidence back", "record of this phase is missing"];
 /// What an outage says in which the samples came too late, and nothing else was amiss.
 const TOO_BUSY: &str = "ms between two samples: the machine is too busy to see short holes";
+/// Lines of evidence that are told of an accusation.
+const EVIDENCE: usize = 6;
 /// Exit statuses of an audit: all passed, a leak or breakage was found, no verdict, the stack is not as it was.
 const PASSED: i32 = 0;
 const FAILED: i32 = 1;
@@ -312,12 +314,18 @@ fn is_found(leak: &Leak, status: Option<i32>, report: &Report) -> Result<(), Fai
     Ok(())
 }
 
-/// What of a report is not green, one line each.
+/// What of a report is not green, one line each, and what an accusation rests on.
 fn not_green(report: &Report) -> String {
     let lines = report.probes.iter().filter(|probe| probe.verdict != VerdictWord::Pass);
     let line = |probe: &crate::model::report::ProbeResult| {
         let reason = probe.reason.as_deref().unwrap_or_default();
-        format!("{} {}: {} ({reason})\n", probe.verdict.as_str(), probe.name(), probe.summary)
+        let mut told = format!("{} {}: {} ({reason})\n", probe.verdict.as_str(), probe.name(), probe.summary);
+        if matches!(probe.verdict, VerdictWord::Fail | VerdictWord::Warn) {
+            told.extend(
+                probe.evidence.iter().take(EVIDENCE).map(|line| format!("  {:.1} ms: {}\n", line.at_ms, line.what)),
+            );
+        }
+        told
     };
     lines.map(line).collect()
 }

@@ -1,6 +1,6 @@
 //! Making and unmaking links, addresses, routes and rules.
 
-use super::{Link, Object, RouteError, Rule};
+use super::{Address, Link, Object, RouteError, Rule};
 use crate::net::netlink::{Client, Message, emit};
 use ipnet::IpNet;
 use netlink_packet_route::AddressFamily;
@@ -16,6 +16,7 @@ use std::os::fd::{AsFd, AsRawFd};
 const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
 const RTM_NEWADDR: u16 = 20;
+const RTM_DELADDR: u16 = 21;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
 const RTM_NEWRULE: u16 = 32;
@@ -310,6 +311,19 @@ impl Rtnetlink {
         };
         let request = Message { kind: RTM_NEWADDR, flags: NLM_F_CREATE | NLM_F_REPLACE, payload: emit(&message) };
         self.send(&request, &format!("give {name} the address {address}"))
+    }
+
+    /// Takes an address away that the kernel listed. One that is not there any more is no error: with the first address of a subnet the
+    /// others of it go.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn delete_listed_address(&mut self, address: &Address) -> Result<(), RouteError> {
+        let request = Message { kind: RTM_DELADDR, flags: 0, payload: address.raw().to_vec() };
+        match self.send(&request, &format!("take away the address {}", address.address)) {
+            Err(error) if error.errno() == Some(libc::EADDRNOTAVAIL) => Ok(()),
+            other => other,
+        }
     }
 
     /// Makes a route.

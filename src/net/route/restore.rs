@@ -15,6 +15,9 @@ const RTA_NH_ID: u16 = 30;
 /// What a route with a next-hop object shows of it, and the kernel refuses to be told again.
 const NEXT_HOP_DETAILS: &[u16] = &[4, 5, 9, 18];
 
+/// Of a route that the kernel made, for an address (rtnetlink(7)).
+const RTPROT_KERNEL: u8 = 2;
+
 /// How long the kernel's worker may take for the routes that come with an address.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Between two looks.
@@ -47,7 +50,7 @@ pub fn restore_link(before: &Snapshot, name: &str) -> Result<RestoreReport, Rout
     if link.is_up() && !now.is_up() {
         netlink.set_link(name, true)?;
     }
-    let mut report = RestoreReport::default();
+    let mut report = RestoreReport { restored: early_routes(before, link.index, &mut netlink)?, failed: Vec::new() };
     let present = Snapshot::take()?;
     let held: HashSet<_> = present.addresses.iter().map(|a| (a.link, a.address)).collect();
     for address in before.addresses.iter().filter(|a| a.link == link.index && !held.contains(&(a.link, a.address))) {
@@ -57,6 +60,16 @@ pub fn restore_link(before: &Snapshot, name: &str) -> Result<RestoreReport, Rout
     }
     routes(before, &mut netlink, &mut report)?;
     Ok(report)
+}
+
+/// The routes by the link that need no address of it, while it has none: what is sent from such an address goes by the tunnel as soon as
+/// the kernel lets it go anywhere. Others are refused, and had in their turn.
+fn early_routes(before: &Snapshot, link: u32, netlink: &mut Rtnetlink) -> Result<Vec<String>, RouteError> {
+    let present: HashSet<Vec<u8>> = Snapshot::take()?.routes.iter().map(Object::identity).collect();
+    let by_hand = |route: &&Route| route.protocol != RTPROT_KERNEL && route.link == Some(link);
+    let missing = before.routes.iter().filter(by_hand).filter(|route| !present.contains(&route.identity()));
+    let made = missing.filter(|route| netlink.send(&again(route), "put back a route").is_ok());
+    Ok(made.map(Route::describe).collect())
 }
 
 /// What is refused is tried again until nothing is missing or the time is over: a gateway is accepted only once the route
@@ -92,7 +105,6 @@ fn routes(before: &Snapshot, netlink: &mut Rtnetlink, report: &mut RestoreReport
 /// Routes that follow from an address, and that only the kernel can make: asked to, it gives them another metric.
 fn by_the_kernel(route: &Route) -> bool {
     const LOCAL_TABLE: u32 = 255;
-    const RTPROT_KERNEL: u8 = 2;
     route.table == LOCAL_TABLE && route.protocol == RTPROT_KERNEL && route.destination.addr().is_ipv6()
 }
 

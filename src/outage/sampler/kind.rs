@@ -36,6 +36,8 @@ pub(super) struct Kind {
     sent: u32,
     /// Which of [`Sources`] is its own.
     source: usize,
+    /// Whether it needs its source address on no link.
+    lasting: bool,
 }
 
 /// The addresses from which the kernel sends by each way and family, asked for once in a round: connecting a datagram socket asks, and
@@ -51,7 +53,8 @@ struct Source {
 }
 
 /// All kinds, those that the kernel's routes lead first, and why some could not be had.
-pub(super) fn all(cx: &Context, trial: &Arc<str>, uplinks: &[String]) -> (Vec<Kind>, Vec<String>) {
+/// `lasting`: what is sent from the tunnel's own address is sent also where the link has lost it.
+pub(super) fn all(cx: &Context, trial: &Arc<str>, uplinks: &[String], lasting: bool) -> (Vec<Kind>, Vec<String>) {
     let (entries, canary) = (Entries { ledger: &cx.ledger, trial }, cx.setup.canary.as_str());
     let (users, notes) = users(cx);
     let mut kinds = Vec::new();
@@ -61,7 +64,7 @@ pub(super) fn all(cx: &Context, trial: &Arc<str>, uplinks: &[String]) -> (Vec<Ki
     for (way, via) in ways.enumerate() {
         if let Via::Source(from) = via {
             for at in targets_of_some().filter(|(_, to)| to.is_ipv4() == from.is_ipv4()) {
-                kinds.push(Kind::new(&entries, canary, at, (way, &via), None));
+                kinds.push(Kind { lasting, ..Kind::new(&entries, canary, at, (way, &via), None) });
             }
             continue;
         }
@@ -175,7 +178,19 @@ impl Kind {
         let at = if proto == RAW_TCP { SocketAddr::new(to.ip(), 0) } else { to };
         let address = SockAddr::from(at);
         let source = way * 2 + usize::from(to.is_ipv6());
-        Kind { entry, proto, to, address, via: via.clone(), user, payload, socket: None, sent: 0, source }
+        Kind {
+            entry,
+            proto,
+            to,
+            address,
+            via: via.clone(),
+            user,
+            payload,
+            socket: None,
+            sent: 0,
+            source,
+            lasting: false,
+        }
     }
 
     pub(super) fn id(&self) -> u32 {
@@ -192,11 +207,20 @@ impl Kind {
         format!("{proto} to {} {}{whose}", end(self.to), self.via)
     }
 
+    fn open(&self, proto: Proto) -> io::Result<Socket> {
+        let socket = open(proto, self.to.ip(), &self.via)?;
+        if self.lasting && self.to.is_ipv4() {
+            // Over IPv6 the kernel does not ask whether the address is still there.
+            socket.set_ip_transparent_v4(true)?;
+        }
+        Ok(socket)
+    }
+
     /// Sends one. A socket keeps its route's source address only while it is connected, so these never are: each packet takes the way of
     /// the moment.
     pub(super) fn send(&mut self, sources: &mut Sources, round: usize) -> io::Result<()> {
         if self.socket.is_none() {
-            let make = || open(self.proto, self.to.ip(), &self.via);
+            let make = || self.open(self.proto);
             let made = match &self.user {
                 Some(user) => as_user(user, make).map_err(io::Error::other)?,
                 None => make(),
@@ -209,7 +233,7 @@ impl Kind {
         let Some(socket) = &self.socket else { return Ok(()) };
         let result = if self.proto == RAW_TCP {
             self.sent = self.sent.wrapping_add(1);
-            let from = sources.address(self.source, self.to, &self.via, round)?;
+            let from = sources.address(self, round)?;
             let port = 32_768 + (self.sent % 28_000) as u16;
             let octets = syn_octets(from, port, self.to, self.entry.sequence())?;
             socket.send_to(&octets, &self.address)
@@ -227,7 +251,8 @@ impl Kind {
 }
 
 impl Sources {
-    fn address(&mut self, place: usize, to: SocketAddr, via: &Via, round: usize) -> io::Result<IpAddr> {
+    fn address(&mut self, kind: &Kind, round: usize) -> io::Result<IpAddr> {
+        let (place, to) = (kind.source, kind.to);
         if self.0.len() <= place {
             self.0.resize_with(place + 1, || None);
         }
@@ -235,7 +260,7 @@ impl Sources {
         let source = match slot {
             Some(source) => source,
             None => {
-                let socket = open(Proto::Udp, to.ip(), via)?;
+                let socket = kind.open(Proto::Udp)?;
                 let address = ask(&socket, to);
                 slot.insert(Source { round, socket, address })
             }

@@ -1,0 +1,131 @@
+//! What an outage does to the programs of the stack: nothing that would have them leak.
+
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::thread::{JoinHandle, sleep, spawn};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use leakcheck::config::OutageMethod;
+use leakcheck::lab::plan;
+use leakcheck::net::route::Rtnetlink;
+use socket2::{Domain, Protocol, SockFilter, Socket, Type};
+
+use crate::range::Range;
+
+/// Where the far sides listen.
+const PORT: u16 = 7000;
+/// Between two packets of a program.
+const EVERY: Duration = Duration::from_millis(2);
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Longer than a far side needs to answer.
+const SHORT: Duration = Duration::from_millis(100);
+
+/// While a link is set down by hand its address stays, and Gluetun's firewall lets known connections pass: the connection and the datagrams
+/// of programs that talk all the time must not leave by the uplink all the same, from the first to the last instant of such an outage.
+pub fn link_down_keeps_in_what_programs_have_open(range: &Range) -> Result<()> {
+    let programs = Programs::start(range)?;
+    let wire = Wire::listen()?;
+    let status = range.audit(OutageMethod::LinkDown).status()?;
+    let left = wire.left();
+    let (sent, refused) = (programs.sent.load(Relaxed), programs.refused.load(Relaxed));
+    ensure!(left == 0, "{left} packets of the stack's own programs left by the uplink");
+    ensure!(status.success(), "{status}");
+    ensure!(sent > 0 && refused > 100, "{sent} datagrams were sent, {refused} refused: nobody talked meanwhile");
+    range.wait_until_as_before("after the outage")?;
+    // Had the address stayed they would have left, and would have been seen.
+    range.lab.topology().stack.call(|| Rtnetlink::open()?.set_link(plan::TUNNEL, false))??;
+    let end = Instant::now() + PATIENCE;
+    while wire.left() == 0 {
+        ensure!(Instant::now() < end, "a link that keeps its address does not show either");
+        sleep(EVERY);
+    }
+    Ok(())
+}
+
+/// A connection and a flow of datagrams that programs of the stack hold open by the way that the kernel has for them, and talk on all the
+/// time, and the far sides that answer.
+struct Programs {
+    stop: Arc<AtomicBool>,
+    sent: Arc<AtomicU64>,
+    refused: Arc<AtomicU64>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Programs {
+    fn start(range: &Range) -> Result<Self> {
+        let at = SocketAddr::new(plan::ip(plan::PEER), PORT);
+        let far = move || Ok::<_, io::Error>((TcpListener::bind(at)?, UdpSocket::bind(at)?));
+        let near = move || {
+            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+            socket.connect(at)?;
+            Ok::<_, io::Error>((TcpStream::connect_timeout(&at, PATIENCE)?, socket))
+        };
+        let (listener, echo) = range.lab.topology().internet.call(far)??;
+        let (mut stream, socket) = range.lab.topology().stack.call(near)??;
+        let (mut accepted, _) = listener.accept()?;
+        accepted.set_read_timeout(Some(SHORT))?;
+        echo.set_read_timeout(Some(SHORT))?;
+        stream.set_nonblocking(true)?;
+        let mut programs =
+            Self { stop: Arc::default(), sent: Arc::default(), refused: Arc::default(), threads: Vec::new() };
+        programs.repeat(move || drop(accepted.read(&mut [0; 4096])));
+        programs.repeat(move || {
+            let mut octets = [0; 64];
+            if let Ok((length, from)) = echo.recv_from(&mut octets) {
+                let _ = echo.send_to(&octets[..length], from);
+            }
+        });
+        let (sent, refused) = (Arc::clone(&programs.sent), Arc::clone(&programs.refused));
+        programs.repeat(move || {
+            // When its buffer is full the kernel has enough to send again.
+            let _ = stream.write(b"a piece");
+            let count = if socket.send(b"a piece").is_ok() { &sent } else { &refused };
+            count.fetch_add(1, Relaxed);
+            sleep(EVERY);
+        });
+        Ok(programs)
+    }
+
+    fn repeat(&mut self, mut act: impl FnMut() + Send + 'static) {
+        let stop = Arc::clone(&self.stop);
+        self.threads.push(spawn(move || {
+            while !stop.load(Relaxed) {
+                act();
+            }
+        }));
+    }
+}
+
+impl Drop for Programs {
+    fn drop(&mut self) {
+        self.stop.store(true, Relaxed);
+        self.threads.drain(..).for_each(|thread| drop(thread.join()));
+    }
+}
+
+/// Hears in the home, at the other end of the stack's uplink, what goes to the programs' far side.
+struct Wire(Socket);
+
+impl Wire {
+    fn listen() -> Result<Self> {
+        let protocol = i32::from((libc::ETH_P_IP as u16).to_be());
+        let socket = Socket::new(Domain::PACKET, Type::DGRAM.nonblocking(), Some(Protocol::from(protocol)))?;
+        let far: Ipv4Addr = plan::PEER.parse()?;
+        // The destination stands at octet 16 (RFC 791, section 3.1). All else would fill the buffer meanwhile.
+        socket.attach_filter(&[
+            SockFilter::new((libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16, 0, 0, 16),
+            SockFilter::new((libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16, 0, 1, far.to_bits()),
+            SockFilter::new((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, u32::MAX),
+            SockFilter::new((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, 0),
+        ])?;
+        Ok(Self(socket))
+    }
+
+    /// How many came since it was asked last.
+    fn left(&self) -> usize {
+        std::iter::from_fn(|| (&self.0).read(&mut [0; 64]).ok()).count()
+    }
+}
