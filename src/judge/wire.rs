@@ -45,14 +45,14 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
             first.proto,
             super::end(first.dst)
         );
+        let reason = if leaks.iter().all(|sighting| keeps_its_address(case, sighting)) {
+            "what the stack's programs had open in the tunnel went on by the uplink, under the tunnel's address: the \
+             firewall lets known connections pass whatever their address is"
+        } else {
+            "something in the stack talks past the tunnel"
+        };
         let rest = rest.iter().map(|sighting| sighting_line(sighting)).collect();
-        return Ruling::fail(
-            FailKind::Leak,
-            summary,
-            "something in the stack talks past the tunnel".to_owned(),
-            sighting_line(first),
-            rest,
-        );
+        return Ruling::fail(FailKind::Leak, summary, reason.to_owned(), sighting_line(first), rest);
     }
     if let Some(first) = perhaps_own.first() {
         doubts.push(format!(
@@ -112,6 +112,11 @@ fn direct_line(at_ms: f64, direct: &DirectConnection) -> EvidenceLine {
     let (src, dst) = (super::end(direct.local), super::end(direct.remote));
     let what = format!("tcp {src} → {dst} stands, held by {}", law::holders(&direct.owners));
     line(at_ms, what, json!({ "proto": "tcp", "src": src, "dst": dst }))
+}
+
+/// Whether it bears an address of the tunnel.
+fn keeps_its_address(case: &Case<'_>, sighting: &Sighting) -> bool {
+    case.facts.tunnel_nets.iter().any(|net| net.addr() == sighting.src.ip())
 }
 
 /// Whether it goes to a resolver in private space, as far as its port tells.
