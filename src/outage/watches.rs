@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::net::if_::if_nametoindex;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::dark::Tunnel;
@@ -81,7 +82,10 @@ impl Watches {
         let rules = RulesWatch::start(cx, trial).map_err(|error| not("the firewall's rules watched", error))?;
         let method: Option<OutageMethod> = order.method.parse().ok();
         let lasting = method.is_some_and(OutageMethod::takes_addresses);
-        let sampler = Sampler::start(cx, trial, &sensor.uplinks(), lasting);
+        // One that came and went in the outage before carries nothing now.
+        let uplinks: Vec<String> =
+            sensor.uplinks().into_iter().filter(|name| if_nametoindex(name.as_str()).is_ok()).collect();
+        let sampler = Sampler::start(cx, trial, &uplinks, lasting);
         let sampler = sampler.map_err(|error| not("the sampler started", error))?;
         let mut notes = sampler.notes.clone();
         let of_flows_v6: Option<Arc<str>> = order.flows_v6.as_deref().map(Arc::from);
