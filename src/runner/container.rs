@@ -3,6 +3,8 @@
 //! namespace: from before its start the host's links are listened to, a program that joins it at once is played, and recovery is proven, and
 //! the rest of the run done, by a new agent in the new namespace.
 
+mod reborn;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,19 +15,17 @@ use tokio::time::sleep;
 
 use super::dependents;
 use super::session::Session;
-use crate::agent::protocol::{Act, OutageOrder, Overhearing, Reply, Request, Setup, Stack, Stimulation, Stimuli};
+use crate::agent::protocol::{Act, OutageOrder, Reply, Request, Setup, Stack, Stimulation};
 use crate::config::OutageMethod;
 use crate::judge;
-use crate::model::evidence::{Boot, Event, OutageEvidence};
+use crate::model::evidence::{Event, OutageEvidence};
 use crate::outage::{Keeper, Recipe};
-use crate::target::{AgentProcess, Condition, Container, FindOptions, Target, TargetSpec};
+use crate::target::{AgentProcess, Condition, Container, FindOptions, Target};
 
 /// How long Docker may take until it says that a container that it has killed is dead.
 const DEATH_PATIENCE: Duration = Duration::from_secs(5);
 /// Time between two tries at the engine.
 const AGAIN: Duration = Duration::from_millis(250);
-/// How long what the new stack has in its resolv.conf may differ from what was there before.
-const RESOLV_PATIENCE: Duration = Duration::from_secs(10);
 /// The window of a restart, which takes as long as it takes: enough to ask a nameserver once.
 const RESTART_WINDOW_MS: u64 = 500;
 /// What there is around an outage. Cheap to clone.
@@ -321,97 +321,6 @@ impl Operation {
         }
     }
 
-    /// Waits until the stack is as a stack should be, and asks for all facts anew.
-    async fn find_again(&self, session: &Session, end: Instant) -> Result<Found, String> {
-        let left_ms = || end.saturating_duration_since(Instant::now()).as_millis() as u64;
-        let tunnel = self.around.tunnel.clone().ok_or("no tunnel was known before")?;
-        let limit_ms = left_ms();
-        done(session.call_within(Request::AwaitTunnel { name: tunnel, limit_ms }, limit_ms).await)?;
-        let spec = TargetSpec::Docker(self.container.id.clone());
-        let mut target =
-            Target::find(Some(&spec), &self.around.find).await.map_err(|error| format!("failed to {error}"))?;
-        target.label.clone_from(&self.around.target.label);
-        self.start(session, &target).await?;
-        let limit_ms = left_ms();
-        let prove = Request::Prove { home: self.order.home.clone(), limit_ms };
-        let proven_ms = match session.call_within(prove, limit_ms).await? {
-            Reply::Proven(at_ms) => at_ms,
-            Reply::Failed { what, .. } => return Err(what),
-            _ => return Err("the agent gave an answer that does not fit".to_owned()),
-        };
-        // Gluetun names its own resolver only when that works.
-        let patience = Instant::now() + RESOLV_PATIENCE;
-        while target.resolv_conf.text != self.around.target.resolv_conf.text && Instant::now() < patience {
-            sleep(AGAIN).await;
-            if let Ok(now) = target.reread_resolv_conf().await {
-                target.resolv_conf = now;
-            }
-        }
-        // What was found while the stack came up may be half of it.
-        let stack = self.start(session, &target).await?;
-        Ok(Found { stack, target: Arc::new(target), proven_ms })
-    }
-
-    async fn start(&self, session: &Session, target: &Target) -> Result<Stack, String> {
-        let setup = Setup {
-            elapsed_ms: self.around.now_ms(),
-            nonce: rand::random(),
-            resolv_conf: target.resolv_conf.text.clone(),
-            resolv_files: target.resolv_files(),
-            ..(*self.around.setup).clone()
-        };
-        match session.call(Request::Start(Box::new(setup))).await? {
-            Reply::Started(stack) => Ok(stack),
-            Reply::Failed { what, .. } => Err(what),
-            _ => Err("the agent gave an answer that does not fit".to_owned()),
-        }
-    }
-
-    /// What was heard on the host, and what was sent from within.
-    async fn boot(&self, state: &State, found: Option<&Found>) -> Boot {
-        let mut problems = state.problems.clone();
-        let stimuli = match &state.joined {
-            Some(joined) => match joined.session.call(Request::Stimulated).await {
-                Ok(Reply::Stimuli(stimuli)) => Some(*stimuli),
-                Ok(Reply::Failed { what, .. }) | Err(what) => {
-                    problems.push(what);
-                    None
-                }
-                Ok(_) => None,
-            },
-            None => None,
-        };
-        let nonce = state.joined.as_ref().map(|joined| joined.nonce).unwrap_or_default();
-        let mut boot = match self.overheard(stimuli.as_ref(), nonce).await {
-            Ok(boot) => boot,
-            Err(why) => {
-                problems.push(why);
-                Boot::default()
-            }
-        };
-        if let Some(Stimuli { from_ms, samples, .. }) = stimuli {
-            (boot.joined_ms, boot.samples) = (Some(from_ms), samples);
-        }
-        boot.told_ms = state.told_ms.unwrap_or_default();
-        boot.started_ms = state.started_ms.unwrap_or_default();
-        boot.hasty = found.map(|found| dependents::hasty(&found.target)).unwrap_or_default();
-        boot.problems.extend(problems);
-        boot
-    }
-
-    async fn overheard(&self, stimuli: Option<&Stimuli>, nonce: u32) -> Result<Boot, String> {
-        let ear = self.ear.as_ref().map_err(Clone::clone)?;
-        let stimuli = stimuli.ok_or("nobody was inside who could tell which links are the stack's")?;
-        let allow = stimuli.allow.clone().unwrap_or_default();
-        let order = Overhearing { peers: stimuli.peers.clone(), nonce, trial: judge::PLAYED.to_owned(), allow };
-        let answer = ear.call(Request::Overheard(Box::new(order))).await;
-        match answer? {
-            Reply::Boot(boot) => Ok(*boot),
-            Reply::Failed { what, .. } => Err(what),
-            _ => Err("the listener gave an answer that does not fit".to_owned()),
-        }
-    }
-
     /// Ends the listener, and an agent that nobody took over. Must not be called from a task of the runtime.
     pub(super) fn end(self: Arc<Self>) {
         let left = self.around.handle.block_on(async { self.state.lock().await.joined.take() });
@@ -420,13 +329,6 @@ impl Operation {
             let _ = session.end();
         }
     }
-}
-
-/// A stack that was found again.
-struct Found {
-    stack: Stack,
-    target: Arc<Target>,
-    proven_ms: f64,
 }
 
 /// When a container was started that Docker says was at `started_at`, on the run's clock, which reads `now_ms` now. An engine whose clock goes
