@@ -39,7 +39,7 @@ const SILENCE: Duration = Duration::from_secs(3);
 /// A trial and what it is called.
 type Named = (&'static str, fn(&Range) -> Result<()>);
 
-const TRIALS: [Named; 12] = [
+const TRIALS: [Named; 13] = [
     ("killed::runner", |range| range.shoot(Victims::Runner)),
     ("killed::process_group", |range| range.shoot(Victims::Group)),
     ("killed::agent", |range| range.shoot(Victims::Agent)),
@@ -52,6 +52,7 @@ const TRIALS: [Named; 12] = [
     ("interrupted::before_it_has_begun_says_130", interrupted_before),
     ("locked::second_run_is_refused", second_run_is_refused),
     ("harmless::link_down_keeps_in_what_programs_have_open", harm::link_down_keeps_in_what_programs_have_open),
+    ("harmless::link_down_keeps_in_what_a_gateway_takes", harm::link_down_keeps_in_what_a_gateway_takes),
 ];
 
 fn main() -> ExitCode {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use netlink_packet_route::link::{LinkAttribute, LinkFlags};
-use pnet::datalink::{self, NetworkInterface};
+use pnet::datalink::NetworkInterface;
 use tokio::time::{Instant, sleep};
 
 use super::protocol::{Stimulation, Stimuli};
@@ -18,7 +18,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// # Errors
 /// Why nothing is sent.
 pub(super) fn stimulate(order: &Stimulation) -> Result<Early, String> {
-    let uplinks: Vec<String> = datalink::interfaces()
+    let uplinks: Vec<String> = crate::net::interfaces()
         .into_iter()
         .filter(|link| !link.is_loopback() && Some(&link.name) != order.tunnel.as_ref())
         .map(|link| link.name)
@@ -41,7 +41,7 @@ pub(super) async fn finish(early: Option<Early>, tunnel: Option<&str>) -> Result
 pub(super) async fn await_tunnel(name: &str, limit: Duration) -> bool {
     let end = Instant::now() + limit;
     let up = |link: &NetworkInterface| link.name == name && link.is_up();
-    while !datalink::interfaces().iter().any(up) {
+    while !crate::net::interfaces().iter().any(up) {
         if Instant::now() >= end {
             return false;
         }

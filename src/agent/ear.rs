@@ -9,8 +9,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
-use pnet::datalink;
-
 use super::protocol::Overhearing;
 use crate::clock::Clock;
 use crate::model::evidence::{Boot, Class, Detail, Proto, Sighting};
@@ -89,7 +87,7 @@ impl Ear {
     pub(super) fn open(elapsed_ms: f64) -> io::Result<Self> {
         let clock = Clock::starting_at(elapsed_ms);
         let ring = Ring::open(BLOCKS)?;
-        let known = datalink::interfaces().iter().map(|link| link.index).max().unwrap_or_default();
+        let known = crate::net::interfaces().iter().map(|link| link.index).max().unwrap_or_default();
         ring.filter(&filter::incoming_above(known))?;
         ring.listen()?;
         let shared = Arc::new(Shared { heard: Mutex::new(Heard { known, ..Heard::default() }), ..Shared::default() });

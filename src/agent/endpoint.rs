@@ -8,7 +8,6 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
-use pnet::datalink;
 
 use crate::model::evidence::{Link, Proto, Role, Via};
 use crate::sensor::allow::{AllowList, Endpoint, Shape, looks_like_openvpn, looks_like_wireguard};
@@ -43,7 +42,7 @@ pub fn observe(links: &[Link], local: &[IpNet]) -> io::Result<Option<Endpoint>> 
     let Some(tunnel) = links.iter().find(|link| link.role == Role::Tunnel) else { return Ok(None) };
     let mut ring = Ring::open(BLOCKS)?;
     let loopback: Vec<u32> =
-        datalink::interfaces().iter().filter(|link| link.is_loopback()).map(|link| link.index).collect();
+        crate::net::interfaces().iter().filter(|link| link.is_loopback()).map(|link| link.index).collect();
     let allow = AllowList { endpoints: Vec::new(), local: local.to_vec() };
     ring.filter(&filter::compile(&allow, &loopback, &[tunnel.index]))?;
     ring.listen()?;

@@ -6,7 +6,7 @@ use futures_util::TryStreamExt;
 use ipnet::IpNet;
 use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourState};
 use netlink_packet_route::route::RouteAttribute;
-use pnet::datalink::{self, NetworkInterface};
+use pnet::datalink::NetworkInterface;
 use rtnetlink::{Handle, RouteMessageBuilder};
 
 use crate::model::evidence::{Link, Role};
@@ -19,7 +19,7 @@ const PUBLIC: [IpAddr; 2] =
 /// the only point-to-point link that there is. Those of `others` are other tunnels, where they are point-to-point links.
 pub async fn find(handle: &Handle, named: Option<&str>, others: &[String]) -> Vec<Link> {
     let interfaces: Vec<NetworkInterface> =
-        datalink::interfaces().into_iter().filter(|link| !link.is_loopback()).collect();
+        crate::net::interfaces().into_iter().filter(|link| !link.is_loopback()).collect();
     let is_other = |link: &NetworkInterface| is_tunnel(link) && others.contains(&link.name);
     let tunnel = match named {
         Some(name) => Some(name.to_owned()),
@@ -62,7 +62,7 @@ async fn guess_tunnel(handle: &Handle, candidates: Vec<&NetworkInterface>) -> Op
 
 /// What the owner should know of links that he may have taken for something else. `others` are the tunnels that he named.
 pub fn doubts(links: &[Link], others: &[String]) -> Vec<String> {
-    let interfaces = datalink::interfaces();
+    let interfaces = crate::net::interfaces();
     let of = |link: &&Link| interfaces.iter().find(|interface| interface.name == link.name).is_some_and(is_tunnel);
     let uplinks = || links.iter().filter(|link| link.role == Role::Uplink);
     let unnamed = uplinks().filter(of).map(|link| {

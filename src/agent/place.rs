@@ -11,6 +11,7 @@ use tokio::task::spawn_blocking;
 use super::endpoint;
 use super::protocol::Setup;
 use super::sources::{Claim, RULE, claims};
+use crate::config::Local;
 use crate::model::evidence::{Link, Proto, Role};
 use crate::model::firewall::FirewallText;
 use crate::sensor::allow::{Endpoint, Shape, is_private, is_private_net};
@@ -20,11 +21,20 @@ const WIDE_V4: u8 = 19;
 const WIDE_V6: u8 = 47;
 
 /// What may be talked to past the tunnel: what is configured, or else the uplinks' own networks, unless they hold a part of the internet or
-/// the VPN server, and Gluetun's outbound subnets, of which only private ones are taken on trust.
+/// the VPN server, and Gluetun's outbound subnets, of which only private ones are taken on trust. And those in private space that have to be
+/// reached.
 pub(super) fn local_subnets(setup: &Setup, links: &[Link], notes: &mut Vec<String>) -> Vec<IpNet> {
-    if !setup.local.is_empty() {
-        return setup.local.clone();
+    let mut found = if setup.local.is_empty() { subnets_found(setup, links, notes) } else { setup.local.clone() };
+    let hosts = setup.must_reach.iter().filter_map(|stated| stated.parse::<Local>().ok());
+    for ip in hosts.filter_map(|local| local.host_port().host.parse::<IpAddr>().ok()) {
+        if is_private(ip) && !found.iter().any(|net| net.contains(&ip)) {
+            found.push(ip.into());
+        }
     }
+    found
+}
+
+fn subnets_found(setup: &Setup, links: &[Link], notes: &mut Vec<String>) -> Vec<IpNet> {
     let uplinks = links.iter().filter(|link| link.role == Role::Uplink);
     let own = uplinks.flat_map(|link| link.addresses.iter().map(move |net| (&link.name, net.trunc())));
     let mut found = Vec::new();

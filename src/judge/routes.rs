@@ -16,6 +16,16 @@ use crate::model::report::EvidenceLine;
 use crate::model::verdict::FailKind;
 use crate::sensor::allow::{is_private, is_private_net};
 
+/// Whether all that is routed past the tunnel is IPv6, and the tunnel has none.
+fn is_never_tunnelled(case: &Case<'_>) -> bool {
+    let v6 = |ip: &IpAddr| matches!(ip, IpAddr::V6(ip) if !ip.is_unicast_link_local());
+    let stimuli = case.evidence.map(|evidence| evidence.stimuli.as_slice()).unwrap_or_default();
+    !stimuli.is_empty()
+        && stimuli.iter().all(|stimulus| stimulus.to.is_ipv6())
+        && case.facts.tunnel.is_some()
+        && !case.facts.tunnel_nets.iter().any(|net| v6(&net.addr()))
+}
+
 pub(super) fn judge(case: &Case<'_>) -> Ruling {
     let Some(evidence) = case.evidence else {
         return Ruling::without_evidence();
@@ -42,6 +52,15 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
     if let Some(astray) = astray {
         let held = !evidence.stimuli.is_empty()
             && evidence.stimuli.iter().all(|stimulus| !matches!(stimulus.fate, Fate::NotSent { .. }));
+        if held && is_never_tunnelled(case) {
+            let doubts = law::sensor_doubts(case);
+            if !doubts.is_empty() {
+                return Ruling::inconclusive(&summary(astray), &doubts, lines);
+            }
+            let reason = "the tunnel has no IPv6, and packets that were sent there were not seen on the uplink: only the \
+                          firewall holds them; without IPv6 in the stack's namespace there is nothing to hold";
+            return Ruling::warn(summary(astray), reason.to_owned(), lines);
+        }
         let reason = if held {
             "packets that were sent there were not seen on the uplink: only the firewall holds them"
         } else {

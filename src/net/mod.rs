@@ -5,9 +5,12 @@
 
 pub mod capability;
 pub mod firewall;
+mod interfaces;
 pub mod legacy;
 pub mod netlink;
 pub mod netns;
 pub mod nft;
 pub mod route;
 pub mod sysctl;
+
+pub use interfaces::interfaces;

@@ -20,14 +20,17 @@ pub(super) struct LinkDown {
 impl LinkDown {
     /// Whether there is a tunnel, and the right to set it down.
     pub(super) fn check(cx: &Context) -> Result<(), String> {
-        tunnel(cx)?;
-        may_change_the_network()
+        let name = tunnel(cx)?;
+        may_change_the_network()?;
+        let before = Snapshot::take().map_err(|error| error.to_string())?;
+        fits(&before, &name)
     }
 
     /// Takes note of links, addresses, rules and routes.
     pub(super) fn arm(cx: &Context) -> Result<(Self, Undo), String> {
         let before = Snapshot::take().map_err(|error| error.to_string())?;
         let name = tunnel(cx)?;
+        fits(&before, &name)?;
         match before.link(&name) {
             Some(found) if found.is_up() => {
                 let of_link = |address: &&Address| address.link == found.index && address.address.addr().is_ipv4();
@@ -52,6 +55,15 @@ impl LinkDown {
             Some(_) => Err(format!("{name} is still up")),
             None => Ok(format!("the kernel says that {name} is gone")),
         }
+    }
+}
+
+/// Whether all that the link would lose could be put back.
+fn fits(before: &Snapshot, name: &str) -> Result<(), String> {
+    let Some(link) = before.link(name) else { return Ok(()) };
+    match before.is_lost_with(link).map_err(|error| error.to_string())? {
+        Some(why) => Err(why),
+        None => Ok(()),
     }
 }
 

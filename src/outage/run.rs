@@ -206,7 +206,7 @@ pub async fn run(
 
 /// Waits until none of these links is there any more.
 async fn until_gone(links: &[String]) {
-    while pnet::datalink::interfaces().iter().any(|link| links.contains(&link.name)) {
+    while crate::net::interfaces().iter().any(|link| links.contains(&link.name)) {
         sleep(Duration::from_millis(5)).await;
     }
 }

@@ -203,7 +203,12 @@ impl Undo {
             Undo::Link { name, before } if replaced(name, before)? => Ok(()),
             Undo::Link { name, before } => {
                 let now = Snapshot::take().map_err(|error| told(&error))?;
-                let differences = concerned(before, name).diff(&concerned(&now, name));
+                let (before, now) = (concerned(before, name), concerned(&now, name));
+                let mut differences = before.diff(&now);
+                // The kernel sends from the first one that fits.
+                if differences.is_empty() && !before.has_addresses_in_the_order_of(&now) {
+                    differences.push(format!("the addresses of {name} are in another order"));
+                }
                 if differences.is_empty() { Ok(()) } else { Err(differences.join("; ")) }
             }
             Undo::Table { name } => {

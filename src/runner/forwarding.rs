@@ -181,7 +181,7 @@ fn is_link_local(ip: IpAddr) -> bool {
 /// The stack at its IPv6 address `stack`, if this machine reaches that by the link on which `known` is.
 fn with_hardware_of(known: &Neighbour, stack: IpAddr) -> Option<Neighbour> {
     let own = towards(stack).and_then(|socket| socket.local_addr()).ok()?.ip();
-    let link = datalink::interfaces().into_iter().find(|link| link.name == known.link)?;
+    let link = crate::net::interfaces().into_iter().find(|link| link.name == known.link)?;
     link.ips.iter().any(|net| net.ip() == own).then_some(Neighbour { link: link.name, mac: known.mac, own })
 }
 
@@ -225,7 +225,7 @@ fn in_dump(ip: Ipv6Addr) -> io::Result<Option<(String, MacAddr)>> {
     let found =
         all.iter().find_map(|message| neighbour(message.payload.get(..HEAD)?, message.payload.get(HEAD..)?, ip));
     Ok(found.and_then(|(index, mac)| {
-        let link = datalink::interfaces().into_iter().find(|link| link.index == index)?;
+        let link = crate::net::interfaces().into_iter().find(|link| link.index == index)?;
         Some((link.name, mac))
     }))
 }
@@ -258,7 +258,7 @@ fn in_table(table: &str, ip: Ipv4Addr) -> Option<(String, MacAddr)> {
 }
 
 fn open(link: &str) -> io::Result<Box<dyn DataLinkSender>> {
-    let found = datalink::interfaces().into_iter().find(|interface| interface.name == link);
+    let found = crate::net::interfaces().into_iter().find(|interface| interface.name == link);
     let interface = found.ok_or_else(|| io::Error::other("there is no such link"))?;
     match datalink::channel(&interface, Config { promiscuous: false, ..Config::default() })? {
         Channel::Ethernet(sender, _) => Ok(sender),

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use etherparse::PacketBuilder;
 use ipnet::IpNet;
-use pnet::datalink;
 use serde_json::{Value, json};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
@@ -135,7 +134,7 @@ pub(super) fn run(session: &Session, trial: &str, technique: &str, params: Value
 
 /// Whether `ip` is on a network of this machine's that is up.
 pub(super) fn is_attached(ip: IpAddr) -> bool {
-    datalink::interfaces().iter().any(|link| link.is_up() && link.ips.iter().any(|net| net.contains(ip)))
+    crate::net::interfaces().iter().any(|link| link.is_up() && link.ips.iter().any(|net| net.contains(ip)))
 }
 
 fn is_near(ip: IpAddr, near: &[IpNet]) -> bool {
@@ -145,7 +144,7 @@ fn is_near(ip: IpAddr, near: &[IpNet]) -> bool {
 /// A public IPv6 address of this machine's that is on no network of the stack's: whoever answers it does so past the tunnel, and the answer
 /// ends here.
 pub(super) fn own_v6(near: &[IpNet]) -> Option<Ipv6Addr> {
-    let links = datalink::interfaces();
+    let links = crate::net::interfaces();
     let own = links.iter().filter(|link| link.is_up() && !link.is_loopback()).flat_map(|link| &link.ips);
     own.filter_map(|net| match net.ip() {
         IpAddr::V6(v6) => Some(v6),

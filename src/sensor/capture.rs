@@ -13,7 +13,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use nix::net::if_::if_indextoname;
-use pnet::datalink::{self, NetworkInterface};
+use pnet::datalink::NetworkInterface;
 
 use super::allow::{AllowList, Endpoint};
 use super::control::is_answer;
@@ -107,7 +107,8 @@ impl Sensor {
         let ring = Ring::open(blocks)?;
         let roles = links.iter().map(|link| (link.index, (link.name.clone(), link.role))).collect();
         let others = links.iter().filter(|link| link.role == Role::Other);
-        let loopback = datalink::interfaces().into_iter().filter(NetworkInterface::is_loopback).map(|link| link.index);
+        let loopback =
+            crate::net::interfaces().into_iter().filter(NetworkInterface::is_loopback).map(|link| link.index);
         let loopback = loopback.chain(others.clone().map(|link| link.index)).collect();
         let others = others.map(|link| link.name.clone()).collect();
         let record = Record::new(allow, sockets::connections(&sockets::list()));
@@ -138,14 +139,14 @@ impl Sensor {
 
     /// What others have by which they may send unseen.
     fn packet_sockets(&self) -> Option<Vec<PacketSocket>> {
-        let links = datalink::interfaces();
+        let links = crate::net::interfaces();
         let inside = |link: &NetworkInterface| !self.shared.may_be_uplink(link);
         packet_sockets::others(|index| links.iter().any(|link| link.index == index && inside(link)))
     }
 
     /// Connections past the tunnel that others have.
     fn direct(&self) -> Option<Vec<DirectConnection>> {
-        let links = datalink::interfaces();
+        let links = crate::net::interfaces();
         let uplinks = links.iter().filter(|link| self.shared.may_be_uplink(link));
         let addresses: Vec<IpAddr> = uplinks.flat_map(|link| link.ips.iter().map(|net| net.ip())).collect();
         let allow = self.shared.lock().record.allow().clone();
@@ -160,7 +161,7 @@ impl Sensor {
             [before, now].concat()
         });
         phase.direct = phase.direct.zip(self.direct()).map(|(before, now)| direct::lasting(before, now));
-        let there = datalink::interfaces();
+        let there = crate::net::interfaces();
         let is_gone = |name: &String| !there.iter().any(|link| link.name == *name);
         phase.gone = phase.uplinks.iter().filter(|name| is_gone(name)).cloned().collect();
         if phase.gone.len() == phase.uplinks.len() {

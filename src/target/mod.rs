@@ -229,7 +229,7 @@ impl Target {
     /// from here and may be listened to, else a container.
     pub async fn launch_on_host(&self) -> Result<AgentProcess, TargetError> {
         let Some(stack) = &self.stack else { return Err(TargetError::NotDocker { label: self.label.clone() }) };
-        let here = pnet::datalink::interfaces();
+        let here = crate::net::interfaces();
         let bridges = stack.bridges().await?;
         let near = stack.engine.local && here.iter().any(|link| bridges.contains(&link.name));
         if near && crate::sensor::ring::Ring::open(1).is_ok() {

@@ -125,7 +125,7 @@ fn candidates(resolv_conf: &str, host: &str) -> Vec<String> {
 
 /// Asks one destination from where the caller is.
 pub async fn reach_place(order: &Reaching) -> Came {
-    let own = || pnet::datalink::interfaces().iter().flat_map(|link| &link.ips).any(|net| net.ip() == order.address);
+    let own = || crate::net::interfaces().iter().flat_map(|link| &link.ips).any(|net| net.ip() == order.address);
     if order.own_only && !own() {
         return Came::Untried { why: "this is none of its addresses".to_owned() };
     }

@@ -10,13 +10,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use leakcheck::config::OutageMethod;
 use leakcheck::lab::plan;
-use leakcheck::net::route::Rtnetlink;
+use leakcheck::net::route::{Family, RouteSpec, Rtnetlink, Snapshot};
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
-use crate::range::Range;
+use crate::range::{Range, State};
 
 /// Where the far sides listen.
 const PORT: u16 = 7000;
+/// Gluetun's table of the routes into the tunnel.
+const TABLE: u32 = 51820;
 /// Between two packets of a program.
 const EVERY: Duration = Duration::from_millis(2);
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -26,22 +28,59 @@ const SHORT: Duration = Duration::from_millis(100);
 /// While a link is set down by hand its address stays, and Gluetun's firewall lets known connections pass: the connection and the datagrams
 /// of programs that talk all the time must not leave by the uplink all the same, from the first to the last instant of such an outage.
 pub fn link_down_keeps_in_what_programs_have_open(range: &Range) -> Result<()> {
-    let programs = Programs::start(range)?;
-    let wire = Wire::listen()?;
-    let status = range.audit(OutageMethod::LinkDown).status()?;
-    let left = wire.left();
-    let (sent, refused) = (programs.sent.load(Relaxed), programs.refused.load(Relaxed));
-    ensure!(left == 0, "{left} packets of the stack's own programs left by the uplink");
-    ensure!(status.success(), "{status}");
-    ensure!(sent > 0 && refused > 100, "{sent} datagrams were sent, {refused} refused: nobody talked meanwhile");
-    range.wait_until_as_before("after the outage")?;
+    keeps_in(range, 1)?;
     // Had the address stayed they would have left, and would have been seen.
+    let _programs = Programs::start(range)?;
+    let wire = Wire::listen()?;
     range.lab.topology().stack.call(|| Rtnetlink::open()?.set_link(plan::TUNNEL, false))??;
     let end = Instant::now() + PATIENCE;
     while wire.left() == 0 {
         ensure!(Instant::now() < end, "a link that keeps its address does not show either");
         sleep(EVERY);
     }
+    Ok(())
+}
+
+/// As OpenVPN has it: the route into the tunnel has a gateway, which the kernel takes only when the address is there already. And of several
+/// addresses the order counts.
+pub fn link_down_keeps_in_what_a_gateway_takes(range: &Range) -> Result<()> {
+    let change = || -> Result<()> {
+        let mut netlink = Rtnetlink::open()?;
+        let before = Snapshot::take()?;
+        let own = [plan::CLIENT, plan::CLIENT_V6].map(|net| plan::net(net).addr());
+        for address in before.addresses.iter().filter(|address| own.contains(&address.address.addr())) {
+            netlink.delete_listed_address(address)?;
+        }
+        for address in ["10.64.0.2/24", "10.64.0.77/24", "fc00:bbbb:bbbb:bb01::99/128", plan::CLIENT_V6] {
+            netlink.add_address(plan::TUNNEL, address.parse()?)?;
+        }
+        let everything = Family::V4.everything();
+        // With the last address the route without a gateway went.
+        Ok(netlink.add_route(&RouteSpec::via(everything, "10.64.0.1".parse()?).dev(plan::TUNNEL).table(TABLE))?)
+    };
+    range.lab.topology().stack.call(change)??;
+    keeps_in(range, 4)
+}
+
+/// So many outages, in which nothing of the stack's programs leaves, and after which all is as it was, with addresses in their order.
+fn keeps_in(range: &Range, outages: usize) -> Result<()> {
+    let before = State::settled(&range.lab)?;
+    let programs = Programs::start(range)?;
+    for _ in 0..outages {
+        let wire = Wire::listen()?;
+        let refused_before = programs.refused.load(Relaxed);
+        let status = range.audit(OutageMethod::LinkDown).status()?;
+        let left = wire.left();
+        ensure!(left == 0, "{left} packets of the stack's own programs left by the uplink");
+        ensure!(status.success(), "{status}");
+        let refused = programs.refused.load(Relaxed) - refused_before;
+        ensure!(refused > 100, "{refused} datagrams were refused: nobody talked meanwhile");
+        let differences = before.diff(&State::of(&range.lab)?);
+        ensure!(differences.is_empty(), "after the outage {differences:#?}");
+        let addresses = State::of(&range.lab)?.addresses();
+        ensure!(addresses == before.addresses(), "the order of addresses became {addresses:?}");
+    }
+    ensure!(programs.sent.load(Relaxed) > 0, "nothing was ever sent");
     Ok(())
 }
 

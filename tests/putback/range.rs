@@ -192,7 +192,7 @@ impl State {
     }
 
     /// Once nothing has changed for a while: the kernel makes the routes of an IPv6 address some time after the address.
-    fn settled(lab: &Lab) -> Result<Self> {
+    pub fn settled(lab: &Lab) -> Result<Self> {
         let (mut state, mut since) = (Self::of(lab)?, Instant::now());
         while since.elapsed() < Duration::from_secs(2) {
             sleep(Duration::from_millis(100));
@@ -221,6 +221,12 @@ impl State {
             lines.push(format!("the VPN's process is {}stopped", if now.stopped { "" } else { "not " }));
         }
         lines
+    }
+
+    /// The tunnel's addresses, as the kernel lists them.
+    pub fn addresses(&self) -> Vec<String> {
+        let own = self.network.addresses.iter().filter(|address| Some(address.link) == self.tunnel());
+        own.map(|address| address.address.to_string()).collect()
     }
 
     fn tunnel(&self) -> Option<u32> {

@@ -1,6 +1,6 @@
 //! Making and unmaking links, addresses, routes and rules.
 
-use super::{Address, Link, Object, RouteError, Rule};
+use super::{Address, Link, Object, Route, RouteError, Rule};
 use crate::net::netlink::{Client, Message, emit};
 use ipnet::IpNet;
 use netlink_packet_route::AddressFamily;
@@ -25,6 +25,8 @@ const NLM_F_REPLACE: u16 = 0x100;
 const NLM_F_EXCL: u16 = 0x200;
 const NLM_F_CREATE: u16 = 0x400;
 const RT_TABLE_COMPAT: u8 = 252;
+/// Priority of the rules that hold something back.
+pub(super) const HOLD: u32 = 1;
 
 /// An internet protocol family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -324,6 +326,29 @@ impl Rtnetlink {
             Err(error) if error.errno() == Some(libc::EADDRNOTAVAIL) => Ok(()),
             other => other,
         }
+    }
+
+    /// Has the kernel refuse what is sent from an address, before it asks any other rule but that of its own addresses, or no more.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub(super) fn hold(&mut self, address: IpAddr, hold: bool) -> Result<(), RouteError> {
+        let mut message =
+            RuleSpec { from: Some(address.into()), ..RuleSpec::new(Family::of(address), HOLD, 0) }.message();
+        message.header.action = RuleAction::Blackhole;
+        message.attributes.retain(|attribute| !matches!(attribute, RuleAttribute::Table(_)));
+        let (kind, flags) = if hold { (RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL) } else { (RTM_DELRULE, 0) };
+        let what = format!("hold back what is sent from {address}, or do so no more");
+        self.send(&Message { kind, flags, payload: emit(&message) }, &what)
+    }
+
+    /// Removes a route that the kernel listed.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub(super) fn delete_listed_route(&mut self, route: &Route) -> Result<(), RouteError> {
+        let request = Message { kind: RTM_DELROUTE, flags: 0, payload: route.raw().to_vec() };
+        self.send(&request, &format!("remove the route {}", route.describe()))
     }
 
     /// Makes a route.

@@ -347,6 +347,14 @@ pub struct Route {
 }
 
 impl Route {
+    /// Whether the kernel would take either for the same packets: table, destination, type of service and metric are the same.
+    #[must_use]
+    pub fn stands_for(&self, other: &Self) -> bool {
+        const TOS: usize = 3;
+        let key = |route: &Self| (route.table, route.destination, route.priority, route.raw.get(TOS).copied());
+        key(self) == key(other)
+    }
+
     pub(super) fn parse(message: Message) -> Result<Option<Self>, RouteError> {
         let parsed = RouteMessage::parse(&message.payload).map_err(|e| RouteError::Parse("routes", e))?;
         let header = &parsed.header;

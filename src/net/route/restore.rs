@@ -1,8 +1,10 @@
 //! Putting back what a link lost by going down: its addresses and every route of every table that used it.
 
-use super::{Object, Route, RouteError, Rtnetlink, Snapshot};
+use super::change::HOLD;
+use super::{Address, Object, Route, RouteError, Rtnetlink, Snapshot};
 use crate::net::netlink::{Message, attributes, put_attribute};
 use std::collections::HashSet;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 const RTM_NEWADDR: u16 = 20;
@@ -16,7 +18,7 @@ const RTA_NH_ID: u16 = 30;
 const NEXT_HOP_DETAILS: &[u16] = &[4, 5, 9, 18];
 
 /// Of a route that the kernel made, for an address (rtnetlink(7)).
-const RTPROT_KERNEL: u8 = 2;
+pub(super) const RTPROT_KERNEL: u8 = 2;
 
 /// How long the kernel's worker may take for the routes that come with an address.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -52,13 +54,27 @@ pub fn restore_link(before: &Snapshot, name: &str) -> Result<RestoreReport, Rout
     }
     let mut report = RestoreReport { restored: early_routes(before, link.index, &mut netlink)?, failed: Vec::new() };
     let present = Snapshot::take()?;
-    let held: HashSet<_> = present.addresses.iter().map(|a| (a.link, a.address)).collect();
-    for address in before.addresses.iter().filter(|a| a.link == link.index && !held.contains(&(a.link, a.address))) {
+    let held: HashSet<Vec<u8>> = present.addresses.iter().map(Object::identity).collect();
+    let of_link = |address: &&Address| address.link == link.index;
+    let lost = before.addresses.iter().filter(of_link).filter(|address| !held.contains(&address.identity()));
+    let (v4, v6): (Vec<&Address>, Vec<&Address>) = lost.partition(|address| address.address.addr().is_ipv4());
+    if is_waited_for(before, &present, link.index) {
+        for address in &v4 {
+            // Where the kernel knows no such rules there are no others either.
+            let _ = netlink.hold(address.address.addr(), true);
+        }
+    }
+    // Of those over IPv6 the kernel puts a new one before the others.
+    for address in v4.iter().chain(v6.iter().rev()) {
         let flags = NLM_F_CREATE | NLM_F_EXCL;
         let message = Message { kind: RTM_NEWADDR, flags, payload: address.raw().to_vec() };
         note(&mut report, address.describe(), netlink.send(&message, "put back an address"));
     }
-    routes(before, &mut netlink, &mut report)?;
+    let outcome = routes(before, &mut netlink, &mut report);
+    let now = Snapshot::take()?;
+    remove_what_came_by_itself(before, &now, link.index, &mut netlink)?;
+    release(before, &now, link.index, &mut netlink)?;
+    outcome?;
     Ok(report)
 }
 
@@ -70,6 +86,52 @@ fn early_routes(before: &Snapshot, link: u32, netlink: &mut Rtnetlink) -> Result
     let missing = before.routes.iter().filter(by_hand).filter(|route| !present.contains(&route.identity()));
     let made = missing.filter(|route| netlink.send(&again(route), "put back a route").is_ok());
     Ok(made.map(Route::describe).collect())
+}
+
+/// Whether a route over IPv4 waits for an address. Until it is there too, what the stack's programs have open in the tunnel would take another
+/// route.
+fn is_waited_for(before: &Snapshot, present: &Snapshot, link: u32) -> bool {
+    let there: HashSet<Vec<u8>> = present.routes.iter().map(Object::identity).collect();
+    let by_hand = |route: &&Route| route.protocol != RTPROT_KERNEL && route.destination.addr().is_ipv4();
+    let may_be_by_it = |route: &&Route| route.link.is_none_or(|by| by == link);
+    before.routes.iter().filter(by_hand).filter(may_be_by_it).any(|route| !there.contains(&route.identity()))
+}
+
+/// Takes the rules away that hold back what comes from the link's addresses, also those of somebody who was broken off.
+fn release(before: &Snapshot, now: &Snapshot, link: u32, netlink: &mut Rtnetlink) -> Result<(), RouteError> {
+    let known: HashSet<Vec<u8>> = before.rules.iter().map(Object::identity).collect();
+    for rule in now.rules.iter().filter(|rule| rule.priority == HOLD && !known.contains(&rule.identity())) {
+        let of_link = |address: &&Address| address.link == link && Some(address.address.addr().into()) == rule.from;
+        if let Some(address) = before.addresses.iter().find(of_link) {
+            netlink.hold(address.address.addr(), false)?;
+        }
+    }
+    Ok(())
+}
+
+/// A link that comes up gets a link-local address from the kernel, and every address a route to its network. Somebody may have taken them away.
+fn remove_what_came_by_itself(
+    before: &Snapshot,
+    now: &Snapshot,
+    link: u32,
+    netlink: &mut Rtnetlink,
+) -> Result<(), RouteError> {
+    const LOCAL_TABLE: u32 = 255;
+    let known: HashSet<_> = before.addresses.iter().map(|address| (address.link, address.address)).collect();
+    let link_local =
+        |address: &&Address| matches!(address.address.addr(), IpAddr::V6(ip) if ip.is_unicast_link_local());
+    let own = now.addresses.iter().filter(|address| address.link == link).filter(link_local);
+    for address in own.filter(|address| !known.contains(&(address.link, address.address))) {
+        netlink.delete_listed_address(address)?;
+    }
+    let known: HashSet<Vec<u8>> = before.routes.iter().map(Object::identity).collect();
+    let by_kernel = |route: &&Route| route.protocol == RTPROT_KERNEL && route.table != LOCAL_TABLE;
+    let own = now.routes.iter().filter(|route| route.link == Some(link)).filter(by_kernel);
+    for route in own.filter(|route| !known.contains(&route.identity())) {
+        // With its address it may be gone already.
+        let _ = netlink.delete_listed_route(route);
+    }
+    Ok(())
 }
 
 /// What is refused is tried again until nothing is missing or the time is over: a gateway is accepted only once the route

@@ -1,7 +1,8 @@
 //! All links, addresses, rules and routes of a namespace at one moment, and how two moments differ.
 
+use super::restore::RTPROT_KERNEL;
 use super::{Address, Link, Object, Route, RouteError, Rule};
-use crate::net::netlink::{Client, Message};
+use crate::net::netlink::{Client, Message, attributes};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -15,6 +16,11 @@ const RTM_NEWLINK: u16 = 16;
 const RTM_NEWADDR: u16 = 20;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_NEWRULE: u16 = 32;
+/// linux/nexthop.h: the messages, their head (`struct nhmsg`), and the attribute that holds the link.
+const RTM_NEWNEXTHOP: u16 = 104;
+const RTM_GETNEXTHOP: u16 = 106;
+const NEXT_HOP_HEAD: usize = 8;
+const NHA_OIF: u16 = 5;
 
 /// The state of a network namespace, apart from its firewall. It can be stored (a journal) and compared.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,6 +81,39 @@ impl Snapshot {
         lines.extend(differences(&self.rules, &other.rules));
         lines.extend(differences(&self.routes, &other.routes));
         lines
+    }
+
+    /// Why a link's routes would not come back as they are, were it set down.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub fn is_lost_with(&self, link: &Link) -> Result<Option<String>, RouteError> {
+        // Those that the kernel makes for an address are there on every link.
+        let by_hand = |route: &&Route| route.link == Some(link.index) && route.protocol != RTPROT_KERNEL;
+        for route in self.routes.iter().filter(by_hand) {
+            if let Some(other) = self.routes.iter().find(|other| other.link != route.link && other.stands_for(route)) {
+                let (one, other) = (route.describe(), other.describe());
+                return Ok(Some(format!(
+                    "two routes differ in their next hop alone, and their order would change: {one}, and {other}"
+                )));
+            }
+        }
+        let mut client =
+            Client::open(NETLINK_ROUTE).map_err(|e| RouteError::Netlink("read the next hops".to_owned(), e))?;
+        // Linux before 5.3 has none.
+        let next_hops = client.dump(RTM_GETNEXTHOP, &[0; NEXT_HOP_HEAD]).unwrap_or_default();
+        let by_link = |message: &Message| {
+            let rest = message.payload.get(NEXT_HOP_HEAD..).unwrap_or_default();
+            attributes(rest).any(|(kind, value)| kind == NHA_OIF && value == link.index.to_ne_bytes())
+        };
+        let one = next_hops.iter().any(|message| message.kind == RTM_NEWNEXTHOP && by_link(message));
+        Ok(one.then(|| format!("a next-hop object (ip nexthop) by {} would be gone for good", link.name)))
+    }
+
+    /// Whether the addresses of both stand in the same order.
+    #[must_use]
+    pub fn has_addresses_in_the_order_of(&self, other: &Self) -> bool {
+        self.addresses.iter().map(Object::identity).eq(other.addresses.iter().map(Object::identity))
     }
 
     /// The link of that name.

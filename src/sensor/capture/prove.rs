@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use pnet::datalink::{self, NetworkInterface};
+use pnet::datalink::NetworkInterface;
 
 use super::{CONTROL, STAND_IN, STAND_IN_PEER, Sensor};
 use crate::model::evidence::{CONTROL_KINDS, Control, PhaseWire};
@@ -28,7 +28,7 @@ impl Sensor {
         let owner: Arc<str> = CONTROL.into();
         let mut sent: Vec<(Control, Option<Entry>)> = Vec::new();
         // A link that is down or has no carrier lets nothing out, and could not carry a control either. Links that came later are uplinks too.
-        for interface in datalink::interfaces() {
+        for interface in crate::net::interfaces() {
             let carries = interface.is_up() && interface.is_lower_up();
             if carries && !interface.is_loopback() && is_wanted(&interface) {
                 self.control_link(&interface, &owner, &mut sent);
@@ -73,7 +73,7 @@ impl Sensor {
         // The peer's carrier is told to this end by a worker of the kernel.
         let deadline = Instant::now() + STAND_IN_PATIENCE;
         let carries = |link: &NetworkInterface| link.name == STAND_IN && link.is_lower_up();
-        while up.is_ok() && !datalink::interfaces().iter().any(carries) && Instant::now() < deadline {
+        while up.is_ok() && !crate::net::interfaces().iter().any(carries) && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(2));
         }
         let controls = up.map(|()| self.control_on(|link| link.name == STAND_IN));
