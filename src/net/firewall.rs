@@ -10,13 +10,12 @@ pub fn text(read_ms: f64) -> FirewallText {
     if lacks(Handicap::Firewall) {
         return FirewallText { read_ms, ..FirewallText::default() };
     }
-    let legacy::Read { mut chains, mut through, mut problems } = legacy::chains();
-    let mut diverting = Vec::new();
+    let legacy::Read { mut chains, mut diverting, mut through, mut problems } = legacy::chains();
     match Nft::open().and_then(|mut nft| nft.chains()) {
         Ok(found) => {
             chains.extend(found.chains);
             through.extend(found.through);
-            diverting = found.diverting;
+            diverting.extend(found.diverting);
         }
         Err(error) => problems.push(format!("nftables: failed to {error}")),
     }

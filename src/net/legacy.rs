@@ -1,12 +1,15 @@
-//! The filter tables of iptables-legacy and ip6tables-legacy, read with the socket options of linux/netfilter_ipv4/ip_tables.h and
+//! The tables of iptables-legacy and ip6tables-legacy, read with the socket options of linux/netfilter_ipv4/ip_tables.h and
 //! linux/netfilter_ipv6/ip6_tables.h. Only tables that are there already are asked for: asking for another one would make it.
 
+use std::cell::LazyCell;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd;
 
 use crate::model::firewall::{Backend, Chain, Condition, Does, Family, Hook, Of, Rule, masked};
+
+use super::nft::{Steering, diverts_by};
 
 mod xt;
 
@@ -77,40 +80,72 @@ const SHAPES: [Shape; 2] = [
     },
 ];
 
+/// Tables by name, with the priority of their chain OUTPUT (NF_IP_PRI_*).
+const TABLES: [(&str, i32); 4] = [("raw", -300), ("mangle", -150), ("nat", -100), (FILTER, 0)];
+const FILTER: &str = "filter";
+
 /// What was read.
 #[derive(Default)]
 pub struct Read {
-    /// Chains of the filter tables, with the rules for the namespace's own packets.
+    /// Chains of the filter tables, and of others that drop, with the rules for the namespace's own packets.
     pub chains: Vec<Chain>,
+    /// Chains of the tables in which rules send packets elsewhere.
+    pub diverting: Vec<Chain>,
     /// The rules that may let pass what others send through the namespace, but for those of chains that only other chains call.
     pub through: Vec<Rule>,
     /// What kept them from being read.
     pub problems: Vec<String>,
 }
 
-/// Reads the filter tables of the calling thread's namespace.
+/// Reads the tables of the calling thread's namespace.
 pub fn chains() -> Read {
     let mut read = Read::default();
+    let steering = LazyCell::new(Steering::read);
     for shape in &SHAPES {
         // No such file: the kernel has no legacy tables.
         let Ok(names) = fs::read_to_string(shape.names) else { continue };
-        if !names.lines().any(|name| name == "filter") {
-            continue;
-        }
-        match entries(shape) {
-            Ok((info, entries)) => read.chains.extend(parse(shape, &info, &entries, &mut read.through)),
-            Err(error) => read.problems.push(format!("the {} filter table of iptables-legacy: {error}", shape.family)),
+        for table in TABLES.iter().filter(|(table, _)| names.lines().any(|name| name == *table)) {
+            match entries(shape, table.0) {
+                Ok((info, entries)) => sort(shape, *table, &info, &entries, &steering, &mut read),
+                Err(error) => {
+                    let what = format!("the {} {} table of iptables-legacy: {error}", shape.family, table.0);
+                    read.problems.push(what);
+                }
+            }
         }
     }
     read
 }
 
-fn entries(shape: &Shape) -> io::Result<(Vec<u8>, Vec<u8>)> {
+/// A table's chains, by what they are for.
+fn sort(shape: &Shape, table: (&str, i32), info: &[u8], entries: &[u8], steering: &Steering, read: &mut Read) {
+    let mut through = Vec::new();
+    let chains = parse(shape, table, info, entries, None, &mut through);
+    let own = |chain: &Chain| chain.hook.as_ref().is_none_or(|hook| hook.output);
+    let drops = |chain: &Chain| chain.hook.as_ref().is_some_and(|hook| hook.drops) || chain.rules.iter().any(is_drop);
+    let filters = table.0 == FILTER;
+    if filters {
+        read.through.append(&mut through);
+    }
+    if filters || chains.iter().any(|chain| own(chain) && drops(chain)) {
+        read.chains.extend(chains);
+    }
+    let chains = parse(shape, table, info, entries, Some(steering), &mut through);
+    if chains.iter().flat_map(|chain| &chain.rules).any(|rule| matches!(rule.does, Does::Divert { .. })) {
+        read.diverting.extend(chains);
+    }
+}
+
+fn is_drop(rule: &Rule) -> bool {
+    rule.does == Does::Drop
+}
+
+fn entries(shape: &Shape, table: &str) -> io::Result<(Vec<u8>, Vec<u8>)> {
     let domain = socket2::Domain::from(shape.domain);
     let socket = socket2::Socket::new(domain, socket2::Type::DGRAM, None)?;
     let named = |length: usize| {
         let mut buffer = vec![0; length];
-        buffer[..6].copy_from_slice(b"filter");
+        buffer[..table.len()].copy_from_slice(table.as_bytes());
         buffer
     };
     let mut info = named(INFO_SIZE);
@@ -164,8 +199,15 @@ impl Entry<'_> {
     }
 }
 
-/// What is damaged ends the table. `through`: see [`Read`].
-fn parse(shape: &Shape, info: &[u8], table: &[u8], through: &mut Vec<Rule>) -> Vec<Chain> {
+/// What is damaged ends the table. `steering`: rules are told by what they send elsewhere. `through`: see [`Read`].
+fn parse(
+    shape: &Shape,
+    (table_name, priority): (&str, i32),
+    info: &[u8],
+    table: &[u8],
+    steering: Option<&Steering>,
+    through: &mut Vec<Rule>,
+) -> Vec<Chain> {
     let (mut entries, mut at) = (Vec::new(), 0);
     while let Some(octets) = table.get(at..) {
         let (Some(target), Some(next)) = (u16_at(octets, shape.target), u16_at(octets, shape.target + 2)) else {
@@ -191,11 +233,10 @@ fn parse(shape: &Shape, info: &[u8], table: &[u8], through: &mut Vec<Rule>) -> V
     for (index, (begin, chain, policy)) in begins.iter().enumerate() {
         let end = begins.get(index + 1).map_or(table.len(), |(at, ..)| *at);
         let own = entries.iter().filter(|entry| (*begin..end).contains(&entry.at));
-        let (family, table_name) = (shape.family, "filter".to_owned());
         let mut read = Chain {
             backend: Backend::Legacy,
-            family,
-            table: table_name,
+            family: shape.family,
+            table: table_name.to_owned(),
             name: chain.clone(),
             hook: None,
             rules: Vec::new(),
@@ -206,12 +247,12 @@ fn parse(shape: &Shape, info: &[u8], table: &[u8], through: &mut Vec<Rule>) -> V
                 break;
             }
             if *policy == Some(entry.at) {
-                let drops = rule(shape, entry, &names).does == Does::Drop;
-                read.hook = Some(Hook { output, priority: 0, drops });
+                let drops = is_drop(&rule(shape, entry, &names, None));
+                read.hook = Some(Hook { output, priority, drops });
                 break;
             }
             if HOOKS[FORWARD] == chain && through.len() < MAX_RULES {
-                through.extend(Some(rule(shape, entry, &names)).filter(Rule::may_accept));
+                through.extend(Some(rule(shape, entry, &names, steering)).filter(Rule::may_accept));
             }
             // What others send through the namespace, and to it, is no matter of these chains.
             if policy.is_some() && !output {
@@ -219,7 +260,7 @@ fn parse(shape: &Shape, info: &[u8], table: &[u8], through: &mut Vec<Rule>) -> V
             }
             if left > 0 {
                 left -= 1;
-                read.rules.push(rule(shape, entry, &names));
+                read.rules.push(rule(shape, entry, &names, steering));
             } else {
                 read.cut();
             }
@@ -232,7 +273,7 @@ fn parse(shape: &Shape, info: &[u8], table: &[u8], through: &mut Vec<Rule>) -> V
     chains
 }
 
-fn rule(shape: &Shape, entry: &Entry<'_>, chains: &[(usize, String)]) -> Rule {
+fn rule(shape: &Shape, entry: &Entry<'_>, chains: &[(usize, String)], steering: Option<&Steering>) -> Rule {
     const NOT_LINK: u8 = 2;
     const NOT_IN: u8 = 1;
     const NOT_FROM: u8 = 8;
@@ -290,7 +331,7 @@ fn rule(shape: &Shape, entry: &Entry<'_>, chains: &[(usize, String)]) -> Rule {
         conditions.extend(matched(shape.family, &name(&one[2..31]), one[31].into(), &one[32..]));
         at += size;
     }
-    let (condition, does) = does(entry, chains);
+    let (condition, does) = does(entry, chains, steering);
     conditions.extend(condition);
     let does = match does {
         Does::Jump(to) if flags & shape.goes != 0 => Does::Goto(to),
@@ -299,8 +340,12 @@ fn rule(shape: &Shape, entry: &Entry<'_>, chains: &[(usize, String)]) -> Rule {
     Rule { conditions, does }
 }
 
-fn does(entry: &Entry<'_>, chains: &[(usize, String)]) -> (Option<Condition>, Does) {
+fn does(entry: &Entry<'_>, chains: &[(usize, String)], steering: Option<&Steering>) -> (Option<Condition>, Does) {
     let name = entry.target_name();
+    let elsewhere = |steering: &Steering| diverts_by(&name).or_else(|| steering.steered_by(&name, entry.target_data()));
+    if let Some(does) = steering.and_then(elsewhere) {
+        return (None, does);
+    }
     if !name.is_empty() {
         return target(&name);
     }
@@ -331,7 +376,7 @@ fn address(octets: &[u8]) -> Option<IpAddr> {
 pub(crate) fn understand(octets: &[u8]) {
     let (info, table) = octets.split_at(octets.len().min(INFO_SIZE));
     for shape in &SHAPES {
-        let _ = parse(shape, info, table, &mut Vec::new());
+        sort(shape, TABLES[1], info, table, &Steering::none(), &mut Read::default());
     }
 }
 

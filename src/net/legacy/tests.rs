@@ -52,7 +52,7 @@ fn a_table_is_read() {
     let mut info = vec![0; INFO_SIZE];
     put(&mut info, 32, &(1_u32 << OUTPUT).to_ne_bytes());
     put(&mut info, 56 + 4 * OUTPUT, &(length as u32).to_ne_bytes());
-    let chains = parse(&SHAPES[0], &info, &table, &mut Vec::new());
+    let chains = parse(&SHAPES[0], (FILTER, 0), &info, &table, None, &mut Vec::new());
     let text: Vec<String> = chains
         .iter()
         .map(|chain| {
@@ -77,10 +77,11 @@ fn the_kernels_own_table_is_read() {
         netns.enter().ok()?;
         assert!(chains().chains.is_empty(), "nothing is made by looking");
         // Asking for a table makes it.
-        SHAPES.iter().all(|shape| entries(shape).is_ok()).then(chains)
+        let made = |shape: &Shape| TABLES.iter().all(|(table, _)| *table == "nat" || entries(shape, table).is_ok());
+        SHAPES.iter().all(made).then(chains)
     });
-    let Some(Read { chains, through, problems }) = read.join().unwrap() else { return };
-    assert!(through.is_empty(), "{through:?}");
+    let Some(Read { chains, diverting, through, problems }) = read.join().unwrap() else { return };
+    assert!(through.is_empty() && diverting.is_empty(), "{through:?} {diverting:?}");
     let text: Vec<String> = chains.iter().map(ToString::to_string).collect();
     let of = |family: &str, name: &str| format!("iptables-legacy {family} filter {name}, policy accept");
     let expected: Vec<String> =
@@ -95,7 +96,7 @@ fn flags_of_an_entry_are_read() {
         let mut octets = entry(&[0; 64], "", &verdict.to_ne_bytes(), |_| {});
         octets[shape.flags] = flags;
         octets[shape.inverted] = inverted;
-        rule(shape, &Entry { at: 0, octets: &octets, target: 176 }, &[(8, "vpn".to_owned())]).to_string()
+        rule(shape, &Entry { at: 0, octets: &octets, target: 176 }, &[(8, "vpn".to_owned())], None).to_string()
     };
     let [ip, ip6] = &SHAPES;
     assert_eq!(text(ip, 1, 0, -1), "a later fragment drop");
@@ -115,7 +116,7 @@ fn a_table_of_too_many_rules_says_so_in_the_chains_that_were_cut() {
     let mut info = vec![0; INFO_SIZE];
     put(&mut info, 32, &(1_u32 << OUTPUT).to_ne_bytes());
     put(&mut info, 56 + 4 * OUTPUT, &((length * (MAX_RULES + 2)) as u32).to_ne_bytes());
-    let chains = parse(&SHAPES[0], &info, &table, &mut Vec::new());
+    let chains = parse(&SHAPES[0], (FILTER, 0), &info, &table, None, &mut Vec::new());
     assert_eq!((chains.len(), chains[0].rules.len()), (1, MAX_RULES + 1));
     assert!(chains[0].hook.as_ref().is_some_and(|hook| hook.drops));
     assert_eq!(chains[0].rules[MAX_RULES].to_string(), "as a rule says that was not read accept");
@@ -125,7 +126,41 @@ proptest! {
     #[test]
     fn any_table_is_read(info in proptest::collection::vec(any::<u8>(), 84), table in proptest::collection::vec(any::<u8>(), 0..600)) {
         for shape in &SHAPES {
-            let _ = parse(shape, &info, &table, &mut Vec::new());
+            let _ = parse(shape, (FILTER, 0), &info, &table, None, &mut Vec::new());
         }
     }
+}
+
+/// A table of one rule in OUTPUT, whose policy is to accept, and of one link's packets.
+fn table_of(rule: Vec<u8>) -> (Vec<u8>, Vec<u8>) {
+    let policy = entry(&[], "", &(-2_i32).to_ne_bytes(), |_| {});
+    let mut info = vec![0; INFO_SIZE];
+    put(&mut info, 32, &(1_u32 << OUTPUT).to_ne_bytes());
+    put(&mut info, 56 + 4 * OUTPUT, &(rule.len() as u32).to_ne_bytes());
+    (info, [rule, policy].concat())
+}
+
+#[test]
+fn what_other_tables_send_elsewhere_and_drop_is_read() {
+    let udp = |octets: &mut [u8]| put(octets, 80, &17_u16.to_ne_bytes());
+    let read = |table: usize, rule: Vec<u8>| {
+        let (info, entries) = table_of(rule);
+        let mut read = Read::default();
+        sort(&SHAPES[0], TABLES[table], &info, &entries, &Steering::none(), &mut read);
+        read
+    };
+    let does = |read: &Read| read.diverting.first().map(|chain| (chain.table.clone(), chain.rules[0].clone()));
+    let dnat = read(2, entry(&[], "DNAT", &[0; 20], udp));
+    let (table, rule) = does(&dnat).unwrap();
+    assert_eq!((table.as_str(), &rule.does), ("nat", &Does::Divert { by: "target DNAT".to_owned(), begun: false }));
+    assert_eq!(rule.conditions, [Condition { of: Of::Protocol(17), not: false }]);
+    assert!(dnat.chains.is_empty(), "it says nothing of what passes");
+    let mark = read(1, entry(&[], "MARK", &[[0x6c, 0xca, 0, 0], [0xff; 4]].concat(), udp));
+    assert_eq!(does(&mark).unwrap().1.does, Does::Divert { by: "target MARK".to_owned(), begun: true });
+    let source = read(2, entry(&[], "MASQUERADE", &[0; 20], udp));
+    assert!(source.diverting.is_empty() && source.chains.is_empty(), "another source goes the same way");
+    let raw = read(0, entry(&[], "", &(-1_i32).to_ne_bytes(), udp));
+    assert!(raw.diverting.is_empty());
+    assert_eq!(raw.chains[0].hook, Some(Hook { output: true, priority: -300, drops: false }));
+    assert_eq!(raw.chains[0].rules[0].does, Does::Drop);
 }

@@ -34,14 +34,15 @@ fn diverts(element: &[u8]) -> Option<Does> {
         "redir" => does("redirect", false),
         "nat" if number(data, 1) == Some(DESTINATION) => does("dnat", false),
         "payload" if writes_destination(data) => does("daddr set", true),
-        "target" => {
-            let target = word(data, 1);
-            let begun = EACH.contains(&target.as_str());
-            (begun || TRANSLATE.contains(&target.as_str()))
-                .then(|| Does::Divert { by: format!("target {target}"), begun })
-        }
+        "target" => diverts_by(&word(data, 1)),
         _ => None,
     }
+}
+
+/// What one of iptables' targets sends elsewhere.
+pub(in crate::net) fn diverts_by(target: &str) -> Option<Does> {
+    let begun = EACH.contains(&target);
+    (begun || TRANSLATE.contains(&target)).then(|| Does::Divert { by: format!("target {target}"), begun })
 }
 
 /// Whether the destination's address is written over (NFTA_PAYLOAD_SREG), in the header of IPv4 or of IPv6.

@@ -15,8 +15,10 @@ mod source;
 mod steer;
 
 pub use batch::{Batch, Nft};
+pub(super) use divert::diverts_by;
 pub use list::{ListedRule, Ruleset};
 pub use named::{Decision, Element, Field, NamedSet};
+pub(super) use steer::Steering;
 
 use super::netlink::NetlinkError;
 use super::route::Family;

@@ -24,17 +24,17 @@ enum Write {
 }
 
 /// The rules of routing by which what is written counts.
-pub(super) struct Steering(Option<Vec<Rule>>);
+pub(in crate::net) struct Steering(Option<Vec<Rule>>);
 
 impl Steering {
     /// Those of the calling thread's namespace. Where they cannot be read everything counts.
-    pub(super) fn read() -> Self {
+    pub(in crate::net) fn read() -> Self {
         Self(Snapshot::take().ok().map(|snapshot| snapshot.rules))
     }
 
     /// Of rules that could not be read, for [`crate::untrusted`].
     #[cfg(feature = "lab")]
-    pub(super) fn none() -> Self {
+    pub(in crate::net) fn none() -> Self {
         Self(None)
     }
 
@@ -51,6 +51,12 @@ impl Steering {
             put_attribute(&mut before, kind, element);
         }
         None
+    }
+
+    /// What one of iptables' targets with this data steers by.
+    pub(in crate::net) fn steered_by(&self, target: &str, info: &[u8]) -> Option<Does> {
+        let counts = self.counts(written_by(target, info)?);
+        counts.then(|| Does::Divert { by: format!("target {target}"), begun: true })
     }
 
     /// Whether any rule of routing tells a packet of which this was written from one of which it was not.
@@ -90,18 +96,22 @@ fn writes(element: &[u8], last: Option<(u32, u32)>) -> Option<(String, Write)> {
         "payload" if written(data).is_some_and(|(from, _)| from < 2) => Some(("dscp set".to_owned(), Write::Class)),
         "target" => {
             let (target, info) = (word(data, 1), find(data, 3).unwrap_or_default());
-            let write = match target.as_str() {
-                // A mark and a mask (`struct xt_mark_tginfo2`): of bits that are kept it is not known what they are.
-                "MARK" => Write::Mark(match info.split_first_chunk() {
-                    Some((value, [0xff, 0xff, 0xff, 0xff, ..])) => Some(u32::from_ne_bytes(*value)),
-                    _ => None,
-                }),
-                "CONNMARK" if info.get(MODE) == Some(&RESTORE) => Write::Mark(None),
-                "DSCP" | "TOS" => Write::Class,
-                _ => return None,
-            };
-            Some((format!("target {target}"), write))
+            Some((format!("target {target}"), written_by(&target, info)?))
         }
+        _ => None,
+    }
+}
+
+/// What one of iptables' targets with this data writes.
+fn written_by(target: &str, info: &[u8]) -> Option<Write> {
+    match target {
+        // A mark and a mask (`struct xt_mark_tginfo2`): of bits that are kept it is not known what they are.
+        "MARK" => Some(Write::Mark(match info.split_first_chunk() {
+            Some((value, [0xff, 0xff, 0xff, 0xff, ..])) => Some(u32::from_ne_bytes(*value)),
+            _ => None,
+        })),
+        "CONNMARK" if info.get(MODE) == Some(&RESTORE) => Some(Write::Mark(None)),
+        "DSCP" | "TOS" => Some(Write::Class),
         _ => None,
     }
 }
