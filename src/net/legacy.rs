@@ -9,7 +9,7 @@ use std::os::fd::AsRawFd;
 
 use crate::model::firewall::{Backend, Chain, Condition, Does, Family, Hook, Of, Rule, masked};
 
-use super::nft::{Steering, diverts_by};
+use super::nft::{Steering, diverts_by, gives_back};
 
 mod xt;
 
@@ -218,6 +218,8 @@ fn parse(
         entries.push(Entry { at, octets, target });
         at += next;
     }
+    let restored = entries.iter().any(|entry| gives_back(&entry.target_name(), entry.target_data()));
+    let steering = steering.map(|steering| (steering, restored));
     let valid = u32_at(info, 32).unwrap_or_default();
     let place = |from: usize, hook: usize| u32_at(info, from + 4 * hook).map(|at| at as usize);
     // Chains by where they begin: those that the kernel calls, and those that a named entry is the head of.
@@ -273,7 +275,7 @@ fn parse(
     chains
 }
 
-fn rule(shape: &Shape, entry: &Entry<'_>, chains: &[(usize, String)], steering: Option<&Steering>) -> Rule {
+fn rule(shape: &Shape, entry: &Entry<'_>, chains: &[(usize, String)], steering: Option<(&Steering, bool)>) -> Rule {
     const NOT_LINK: u8 = 2;
     const NOT_IN: u8 = 1;
     const NOT_FROM: u8 = 8;
@@ -340,9 +342,15 @@ fn rule(shape: &Shape, entry: &Entry<'_>, chains: &[(usize, String)], steering: 
     Rule { conditions, does }
 }
 
-fn does(entry: &Entry<'_>, chains: &[(usize, String)], steering: Option<&Steering>) -> (Option<Condition>, Does) {
+fn does(
+    entry: &Entry<'_>,
+    chains: &[(usize, String)],
+    steering: Option<(&Steering, bool)>,
+) -> (Option<Condition>, Does) {
     let name = entry.target_name();
-    let elsewhere = |steering: &Steering| diverts_by(&name).or_else(|| steering.steered_by(&name, entry.target_data()));
+    let elsewhere = |(steering, restored): (&Steering, bool)| {
+        diverts_by(&name).or_else(|| steering.steered_by(&name, entry.target_data(), restored))
+    };
     if let Some(does) = steering.and_then(elsewhere) {
         return (None, does);
     }

@@ -18,7 +18,7 @@ pub use batch::{Batch, Nft};
 pub(super) use divert::diverts_by;
 pub use list::{ListedRule, Ruleset};
 pub use named::{Decision, Element, Field, NamedSet};
-pub(super) use steer::Steering;
+pub(super) use steer::{Steering, gives_back};
 
 use super::netlink::NetlinkError;
 use super::route::Family;

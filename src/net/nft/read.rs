@@ -10,7 +10,7 @@ use super::held::{
 use super::list::{GET_CHAIN, GET_GENERATION, GET_RULE, GET_TABLE, HEADER, dump, text};
 use super::sets::{Lookup, Row, Sets, none_of};
 use super::source::{extension, meta, routed, swapped, tracked};
-use super::steer::Steering;
+use super::steer::{Steering, restores};
 use super::{NftError, OWN_TABLE};
 use crate::model::firewall::{Backend, Chain, Condition, Does, Family, Hook, Of, Rule};
 use crate::net::legacy;
@@ -127,6 +127,9 @@ fn dormant(client: &mut Client) -> Result<Vec<(u8, String)>, NftError> {
 /// the chains after which routes are asked again.
 fn fill(chains: &mut Vec<Chain>, listed: &[Message], sets: &Sets, steering: &[(Family, String, String)]) {
     let routing = (!steering.is_empty()).then(Steering::read);
+    let restored = listed
+        .iter()
+        .any(|message| restores(find(message.payload.get(HEADER..).unwrap_or_default(), 4).unwrap_or_default()));
     // Only such a chain steers, and what it may call.
     let elsewhere = |family: Family, table: &str, chain: Option<&Chain>, expressions: &[u8]| {
         let is_one = |(of, own, name): &(Family, String, String)| {
@@ -134,7 +137,8 @@ fn fill(chains: &mut Vec<Chain>, listed: &[Message], sets: &Sets, steering: &[(F
             (*of, own.as_str()) == (family, table) && base.is_none_or(|chain| chain.name == *name)
         };
         let steers = || routing.as_ref().filter(|_| steering.iter().any(is_one))?.steered(expressions);
-        diversion(expressions).or_else(steers)
+        let marks = || routing.as_ref().filter(|_| restored)?.marked(expressions);
+        diversion(expressions).or_else(steers).or_else(marks)
     };
     let place = |message: &Message| {
         let number = message.payload.first().copied()?;
