@@ -2,10 +2,11 @@
 //! it, or the host's own. That program asks the home's resolver, or nobody who answers.
 //! Procedure: the resolv.conf of each program in the namespace is read by way of /proc, and those of its containers by the engine. Each
 //! nameserver that the stack's own file does not name is asked by itself, as those of the stack are: for the canary, a fresh marked name,
-//! and echo names whose answer is the address that their authority saw asking.
+//! and echo names whose answer is the address that their authority saw asking. Sockets of name services that a program would ask, and that
+//! somebody outside listens on, are looked for.
 //! Limits: sees the programs that run now. A program that does not look at resolv.conf goes its own way.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::time::timeout;
 
+use super::name_services;
 use super::resolver_path::ask_server;
 use super::{Context, NoParams, Technique, Work, nameservers, read};
 use crate::agent::programs::{self, Program};
@@ -130,7 +132,8 @@ async fn files(dependents: &[DependentFile]) -> (Vec<File>, Vec<String>) {
 fn of_programs() -> (Vec<File>, Vec<String>) {
     let mut problems = Vec::new();
     // Programs of one container share their files; each mount namespace and root directory is read once.
-    let mut known: HashMap<(u64, u64, u64), Option<String>> = HashMap::new();
+    let mut known: HashMap<Place, Option<String>> = HashMap::new();
+    let mut looked_at: HashSet<Place> = HashSet::new();
     let mut files = Vec::new();
     let own = place(std::process::id());
     let programs = programs::find().unwrap_or_else(|problem| {
@@ -154,7 +157,19 @@ fn of_programs() -> (Vec<File>, Vec<String>) {
                 }
             },
         };
-        files.push((label(&program), text, own.is_some() && place == own));
+        let of_host = own.is_some() && place == own;
+        // What just stands in the namespace was never meant to resolve there.
+        if !of_host
+            && place.is_some_and(|place| looked_at.insert(place))
+            && let Some(socket) = name_services::outside(program.pid)
+        {
+            problems.push(format!(
+                "{} may ask for names by {}, where somebody listens who is not in the stack's network, and asks from there",
+                label(&program),
+                socket.display()
+            ));
+        }
+        files.push((label(&program), text, of_host));
     }
     (files, problems)
 }
@@ -164,7 +179,9 @@ fn label(program: &Program) -> String {
 }
 
 /// Mount namespace, and device and number of the root directory in it.
-fn place(pid: u32) -> Option<(u64, u64, u64)> {
+type Place = (u64, u64, u64);
+
+fn place(pid: u32) -> Option<Place> {
     let of = |what: &str| std::fs::metadata(format!("/proc/{pid}/{what}")).ok();
     let (mounts, root) = (of("ns/mnt")?, of("root")?);
     Some((mounts.ino(), root.dev(), root.ino()))

@@ -24,6 +24,7 @@ mod local_names;
 pub(crate) mod local_resolvers;
 mod local_targets;
 mod marks;
+mod name_services;
 mod names;
 mod openings;
 mod resolver_path;

@@ -16,6 +16,8 @@ use std::process::{Child, Command, Stdio};
 const LAST: u32 = 63;
 /// Where programs look for their resolvers.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
+/// And for the machine's own name services.
+const NAME_SERVICES: [&str; 2] = ["/run/nscd/socket", "/run/systemd/resolve/io.systemd.Resolve"];
 
 /// A running program; ends when dropped, or with the thread that started it.
 pub struct Program(Child);
@@ -72,6 +74,8 @@ struct OwnFiles {
     source: CString,
     target: CString,
     text: Vec<u8>,
+    /// Sockets of the machine's own name services, which a container does not see.
+    sockets: Vec<CString>,
 }
 
 impl OwnFiles {
@@ -87,6 +91,12 @@ impl OwnFiles {
             memory: path(&memory)?,
             target: path(Path::new(RESOLV_CONF))?,
             text: text.as_bytes().to_vec(),
+            sockets: NAME_SERVICES
+                .map(Path::new)
+                .into_iter()
+                .filter(|at| at.exists())
+                .map(path)
+                .collect::<Result<_, _>>()?,
         }))
     }
 
@@ -108,6 +118,9 @@ impl OwnFiles {
                 return Err(io::Error::last_os_error());
             }
             libc::close(file);
+        }
+        for socket in &self.sockets {
+            mount(Some(c"/dev/null"), socket.as_c_str(), nothing, MsFlags::MS_BIND, nothing)?;
         }
         Ok(mount(Some(self.source.as_c_str()), self.target.as_c_str(), nothing, MsFlags::MS_BIND, nothing)?)
     }
