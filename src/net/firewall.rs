@@ -3,7 +3,7 @@
 use super::legacy;
 use super::nft::Nft;
 use crate::handicap::{Handicap, lacks};
-use crate::model::firewall::FirewallText;
+use crate::model::firewall::{Does, FirewallText};
 
 /// The text, as far as it can be read. `read_ms` is the time of the run.
 pub fn text(read_ms: f64) -> FirewallText {
@@ -19,9 +19,11 @@ pub fn text(read_ms: f64) -> FirewallText {
         }
         Err(error) => problems.push(format!("nftables: failed to {error}")),
     }
-    // Whoever calls them: some of their rules may be for what goes through.
-    let called = chains.iter().filter(|chain| chain.hook.is_none()).flat_map(|chain| &chain.rules);
-    through.extend(called.filter(|rule| rule.may_accept()).cloned());
+    // Where one is called, some of the rules of called chains may be for what goes through.
+    if through.iter().any(|rule| matches!(rule.does, Does::Jump(_) | Does::Goto(_))) {
+        let called = chains.iter().filter(|chain| chain.hook.is_none()).flat_map(|chain| &chain.rules);
+        through.extend(called.filter(|rule| rule.may_accept()).cloned());
+    }
     FirewallText { read_ms, chains, diverting, through, problems }
 }
 

@@ -2,6 +2,7 @@
 //! Procedure: stimuli for documentation addresses (RFC 5737, RFC 3849) are entered here; the runner, outside, hands them to the stack's hardware
 //! address with TTL 2, so that they end at the next hop. Some claim to come from other neighbours: any, and those that rules name. A packet
 //! socket here tells what came in; the sensor tells what was carried on.
+//! Rules of the firewall that let through what cannot be sent so are told, where the kernel carries anything on.
 //! Limits: by one uplink, from the machine on which the runner is.
 
 use std::collections::BTreeSet;
@@ -15,10 +16,10 @@ use tokio::task::spawn_blocking;
 use super::uplink::targets::is_public;
 use super::{Context, NoParams, Technique, Work, read};
 use crate::model::evidence::names::source_port;
-use crate::model::evidence::{Evidence, Fate, Proto, Said, Stimulus, Via};
-use crate::model::firewall::{FirewallText, Of, Rule};
-use crate::net::firewall;
+use crate::model::evidence::{Evidence, Fate, Proto, Role, Said, Stimulus, Via};
+use crate::model::firewall::{Condition, Does, FirewallText, Of, Rule};
 use crate::net::route::Snapshot;
+use crate::net::{firewall, sysctl};
 use crate::sensor::allow::is_private;
 
 /// Its name.
@@ -68,6 +69,14 @@ impl Technique for Forwarding {
                 Ok((Err(error), _)) => evidence.problems.push(format!("rules could not be read: {error}")),
                 Err(error) => evidence.problems.push(format!("rules could not be read: {error}")),
             }
+            let inner = cx.links.iter().filter(|link| link.role != Role::Uplink).map(|link| link.name.clone());
+            ground.inner = inner.chain(["lo".to_owned()]).collect();
+            ground.several = cx.links.iter().filter(|link| link.role == Role::Uplink).count() > 1;
+            evidence.problems.extend(ground.untried(forwards(false), forwards(true)).map(|rule| {
+                format!(
+                    "what the firewall lets through by `{rule}` was not tried: leakcheck cannot send such packets here"
+                )
+            }));
             let v6 = ground.nets.iter().any(|net| net.addr().is_ipv6());
             let families = [false].into_iter().chain(v6.then_some(true));
             for packet in families.flat_map(|v6| ground.packets(v6)) {
@@ -94,6 +103,12 @@ impl Technique for Forwarding {
     }
 }
 
+/// Whether the kernel carries packets of others on; where it does not tell, it may.
+fn forwards(v6: bool) -> bool {
+    let name = if v6 { "ipv6/conf/all/forwarding" } else { "ipv4/ip_forward" };
+    sysctl::get(name).map_or(true, |value| value.trim() != "0")
+}
+
 /// Sources that rules of the firewall or of routing ask for.
 fn sources(text: &FirewallText, routing: impl Iterator<Item = IpNet>) -> BTreeSet<IpNet> {
     let firewall = text.through.iter().flat_map(|rule| &rule.conditions).filter_map(|condition| match condition.of {
@@ -114,6 +129,10 @@ struct Ground {
     sources: BTreeSet<IpNet>,
     /// Rules of the firewall for what goes through.
     rules: Vec<Rule>,
+    /// Names of the links by which nothing leaves that the home's line would see.
+    inner: Vec<String>,
+    /// Whether there are several uplinks, of which packets are handed to the stack by one.
+    several: bool,
 }
 
 /// A packet for the stack to carry on.
@@ -128,6 +147,32 @@ struct Packet {
 impl Ground {
     fn is_cut(&self) -> bool {
         self.sources.len() > MAX_NAMED || self.rules.len() > MAX_RULES
+    }
+
+    /// Rules that let packets through which none of those that are sent stands for, by an uplink, to somebody far away.
+    fn untried(&self, v4: bool, v6: bool) -> impl Iterator<Item = &Rule> {
+        const NEW: u32 = 8;
+        let is_sent = |condition: &Condition| match &condition.of {
+            Of::Version6(_) | Of::From(_) | Of::To(_) | Of::ToPorts(..) | Of::Link(_) | Of::Flags(..) => true,
+            Of::Protocol(number) => matches!(number, 1 | 6 | 17 | 58),
+            Of::IcmpType(kind) => matches!(kind, 8 | 128),
+            Of::Other(words) if words.starts_with("iif") => !self.several,
+            _ => condition.not,
+        };
+        // Of flows that others have begun, what is near, what goes into the tunnel, and what the kernel does not carry on.
+        let is_harmless = move |condition: &Condition| match &condition.of {
+            Of::State(states) => (states & NEW == 0) != condition.not,
+            Of::To(net) => !condition.not && !is_public(net.addr()),
+            Of::Link(name) => !condition.not && self.inner.contains(name),
+            Of::Version6(of_v6) => !(if *of_v6 != condition.not { v6 } else { v4 }),
+            _ => false,
+        };
+        let state = |condition: &Condition| matches!(condition.of, Of::State(_));
+        let accepts = self.rules.iter().filter(move |rule| rule.does == Does::Accept && (v4 || v6));
+        accepts.filter(move |rule| {
+            !rule.conditions.iter().any(is_harmless)
+                && !rule.conditions.iter().all(|condition| is_sent(condition) || state(condition))
+        })
     }
 
     fn packets(&self, v6: bool) -> Vec<Packet> {
@@ -215,8 +260,6 @@ fn drawn(net: &IpNet) -> IpAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::firewall::{Condition, Does};
-
     fn ground() -> Ground {
         Ground {
             nets: vec!["172.18.0.10/16".parse().unwrap(), "fd18::10/64".parse().unwrap()],
@@ -275,6 +318,31 @@ mod tests {
         assert!(
             [Proto::Tcp, Proto::Udp, Proto::Icmp].iter().all(|of| from_77.iter().any(|packet| packet.proto == *of))
         );
+    }
+
+    #[test]
+    fn rules_that_nothing_stands_for_are_told() {
+        let other = |words: &str| Of::Other(words.to_owned());
+        let told = |conditions: &[Of], several: bool, v4: bool| {
+            let rules = vec![accept(conditions)];
+            let inner = vec!["tun0".to_owned(), "lo".to_owned()];
+            Ground { rules, inner, several, ..ground() }.untried(v4, false).count() == 1
+        };
+        let gre = Of::Protocol(47);
+        for conditions in [vec![gre.clone()], vec![Of::FromPorts(27015, 27015)], vec![other("ether saddr")]] {
+            assert!(told(&conditions, false, true), "{conditions:?}");
+            assert!(!told(&conditions, false, false), "nothing is carried on: {conditions:?}");
+        }
+        assert!(told(&[other("iifname eth1")], true, true));
+        assert!(!told(&[other("iifname eth0")], false, true), "it is the only one");
+        // What is sent anyway, what others began, what is near, and what goes into the tunnel.
+        let known = [Of::State(2 | 4), other("iifname eth0")];
+        let sent = [Of::Protocol(6), Of::ToPorts(443, 443), Of::State(2 | 4 | 8)];
+        let near = [gre.clone(), Of::To(net("192.168.1.0/24"))];
+        let tunnelled = [gre, Of::Link("tun0".to_owned())];
+        for conditions in [&known[..], &sent, &near, &tunnelled, &[]] {
+            assert!(!told(conditions, true, true), "{conditions:?}");
+        }
     }
 
     #[test]
