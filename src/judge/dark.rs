@@ -5,8 +5,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use serde_json::json;
 
 use super::told::{lines, moved, nameserver_line};
+use super::wire::unclaimed;
 use super::{Case, Ruling, count, law, line, sighting_line};
-use crate::model::evidence::{Answer, Class, NameserverChange, OutageEvidence, Said};
+use crate::model::evidence::{Answer, Class, NameserverChange, OutageEvidence, Said, Sighting};
 use crate::model::verdict::FailKind;
 use crate::sensor::allow::is_private;
 
@@ -16,6 +17,24 @@ const MAX_GAP_MS: f64 = 500.0;
 const FINE_MS: f64 = 2.0;
 /// Docker's resolver in a container's namespace.
 const DOCKER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 11));
+
+/// What left in the outage and was sent by no probe: its cause is told by `wire-quiet`, which may not be asked; that nothing left it belies.
+fn of_others(case: &Case<'_>, outage: &OutageEvidence) -> Option<String> {
+    let may_be_tunnels = |sighting: &Sighting| sighting.wireguard && !case.facts.endpoint_known;
+    let sightings = case.wire.map(|wire| wire.sightings.as_slice()).unwrap_or_default().iter();
+    let left: Vec<&Sighting> = sightings
+        .filter(|seen| seen.class == Class::Offence && seen.last_ms >= outage.from_ms)
+        .filter(|seen| unclaimed(seen) && !may_be_tunnels(seen))
+        .collect();
+    let first = left.first()?;
+    let packets = count(left.iter().map(|seen| seen.count).sum(), "packet");
+    Some(format!(
+        "{packets} that no probe sent left by {}, e.g. {} to {}",
+        first.link,
+        first.proto,
+        super::end(first.dst)
+    ))
+}
 
 pub(super) fn judge(case: &Case<'_>) -> Ruling {
     let Some(outage) = case.outage else {
@@ -94,6 +113,7 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
     }
     doubts.extend(law::sensor_doubts(case));
     doubts.extend(law::unshown(case));
+    doubts.extend(of_others(case, outage));
     // A resolver inside the namespace cannot ask anybody but by its links, where nothing was seen, and may deduce from what it knows of a
     // signed zone that a name does not exist (RFC 8198): names of many labels would not change that.
     for answer in outage.resolved_while_down.iter().filter(down).filter(|answer| denied(answer) && may_deduce(answer)) {
