@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::mem::size_of;
+use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
@@ -17,7 +18,7 @@ use super::run_command::{Orphaned, run_command};
 use super::vpn_process::pid_namespace;
 use crate::agent::protocol::ControlKey;
 use crate::net::nft::Nft;
-use crate::net::route::{Snapshot, restore_link};
+use crate::net::route::{Snapshot, held_back, release, restore_link};
 use crate::target::Container;
 
 /// Time between two looks.
@@ -165,7 +166,9 @@ impl Undo {
             Undo::Vpn { server, route } => {
                 ControlServer::new(server, *route, key.cloned())?.put("running").await.map(drop)
             }
-            Undo::Link { name, before } if replaced(name, before)? => Ok(()),
+            Undo::Link { name, before } if replaced(name, before)? => {
+                release(before, name).map_err(|error| told(&error))
+            }
             Undo::Link { name, before } => {
                 let report = restore_link(before, name).map_err(|error| told(&error))?;
                 if report.failed.is_empty() { Ok(()) } else { Err(report.failed.join("; ")) }
@@ -200,9 +203,13 @@ impl Undo {
                     other => Err(format!("the control server says that the VPN is {}", other.escape_debug())),
                 }
             }
-            Undo::Link { name, before } if replaced(name, before)? => Ok(()),
             Undo::Link { name, before } => {
                 let now = Snapshot::take().map_err(|error| told(&error))?;
+                if replaced(name, before)? {
+                    let held = held_back(before, &now, name);
+                    let why = |ip: &IpAddr| Err(format!("what is sent from {ip} is still held back"));
+                    return held.first().map_or(Ok(()), why);
+                }
                 let (before, now) = (concerned(before, name), concerned(&now, name));
                 let mut differences = before.diff(&now);
                 // The kernel sends from the first one that fits.

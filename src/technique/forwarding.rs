@@ -164,6 +164,11 @@ impl Ground {
             Of::State(states) => (states & NEW == 0) != condition.not,
             Of::To(net) => !condition.not && !is_public(net.addr()),
             Of::Link(name) => !condition.not && self.inner.contains(name),
+            // What comes out of the tunnel is no neighbour's.
+            Of::Other(words) => {
+                let name = words.strip_prefix("iifname ");
+                !condition.not && name.is_some_and(|name| self.inner.iter().any(|link| link == name))
+            }
             Of::Version6(of_v6) => !(if *of_v6 != condition.not { v6 } else { v4 }),
             _ => false,
         };
@@ -340,7 +345,8 @@ mod tests {
         let sent = [Of::Protocol(6), Of::ToPorts(443, 443), Of::State(2 | 4 | 8)];
         let near = [gre.clone(), Of::To(net("192.168.1.0/24"))];
         let tunnelled = [gre, Of::Link("tun0".to_owned())];
-        for conditions in [&known[..], &sent, &near, &tunnelled, &[]] {
+        let out_of_it = [other("iifname tun0"), Of::Protocol(6), Of::FromPorts(80, 80)];
+        for conditions in [&known[..], &sent, &near, &tunnelled, &out_of_it, &[]] {
             assert!(!told(conditions, true, true), "{conditions:?}");
         }
     }

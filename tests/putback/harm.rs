@@ -160,7 +160,10 @@ impl Wire {
             SockFilter::new((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, u32::MAX),
             SockFilter::new((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, 0),
         ])?;
-        Ok(Self(socket))
+        let wire = Self(socket);
+        // What came before it had a filter may be anything.
+        wire.left();
+        Ok(wire)
     }
 
     /// How many came since it was asked last.

@@ -204,11 +204,8 @@ pub(super) fn compared(held: Option<&Held>, not: bool, value: &[u8]) -> Vec<Cond
     }
     let own: Option<u32> = value.try_into().ok().map(u32::from_ne_bytes);
     let of = match held {
-        Some(Held::Link) => {
-            // Without the zero at the end it is the beginning of a name.
-            let whole = value.contains(&0);
-            Some(Of::Link(text(value) + if whole { "" } else { "+" }))
-        }
+        Some(Held::Link) => Some(Of::Link(name_of_link(value))),
+        Some(Held::Other(words)) if words == "iifname" => Some(Of::Other(format!("iifname {}", name_of_link(value)))),
         Some(Held::LinkIndex) => own.and_then(link_name).map(Of::Link),
         Some(Held::EtherType) => port(value).and_then(|kind| match i32::from(kind) {
             libc::ETH_P_IP => Some(Of::Version6(false)),
@@ -252,6 +249,11 @@ pub(super) fn compared(held: Option<&Held>, not: bool, value: &[u8]) -> Vec<Cond
         Some(of) => vec![Condition { of, not }],
         None => vec![unknown(held)],
     }
+}
+
+/// Without the zero at the end it is the beginning of a name.
+fn name_of_link(value: &[u8]) -> String {
+    text(value) + if value.contains(&0) { "" } else { "+" }
 }
 
 /// That it is as is asked for, whatever that is.

@@ -16,7 +16,7 @@ pub use event::{GROUPS, Names, told};
 pub use lookup::{Flow, Lookup, Way};
 pub use object::{Address, Link, Object, Route, Rule};
 pub use ready::wait_ready;
-pub use restore::{RestoreReport, restore_link};
+pub use restore::{RestoreReport, held_back, release, restore_link};
 pub use snapshot::Snapshot;
 
 use super::netlink::NetlinkError;

@@ -1,7 +1,7 @@
 //! Putting back what a link lost by going down: its addresses and every route of every table that used it.
 
 use super::change::HOLD;
-use super::{Address, Object, Route, RouteError, Rtnetlink, Snapshot};
+use super::{Address, Object, Route, RouteError, Rtnetlink, Rule, Snapshot};
 use crate::net::netlink::{Message, attributes, put_attribute};
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -71,9 +71,8 @@ pub fn restore_link(before: &Snapshot, name: &str) -> Result<RestoreReport, Rout
         note(&mut report, address.describe(), netlink.send(&message, "put back an address"));
     }
     let outcome = routes(before, &mut netlink, &mut report);
-    let now = Snapshot::take()?;
-    remove_what_came_by_itself(before, &now, link.index, &mut netlink)?;
-    release(before, &now, link.index, &mut netlink)?;
+    release(before, name)?;
+    remove_what_came_by_itself(before, &Snapshot::take()?, link.index, &mut netlink)?;
     outcome?;
     Ok(report)
 }
@@ -97,16 +96,28 @@ fn is_waited_for(before: &Snapshot, present: &Snapshot, link: u32) -> bool {
     before.routes.iter().filter(by_hand).filter(may_be_by_it).any(|route| !there.contains(&route.identity()))
 }
 
-/// Takes the rules away that hold back what comes from the link's addresses, also those of somebody who was broken off.
-fn release(before: &Snapshot, now: &Snapshot, link: u32, netlink: &mut Rtnetlink) -> Result<(), RouteError> {
+/// Addresses of the link of that name that a rule of [`restore_link`]'s still holds back, as where it was broken off.
+#[must_use]
+pub fn held_back(before: &Snapshot, now: &Snapshot, name: &str) -> Vec<IpAddr> {
+    let Some(link) = before.link(name) else { return Vec::new() };
     let known: HashSet<Vec<u8>> = before.rules.iter().map(Object::identity).collect();
-    for rule in now.rules.iter().filter(|rule| rule.priority == HOLD && !known.contains(&rule.identity())) {
-        let of_link = |address: &&Address| address.link == link && Some(address.address.addr().into()) == rule.from;
-        if let Some(address) = before.addresses.iter().find(of_link) {
-            netlink.hold(address.address.addr(), false)?;
-        }
-    }
-    Ok(())
+    let own =
+        before.addresses.iter().filter(|address| address.link == link.index).map(|address| address.address.addr());
+    let is_held = |address: &IpAddr| {
+        let of_it = |rule: &&Rule| rule.priority == HOLD && rule.from == Some((*address).into());
+        now.rules.iter().filter(of_it).any(|rule| !known.contains(&rule.identity()))
+    };
+    own.filter(is_held).collect()
+}
+
+/// Takes those rules away.
+///
+/// # Errors
+/// The kernel's refusal.
+pub fn release(before: &Snapshot, name: &str) -> Result<(), RouteError> {
+    let held = held_back(before, &Snapshot::take()?, name);
+    let mut netlink = Rtnetlink::open()?;
+    held.into_iter().try_for_each(|address| netlink.hold(address, false))
 }
 
 /// A link that comes up gets a link-local address from the kernel, and every address a route to its network. Somebody may have taken them away.
