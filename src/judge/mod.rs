@@ -98,6 +98,11 @@ impl Facts {
         self.endpoint.into_iter().chain(self.other_servers.iter().copied())
     }
 
+    /// Whether the tunnel has an IPv6 address by which it reaches more than its other end.
+    pub fn tunnel_has_ipv6(&self) -> bool {
+        self.tunnel_nets.iter().any(|net| matches!(net.addr(), IpAddr::V6(ip) if !ip.is_unicast_link_local()))
+    }
+
     /// Whether one of them has that address.
     pub fn is_server(&self, ip: IpAddr) -> bool {
         self.servers().any(|server| server.ip() == ip)

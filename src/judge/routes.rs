@@ -11,19 +11,16 @@ use crate::model::evidence::names::{
     ROUTE_CONTROL, ROUTE_CONTROL_ALONE, ROUTE_INSIDE, ROUTE_LEARNED, ROUTE_OPEN, ROUTE_OTHERS, ROUTE_PEERS,
     ROUTE_PUBLIC,
 };
-use crate::model::evidence::{Answer, Class, Fate, Role, Said};
+use crate::model::evidence::{Answer, Class, Evidence, Fate, Role, Said};
 use crate::model::report::EvidenceLine;
 use crate::model::verdict::FailKind;
 use crate::sensor::allow::{is_private, is_private_net};
 
 /// Whether all that is routed past the tunnel is IPv6, and the tunnel has none.
-fn is_never_tunnelled(case: &Case<'_>) -> bool {
-    let v6 = |ip: &IpAddr| matches!(ip, IpAddr::V6(ip) if !ip.is_unicast_link_local());
-    let stimuli = case.evidence.map(|evidence| evidence.stimuli.as_slice()).unwrap_or_default();
-    !stimuli.is_empty()
-        && stimuli.iter().all(|stimulus| stimulus.to.is_ipv6())
+fn is_never_tunnelled(case: &Case<'_>, evidence: &Evidence) -> bool {
+    evidence.stimuli.iter().all(|stimulus| stimulus.to.is_ipv6())
         && case.facts.tunnel.is_some()
-        && !case.facts.tunnel_nets.iter().any(|net| v6(&net.addr()))
+        && !case.facts.tunnel_has_ipv6()
 }
 
 pub(super) fn judge(case: &Case<'_>) -> Ruling {
@@ -49,18 +46,10 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
         let reason = "the tunnel itself hands it to somebody near, who sends it on past the VPN".to_owned();
         return Ruling::fail(FailKind::Leak, stray.text(), reason, answer_line(stray.answer), lines);
     }
-    if let Some(astray) = astray {
-        let held = !evidence.stimuli.is_empty()
-            && evidence.stimuli.iter().all(|stimulus| !matches!(stimulus.fate, Fate::NotSent { .. }));
-        if held && is_never_tunnelled(case) {
-            let doubts = law::sensor_doubts(case);
-            if !doubts.is_empty() {
-                return Ruling::inconclusive(&summary(astray), &doubts, lines);
-            }
-            let reason = "the tunnel has no IPv6, and packets that were sent there were not seen on the uplink: only the \
-                          firewall holds them; without IPv6 in the stack's namespace there is nothing to hold";
-            return Ruling::warn(summary(astray), reason.to_owned(), lines);
-        }
+    let held = !evidence.stimuli.is_empty()
+        && evidence.stimuli.iter().all(|stimulus| !matches!(stimulus.fate, Fate::NotSent { .. }));
+    let untunnelled = astray.filter(|_| held && is_never_tunnelled(case, evidence));
+    if let Some(astray) = astray.filter(|_| untunnelled.is_none()) {
         let reason = if held {
             "packets that were sent there were not seen on the uplink: only the firewall holds them"
         } else {
@@ -90,6 +79,12 @@ pub(super) fn judge(case: &Case<'_>) -> Ruling {
     }
     if !doubts.is_empty() {
         return Ruling::inconclusive("no public address was found to be routed past the tunnel", &doubts, lines);
+    }
+    if let Some(astray) = untunnelled {
+        let reason = "the tunnel has no IPv6, and packets that were sent there were not seen on the uplink: only the \
+                      firewall holds them; without IPv6 in the stack's namespace there is nothing to hold"
+            .to_owned();
+        return Ruling::warn(summary(astray), reason, lines);
     }
     if let Some(stray) = strays.first() {
         let reason =

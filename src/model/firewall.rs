@@ -327,10 +327,10 @@ impl FirewallText {
 }
 
 impl Chain {
-    /// Says at its end that it has further rules, which were not read: they may do anything.
-    pub fn cut(&mut self) {
+    /// Says at its end that it has further rules, which were not read: they may do anything, this too.
+    pub fn cut(&mut self, does: Does) {
         let of = Of::Other("as a rule says that was not read".to_owned());
-        let unread = Rule { conditions: vec![Condition { of, not: false }], does: Does::Accept };
+        let unread = Rule { conditions: vec![Condition { of, not: false }], does };
         if self.rules.last() != Some(&unread) {
             self.rules.push(unread);
         }
@@ -338,6 +338,13 @@ impl Chain {
 
     fn is_output(&self) -> bool {
         self.hook.as_ref().is_some_and(|hook| hook.output)
+    }
+}
+
+impl Does {
+    /// What a rule may do that was not read, of a chain that is read for what it sends elsewhere.
+    pub fn unread_diversion() -> Self {
+        Does::Divert { by: "elsewhere".to_owned(), begun: true }
     }
 }
 

@@ -264,7 +264,7 @@ fn parse(
                 left -= 1;
                 read.rules.push(rule(shape, entry, &names, steering));
             } else {
-                read.cut();
+                read.cut(steering.map_or(Does::Accept, |_| Does::unread_diversion()));
             }
         }
         // After the last user chain comes one entry that is the end of the table.

@@ -1,8 +1,6 @@
 //! `ipv6-closed-off`: whether Docker gives the stack IPv6 that no tunnel carries. That nothing gets out by it the probe `ipv6` proves; here it is
 //! that nothing but a firewall keeps it in.
 
-use std::net::IpAddr;
-
 use super::{Checked, settle};
 use crate::judge::{Case, Facts, Ruling};
 use crate::model::evidence::StackAccount;
@@ -31,9 +29,7 @@ fn look(account: &StackAccount, facts: &Facts) -> Checked {
         checked.pass = format!("IPv6 of {names} is switched off in the stack's network");
         return checked;
     }
-    let carries =
-        facts.tunnel_nets.iter().any(|net| matches!(net.addr(), IpAddr::V6(v6) if !v6.is_unicast_link_local()));
-    if carries {
+    if facts.tunnel_has_ipv6() {
         checked.see(vpn, format!("has IPv6 by {names}, and in the tunnel"));
         checked.pass = format!("the tunnel carries the IPv6 that {names} has too");
     } else if facts.tunnel_nets.is_empty() {

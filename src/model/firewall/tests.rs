@@ -298,8 +298,8 @@ fn what_leaves_by_no_uplink_is_no_opening() {
 #[test]
 fn rules_that_were_not_read_may_be_openings() {
     let mut chain = chain("OUTPUT", Some(Hook { output: true, priority: 0, drops: true }), vec![]);
-    chain.cut();
-    chain.cut();
+    chain.cut(Does::Accept);
+    chain.cut(Does::Accept);
     assert_eq!(openings(chain.rules.clone(), false), named(&chain.rules[0]));
     assert_eq!(chain.rules.len(), 1);
     assert!(openings([vec![drop(vec![link("eth0")])], chain.rules].concat(), false).is_empty());

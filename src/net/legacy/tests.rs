@@ -164,3 +164,12 @@ fn what_other_tables_send_elsewhere_and_drop_is_read() {
     assert_eq!(raw.chains[0].hook, Some(Hook { output: true, priority: -300, drops: false }));
     assert_eq!(raw.chains[0].rules[0].does, Does::Drop);
 }
+
+#[test]
+fn rules_that_are_too_many_may_send_anything_elsewhere() {
+    let one = entry(&[], "MASQUERADE", &[0; 20], |_| {});
+    let (info, entries) = table_of(one.repeat(MAX_RULES + 1));
+    let mut read = Read::default();
+    sort(&SHAPES[0], TABLES[2], &info, &entries, &Steering::none(), &mut read);
+    assert_eq!(read.diverting[0].rules.last().map(|rule| &rule.does), Some(&Does::unread_diversion()));
+}

@@ -93,7 +93,7 @@ pub(super) fn chains(client: &mut Client) -> Result<Read, NftError> {
             left -= 1;
             chain.rules.extend(rules(family, expressions, &sets.of(number, &table), &mut room));
         } else {
-            chain.cut();
+            chain.cut(Does::Accept);
         }
     }
     // After routing most chains only change packets, and have no say.
@@ -160,9 +160,7 @@ fn fill(chains: &mut Vec<Chain>, listed: &[Message], sets: &Sets, steering: &[(F
         let of = |chain: &&mut Chain| (chain.family, &chain.table, &chain.name) == (family, table, name);
         let Some(chain) = chains.iter_mut().find(of) else { continue };
         if left == 0 {
-            let of = Of::Other("as a rule says that was not read".to_owned());
-            let does = Does::Divert { by: "elsewhere".to_owned(), begun: true };
-            chain.rules.push(Rule { conditions: vec![Condition { of, not: false }], does });
+            chain.cut(Does::unread_diversion());
             break;
         }
         left -= 1;
